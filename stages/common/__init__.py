@@ -1,0 +1,1 @@
+"""Params, tables, atomic files and the console: what every stage needs, importing nothing of ours."""

@@ -1,0 +1,65 @@
+"""What a person sees while a stage runs: one console, and progress with the time left."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+_SECONDS_BETWEEN_LINES = 20.0
+
+
+class Track:
+    """Progress over a known amount of work: a live bar in a terminal, a line now and then in a log."""
+
+    def __init__(self, title: str, total: float):
+        self.title, self.total, self.done = title, total, 0.0
+        self._start = self._printed = time.monotonic()
+        self._bar = self._task = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+            )
+            self._task = self._bar.add_task(title, total=total, note="")
+            self._bar.start()
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Record `amount` more of the work as done; `note` stands behind the bar (a loss, a rate)."""
+        self.done += amount
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._printed = now
+            left = (now - self._start) / self.done * (self.total - self.done) if self.done else float("nan")
+            console.print(f"{self.title}: {self.done:,.0f} of {self.total:,.0f}, {_clock(left)} left {note}".rstrip())
+
+    def close(self) -> None:
+        """Take the bar down and leave one line with the total time."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        elapsed = time.monotonic() - self._start
+        console.print(f"{self.title}: {self.done:,.0f} of {self.total:,.0f} in {_clock(elapsed)}")
+
+
+@contextmanager
+def track(title: str, total: float) -> Iterator[Track]:
+    """Progress for the length of a `with` block."""
+    bar = Track(title, total)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def _clock(seconds: float) -> str:
+    if seconds != seconds:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,80 @@
+"""The tables between the stages: one schema each, checked where a table is written and again where it is read."""
+
+from pathlib import Path
+
+import polars as pl
+
+from stages.common.errors import UserError
+from stages.common.files import atomic_file
+
+FLOATS = pl.List(pl.Float32)
+INTS = pl.List(pl.Int32)
+
+SCHEMAS: dict[str, dict[str, pl.DataType]] = {
+    # an event, sorted by (user, time); ties in time keep the order of the log
+    "events": {"user": pl.UInt64, "time": pl.Datetime("us"), "place": pl.String, "behavior": pl.String},
+    # a row of the log that could not become an event
+    "quarantine": {"file": pl.String, "line": pl.Int64, "rule": pl.String, "text": pl.String},
+    # a behaviour of the training users, most frequent first
+    "vocabulary": {
+        "behavior": pl.String, "train_events": pl.Int64, "share": pl.Float64, "group": pl.String,
+        "is_anchor": pl.Boolean,
+    },
+    # a window: `row` is the target's row number in `events`, its history are the rows before it
+    "windows": {"row": pl.Int64, "split": pl.String},
+    # a simulated event's true distribution over the vocabulary of the simulator (simulated source only)
+    "oracle": {"row": pl.Int64, "p": FLOATS},
+    # a conversation of the auxiliary task: turns alternate, the first is the person's
+    "conversations": {"turns": pl.List(pl.String)},
+    # a tokenised sequence; targets are the half-open token spans [target_start, target_end), each with the number of
+    # its behaviour in the vocabulary, -1 in a conversation
+    "instructions": {
+        "input_ids": INTS, "target_start": INTS, "target_end": INTS, "target_behavior": INTS,
+    },
+    # a scored training window
+    "scores": {
+        "row": pl.Int64, "behavior": pl.String, "predicted": pl.String, "runner_up": pl.String, "p_true": pl.Float32,
+        "p_predicted": pl.Float32, "p_runner_up": pl.Float32, "confusion": pl.Int8, "embedding": FLOATS,
+    },
+    # a preference pair
+    "pairs": {"row": pl.Int64, "chosen": pl.String, "rejected": pl.String, "difficulty": pl.Float32},
+    # a test window under one model: log_p over the vocabulary, in its order
+    "predictions": {"row": pl.Int64, "split": pl.String, "behavior": pl.String, "log_p": FLOATS},
+}
+
+
+def check(frame: pl.DataFrame, table: str, path: Path) -> pl.DataFrame:
+    """Return `frame` with exactly the columns of `table`, in order.
+
+    Raises:
+        UserError: a column is missing, unknown or of another type.
+    """
+    want, have = SCHEMAS[table], dict(frame.schema)
+    if have != want:
+        wrong = [f"{name}: {have.get(name, 'missing')}, expected {want.get(name, 'no such column')}"
+                 for name in want.keys() | have.keys() if have.get(name) != want.get(name)]
+        if wrong:
+            raise UserError(f"{path}: not a table of {table}: " + "; ".join(sorted(wrong)))
+    return frame.select(list(want))
+
+
+def write(frame: pl.DataFrame, table: str, path: Path) -> None:
+    """Write `frame` as Parquet, atomically, after checking it against its schema."""
+    frame = check(frame, table, path)
+    with atomic_file(path) as part:
+        frame.write_parquet(part, compression="zstd", statistics=True)
+
+
+def read(table: str, path: Path) -> pl.DataFrame:
+    """Read a table written by `write`.
+
+    Raises:
+        UserError: the file is absent, no Parquet file, or not of this table's schema.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it")
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run `dvc repro`") from error
+    return check(frame, table, path)
