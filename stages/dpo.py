@@ -1,0 +1,150 @@
+"""Stage `dpo`: B-Tuning (paper 3.3, Eq. 4): the A-tuned adapter goes on learning from pairs of its own mistakes.
+
+Runs on several devices by `accelerate launch -m stages.dpo ...`; an interrupted run goes on where it was.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from datasets import Dataset
+from trl import DPOConfig
+
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import UserError, run
+from stages.common.files import atomic_folder, fingerprint, write_json
+from stages.common.params import Dpo, Params, read_params
+from stages.lm.dpo_trainer import PairCollator, PairTrainer
+from stages.lm.likelihood import score
+from stages.lm.load import load_adapter, load_tokenizer, save_adapter
+from stages.lm.resolve import read_manifest
+from stages.lm.training import arguments, checkpoint_folder, fit, summary, write_history
+from stages.prompts.layouts import Layout, make_layout, prompts
+from stages.prompts.log import EventLog
+
+
+def dpo(
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, pairs: pl.DataFrame, params: Params,
+    model: Path, scratch: Path, micro_batch: int | None = None,
+) -> tuple[PairTrainer, dict]:
+    """Tune the adapter in `model` on `pairs`; returns the trainer, its model at the best look, and the metrics.
+
+    Looks are the mean over behaviours of the accuracy on validation windows, the A-tuned adapter's being the first.
+    """
+    tokenizer = load_tokenizer(model)
+    log = EventLog.of(events, vocabulary)
+    layout = make_layout(
+        tokenizer, log, params.prompt, params.windowing.history, params.windowing.min_history, params.seed
+    )
+    samples = pair_tokens(pairs, layout, vocabulary)
+    policy = load_adapter(model)
+    config = DPOConfig(
+        **arguments(params.dpo, len(samples), scratch, params.seed, micro_batch), beta=params.dpo.beta,
+        precompute_ref_log_probs=params.dpo.objective == "dpo", remove_unused_columns=False,
+    )
+    trainer, best = fit(
+        lambda callbacks: PairTrainer(
+            model=policy, args=config, train_dataset=samples, eval_dataset=samples.select([0]),
+            processing_class=tokenizer, data_collator=PairCollator(policy.dtype), callbacks=callbacks,
+            schedule=params.dpo, validate=validation(events, windows, log, layout, params.dpo, params.seed),
+        ),
+        f"B-Tuning ({params.dpo.objective})", scratch, "eval_overall", greater_is_better=True,
+        patience=params.dpo.patience,
+    )
+    counts = {"pairs": len(samples), "objective": params.dpo.objective, "events_dropped": layout.dropped}
+    return trainer, counts | summary(trainer, best)
+
+
+def pair_tokens(pairs: pl.DataFrame, layout: Layout, vocabulary: pl.DataFrame) -> Dataset:
+    """Token ids of prompt, chosen and rejected answer.
+
+    Raises:
+        UserError: a pair's two answers are the same, or one is not in the vocabulary.
+    """
+    answers = dict(zip(vocabulary["behavior"].to_list(), layout.answers, strict=True))
+    rows: dict[str, list] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    for row, chosen, rejected in pairs.sort("row").select("row", "chosen", "rejected").iter_rows():
+        if unknown := {chosen, rejected} - answers.keys():
+            raise UserError(f"pairs: row {row}: {unknown.pop()!r} is not in the vocabulary; run `dvc repro`")
+        if chosen == rejected:
+            raise UserError(f"pairs: row {row}: chosen and rejected are both {chosen!r}; such a pair has no gradient")
+        rows["prompt_ids"].append(layout.prompt(row))
+        rows["chosen_ids"].append(answers[chosen])
+        rows["rejected_ids"].append(answers[rejected])
+    return Dataset.from_dict(rows)
+
+
+def validation(
+    events: pl.DataFrame, windows: pl.DataFrame, log: EventLog, layout: Layout, params: Dpo, seed: int
+) -> Callable[[Any], dict[str, float]]:
+    """A function from a model to its accuracy and its log-loss on validation windows, means over behaviours.
+
+    The windows are a seeded choice of at most `valid_per_behavior` a behaviour.
+    """
+    valid = windows.filter(pl.col("split") == "valid").select("row").sort("row")
+    rows, behavior = valid["row"].to_numpy(), log.behavior[valid["row"].to_numpy()]
+    rng = np.random.default_rng([seed, 4])
+    order = rng.permutation(len(rows))
+    chosen = np.sort(np.concatenate([
+        order[behavior[order] == b][: params.valid_per_behavior] for b in np.unique(behavior)
+    ]))
+    rows, behavior = rows[chosen], behavior[chosen]
+    if not len(rows):
+        raise UserError("windows: none of split valid; the log has too few users, or too short ones")
+    tokens = prompts(layout, rows)
+
+    def validate(model: Any) -> dict[str, float]:
+        log_p = score(model.get_base_model(), tokens, layout.answers, "validation").log_p
+        right = log_p.argmax(axis=1) == behavior
+        loss = -log_p[np.arange(len(rows)), behavior]
+        return {"overall": _mean_over(right, behavior), "log_loss": _mean_over(loss, behavior)}
+
+    return validate
+
+
+def _mean_over(values: np.ndarray, behavior: np.ndarray) -> float:
+    return float(np.mean([values[behavior == b].mean() for b in np.unique(behavior)]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--events", type=Path, required=True)
+    parser.add_argument("--windows", type=Path, required=True)
+    parser.add_argument("--vocabulary", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the A-tuned adapter")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
+    parser.add_argument("--metrics", type=Path, required=True)
+    parser.add_argument("--history", type=Path, required=True, help="CSV with one row a logged step")
+    parser.add_argument("--micro-batch", type=int, help="most pairs in one forward pass (speed and memory only)")
+    args = parser.parse_args()
+    params = read_params(args.params)
+    inputs = [args.events, args.windows, args.vocabulary, args.pairs, args.model, Path(__file__).parent]
+    used = [params.seed, params.windowing.history, params.prompt.model_dump(), params.dpo.model_dump()]
+    scratch = checkpoint_folder("dpo", fingerprint(used, inputs))
+    trainer, metrics = dpo(
+        tables.read("events", args.events), tables.read("windows", args.windows),
+        tables.read("vocabulary", args.vocabulary), tables.read("pairs", args.pairs), params, args.model, scratch,
+        args.micro_batch,
+    )
+    if not trainer.is_world_process_zero():
+        return
+    with atomic_folder(args.out) as folder:
+        save_adapter(trainer.accelerator.unwrap_model(trainer.model), read_manifest(args.model), folder)
+    write_history(trainer.state.log_history, args.history)
+    write_json(args.metrics, metrics)
+    shutil.rmtree(scratch, ignore_errors=True)
+    console.print(
+        f"B-Tuning: validation accuracy, mean over behaviours, {metrics['first_look']:.3f} -> "
+        f"{metrics['best_look']:.3f} at step {metrics['best_step']} of {metrics['steps']}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,71 @@
+"""Stage `evaluate`: one model on both test sets; its log-probabilities and its metrics."""
+
+import argparse
+from pathlib import Path
+
+import polars as pl
+
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import UserError, run
+from stages.common.files import write_json
+from stages.common.params import Params, read_params
+from stages.lm.likelihood import score
+from stages.lm.load import load_merged, load_tokenizer
+from stages.prompts.layouts import make_layout, prompts
+from stages.prompts.log import EventLog
+from stages.ranking.summary import metrics_of
+
+CONTEXT = "next"
+
+
+def evaluate(
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, model: Path
+) -> tuple[pl.DataFrame, dict]:
+    """Table `predictions` of the model in `model` (a base, or an adapter) on the test windows, and the metrics.
+
+    Raises:
+        UserError: there is no test window.
+    """
+    test = windows.filter(pl.col("split").is_in(["natural", "balanced"])).sort("split", "row", descending=[True, False])
+    if not len(test):
+        raise UserError("windows: none of split natural or balanced; the log has too few users, or too short ones")
+    log = EventLog.of(events, vocabulary)
+    layout = make_layout(
+        load_tokenizer(model), log, params.prompt, params.windowing.history, params.windowing.min_history, params.seed
+    )
+    result = score(
+        load_merged(model), prompts(layout, test["row"].to_list()), layout.answers, f"evaluating {model.name}"
+    )
+    predictions = test.with_columns(
+        behavior=events["behavior"].gather(test["row"]),
+        log_p=pl.Series(result.log_p.tolist(), dtype=tables.FLOATS),
+    )
+    metrics = metrics_of(predictions, events, vocabulary, params.evaluate, params.seed)
+    head = {"layout": params.prompt.layout, "context": CONTEXT, "events_dropped": layout.dropped}
+    return predictions, head | metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--events", type=Path, required=True)
+    parser.add_argument("--windows", type=Path, required=True)
+    parser.add_argument("--vocabulary", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="folder with base.json, and an adapter if it has one")
+    parser.add_argument("--metrics", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="table of predictions")
+    args = parser.parse_args()
+    predictions, metrics = evaluate(
+        tables.read("events", args.events), tables.read("windows", args.windows),
+        tables.read("vocabulary", args.vocabulary), read_params(args.params), args.model,
+    )
+    tables.write(predictions, "predictions", args.out)
+    write_json(args.metrics, metrics)
+    natural, balanced = metrics["natural"], metrics["balanced"]
+    shown = [("accuracy", natural["rec_w"])] + [(key, balanced[key]) for key in ("overall", "head", "medium", "tail")]
+    console.print(f"{args.model.name}: " + ", ".join(f"{key} {value:.3f}" for key, value in shown if value is not None))
+
+
+if __name__ == "__main__":
+    run(main)

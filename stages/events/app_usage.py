@@ -1,0 +1,66 @@
+"""App usage of Tsinghua University: the layout of `App_usage_trace.txt` (Yu et al. 2018, UbiComp).
+
+Fields separated by spaces, no header: user, time as yyyymmddhhmmss (local), base station, app, bytes. The behaviour is
+`app <id>`, which wants a taxonomy (a line of it: `app 12,Watching videos`). A station says nothing to a reader, so the
+place is what it is to the user: `home` is the station most used from 22:00 to 7:00, `work`
+the one most used on weekdays from 9:00 to 18:00 among the others, all else is `elsewhere`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from stages.common.errors import UserError
+from stages.common.params import Source
+from stages.events import delimited, reading, times
+
+_NAMES = ["user", "time", "station", "app", "bytes"]
+
+
+def read(path: Path, source: Source) -> Iterator[pl.DataFrame]:
+    """Rows of a file; the place is the station until `finish`.
+
+    Raises:
+        UserError: the file is not in this layout.
+    """
+    _check_layout(path)
+    for frame in delimited.records(path, _NAMES, None):
+        time = times.local_times(frame["time"], "%Y%m%d%H%M%S", "")
+        yield frame.select(
+            "line", "fingerprint", pl.coalesce("problem", time["problem"]).alias("problem"), "user", time["time"],
+            pl.col("station").alias("place"),
+            (pl.lit("app ") + pl.col("app")).alias("behavior"),
+            pl.concat_str(_NAMES[1:], separator=" | ", ignore_nulls=True).alias("text"),
+        )
+
+
+def finish(events: pl.DataFrame) -> pl.DataFrame:
+    """Stations become `home`, `work` and `elsewhere`; `unknown` stays."""
+    hour, known = pl.col("time").dt.hour(), pl.col("place") != "unknown"
+    night, office = (hour >= 22) | (hour < 7), hour.is_between(9, 17) & (pl.col("time").dt.weekday() <= 5)
+    home = _most_used(events.filter(known & night), "home")
+    joined = events.join(home, on="user", how="left", maintain_order="left")
+    work = _most_used(joined.filter(known & office & pl.col("place").ne_missing(pl.col("home"))), "work")
+    joined = joined.join(work, on="user", how="left", maintain_order="left")
+    role = (
+        pl.when(~known).then("place").when(pl.col("place") == pl.col("home")).then(pl.lit("home"))
+        .when(pl.col("place") == pl.col("work")).then(pl.lit("work")).otherwise(pl.lit("elsewhere"))
+    )
+    return joined.with_columns(place=role).select(events.columns)
+
+
+def _most_used(events: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The place of most events of each user, the first by name among equals."""
+    counts = events.group_by("user", "place").len().sort("len", "place", descending=[True, False])
+    return counts.group_by("user", maintain_order=True).agg(pl.col("place").first().alias(name))
+
+
+def _check_layout(path: Path) -> None:
+    for block in reading.lines(path):
+        if block.height and (found := len(block["text"][0].split())) != len(_NAMES):
+            raise UserError(
+                f"{path}: line {block['line'][0]}: {found} fields separated by spaces, and source.format app_usage has "
+                f"{len(_NAMES)}: {', '.join(_NAMES)}"
+            )
+        return

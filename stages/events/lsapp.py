@@ -1,0 +1,43 @@
+"""LSApp (Aliannejadi et al. 2021, ACM TOIS): the layout of `lsapp.tsv`.
+
+Tab-separated with a header: user_id, session_id, timestamp, app_name, event_type. The behaviour is the app that is
+opened; rows of another type (Closed, User Interaction, Broken) are no events and stand in quarantine without counting
+as refused. The log knows no places.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from stages.common.errors import UserError
+from stages.common.params import Source
+from stages.events import delimited, times
+from stages.events.rules import Rule
+
+_NAMES = ["user_id", "session_id", "timestamp", "app_name", "event_type"]
+
+
+def read(path: Path, source: Source) -> Iterator[pl.DataFrame]:
+    """Rows of a file.
+
+    Raises:
+        UserError: the file is not in this layout.
+    """
+    separator, found = delimited.header(path, _NAMES)
+    if absent := [name for name in _NAMES if name not in found]:
+        raise UserError(
+            f"{path}: no column {absent[0]!r}; source.format lsapp has {', '.join(_NAMES)}, the file has "
+            f"{', '.join(found[:30])}"
+        )
+    for frame in delimited.records(path, found, separator, header=True):
+        time = times.local_times(frame["timestamp"], "iso", "")
+        other = pl.col("problem").is_null() & (pl.col("event_type").str.strip_chars().str.to_lowercase() != "opened")
+        yield frame.select(
+            "line", "fingerprint", pl.col("user_id").alias("user"), time["time"],
+            pl.lit(None, pl.String).alias("place"), pl.col("app_name").alias("behavior"),
+            pl.when(other).then(pl.lit(Rule.EVENT_TYPE.value)).otherwise(pl.coalesce("problem", time["problem"]))
+            .alias("problem"),
+            pl.concat_str([name for name in found if name != "user_id"], separator=" | ", ignore_nulls=True)
+            .alias("text"),
+        )

@@ -1,0 +1,138 @@
+"""Raw log -> events.
+
+Writes the tables `events` (sorted by user and time; users are pseudonyms), `quarantine` (each refused row: file, line,
+rule, and the row without its user) and `oracle` (the simulated log's true probabilities, in the order of
+stages.events.simulator.BEHAVIORS; empty for real logs), and a JSON of counts. Rows of the log = events + quarantined.
+Above ingest.max_refused of refused rows the stage fails and says which rules refused them.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stages.common import errors, files, tables
+from stages.common.console import console
+from stages.common.params import Params, read_params
+from stages.events import simulator, taxonomy
+from stages.events.assembly import Log, read_log
+from stages.events.rules import CURES, IGNORED, Rule
+from stages.events.sources import FORMATS
+
+_EXAMPLES = 3  # of each rule, in an error
+
+
+@dataclass
+class Ingested:
+    """The stage's three tables and its metrics."""
+
+    events: pl.DataFrame
+    quarantine: pl.DataFrame
+    oracle: pl.DataFrame
+    metrics: dict[str, Any]
+
+
+def ingest(params: Params, taxonomies: Path) -> Ingested:
+    """Read the log that `params.source` names, or simulate one.
+
+    Args:
+        taxonomies: the folder of taxonomies.
+
+    Raises:
+        UserError: the log cannot be read, too many rows are refused, or what is left is no log of several people who do
+            several things.
+    """
+    source, people = params.source, params.simulator
+    name = "simulator" if source.format == "simulated" else source.path
+    if source.format == "simulated":
+        events, oracle = simulator.simulated_log(params.seed, people.users, people.days, people.events_per_day)
+        log = Log(events, pl.DataFrame(schema=tables.SCHEMAS["quarantine"]), events.height, 0)
+    else:
+        oracle = pl.DataFrame(schema=tables.SCHEMAS["oracle"])
+        found = taxonomy.find(source.taxonomy, source.format, taxonomies)
+        log = read_log(FORMATS[source.format], source, taxonomy.read(found) if found else None)
+    refused = log.quarantine.filter(~pl.col("rule").is_in(IGNORED))
+    share = refused.height / max(log.rows - (log.quarantine.height - refused.height), 1)
+    if share > params.ingest.max_refused:
+        raise errors.UserError(
+            f"{name}: {refused.height:,} of {log.rows:,} rows refused ({share:.1%}; ingest.max_refused allows "
+            f"{params.ingest.max_refused:.1%}):\n{_explain(refused)}"
+        )
+    _check_events(log, name)
+    return Ingested(log.events, log.quarantine, oracle, _metrics(log, refused, share, source.format))
+
+
+def _explain(refused: pl.DataFrame) -> str:
+    parts = []
+    for rule, count in refused["rule"].value_counts().sort("count", "rule", descending=[True, False]).iter_rows():
+        parts.append(f"  {rule}: {count:,} rows; {CURES[Rule(rule)]}")
+        for file, line, _, text in refused.filter(pl.col("rule") == rule).head(_EXAMPLES).iter_rows():
+            parts.append(f"    {file}: line {line}: {text[:200]!r}" if text else f"    {file}: line {line}")
+    return "\n".join(parts)
+
+
+def _check_events(log: Log, name: str) -> None:
+    events = log.events
+    if events.is_empty():
+        why = f"all {log.rows:,} are refused or ignored:\n{_explain(log.quarantine)}" if log.rows else "there is no row"
+        raise errors.UserError(f"{name}: no event in this log: {why}")
+    if events["user"].n_unique() == 1:
+        raise errors.UserError(
+            f"{name}: all {events.height:,} events are of one user; a model is tested on users it has not seen, so at "
+            "least 3 are needed. Check source.columns.user, or bring more users"
+        )
+    counts = events["behavior"].value_counts().sort("count", "behavior", descending=[True, False])
+    if counts.height == 1:
+        raise errors.UserError(
+            f"{name}: all {events.height:,} events are {counts['behavior'][0]!r}; there is nothing to predict. Check "
+            "source.columns.behavior and source.taxonomy"
+        )
+    spelt: dict[str, tuple[str, int]] = {}
+    for label, count in counts.iter_rows():
+        other, others = spelt.setdefault(label.casefold(), (label, count))
+        if other != label:
+            raise errors.UserError(
+                f"{name}: {other!r} ({others:,} rows) and {label!r} ({count:,} rows) differ in case only; merge them "
+                "by a taxonomy: a CSV with the header raw,behavior in data/taxonomy, named in source.taxonomy"
+            )
+
+
+def _metrics(log: Log, refused: pl.DataFrame, share: float, log_format: str) -> dict[str, Any]:
+    assert log.rows == log.events.height + log.quarantine.height
+    time = log.events["time"]
+    by_rule = refused["rule"].value_counts().sort("count", "rule", descending=[True, False])
+    return {
+        "format": log_format, "files": log.files, "rows": log.rows, "events": log.events.height,
+        "refused": {"rows": refused.height, "share": share, "by_rule": dict(by_rule.iter_rows())},
+        "ignored": log.quarantine.height - refused.height,
+        "users": log.events["user"].n_unique(), "behaviors": log.events["behavior"].n_unique(),
+        "places": log.events["place"].n_unique(), "first": time.min().isoformat(), "last": time.max().isoformat(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.ingest", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: %(default)s)")
+    parser.add_argument("--taxonomies", type=Path, default=Path("data/taxonomy"),
+                        help="folder of taxonomies (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="table `events` to write (Parquet)")
+    parser.add_argument("--quarantine", type=Path, required=True, help="table `quarantine` to write (Parquet)")
+    parser.add_argument("--oracle", type=Path, required=True, help="table `oracle` to write (Parquet)")
+    parser.add_argument("--metrics", type=Path, required=True, help="counts to write (JSON)")
+    arguments = parser.parse_args()
+
+    made = ingest(read_params(arguments.params), arguments.taxonomies)
+    tables.write(made.events, "events", arguments.out)
+    tables.write(made.quarantine, "quarantine", arguments.quarantine)
+    tables.write(made.oracle, "oracle", arguments.oracle)
+    files.write_json(arguments.metrics, made.metrics)
+    refused = made.metrics["refused"]["rows"]
+    console.print(f"ingest: {made.events.height:,} events of {made.metrics['users']:,} users, "
+                  f"{made.metrics['behaviors']} behaviours; {refused:,} rows refused ({made.metrics['format']})")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,101 @@
+"""Stage `instructions`: windows and conversations become tokenised training sequences (D_ins and C_ins in the paper).
+
+Sequences hold every label; which of them a loss is put on is `sft.labels`' choice, so anchors-only and all-labels
+training see the same sequences.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from transformers import PreTrainedTokenizerBase
+
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import UserError, run
+from stages.common.files import atomic_folder, write_json
+from stages.common.params import Params, read_params
+from stages.lm.load import load_tokenizer
+from stages.prompts.conversations import encode_conversation
+from stages.prompts.layouts import Layout, TokenSequence, make_layout
+from stages.prompts.log import EventLog
+
+
+def instructions(
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, conversations: pl.DataFrame,
+    tokenizer: PreTrainedTokenizerBase, params: Params,
+) -> tuple[dict[str, pl.DataFrame], dict]:
+    """Tables `train`, `valid` and `auxiliary` of token sequences, and the counts."""
+    layout = make_layout(
+        tokenizer, EventLog.of(events, vocabulary), params.prompt, params.windowing.history,
+        params.windowing.min_history, params.seed,
+    )
+    limits = {"train": params.instructions.train_targets, "valid": params.instructions.valid_targets}
+    frames, counts = {}, {"layout": params.prompt.layout}
+    for number, (split, limit) in enumerate(limits.items()):
+        rng = np.random.default_rng([params.seed, number])
+        rows = windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
+        if not len(rows):
+            raise UserError(f"no window of split {split}: the log has too few users, or too short ones")
+        before = layout.dropped
+        sequences = layout.sequences(rows, limit, rng)
+        frames[split] = _frame(sequences)
+        counts[split] = _counts(sequences, layout, layout.dropped - before)
+    chats = [encode_conversation(tokenizer, turns) for turns in conversations["turns"].to_list()]
+    frames["auxiliary"] = _frame(chats)
+    counts["auxiliary"] = {"sequences": len(chats), "tokens": sum(len(c.input_ids) for c in chats)}
+    return frames, counts
+
+
+def _frame(sequences: list[TokenSequence]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "input_ids": [s.input_ids for s in sequences],
+            "target_start": [[start for start, _ in s.spans] for s in sequences],
+            "target_end": [[end for _, end in s.spans] for s in sequences],
+            "target_behavior": [s.behaviors for s in sequences],
+        },
+        schema=tables.SCHEMAS["instructions"],
+    )
+
+
+def _counts(sequences: list[TokenSequence], layout: Layout, dropped: int) -> dict:
+    tokens, targets = sum(len(s.input_ids) for s in sequences), sum(len(s.spans) for s in sequences)
+    seen = {behavior for s in sequences for behavior in s.behaviors}
+    return {
+        "sequences": len(sequences), "targets": targets, "tokens": tokens, "tokens_per_target": tokens / max(targets, 1),
+        "longest": max(len(s.input_ids) for s in sequences), "events_dropped": dropped,
+        "behaviors_without_target": len(layout.candidates) - len(seen),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--events", type=Path, required=True)
+    parser.add_argument("--windows", type=Path, required=True)
+    parser.add_argument("--vocabulary", type=Path, required=True)
+    parser.add_argument("--conversations", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="folder with base.json, for its tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="folder for train, valid and auxiliary sequences")
+    parser.add_argument("--metrics", type=Path, required=True)
+    args = parser.parse_args()
+    frames, counts = instructions(
+        tables.read("events", args.events), tables.read("windows", args.windows),
+        tables.read("vocabulary", args.vocabulary), tables.read("conversations", args.conversations),
+        load_tokenizer(args.model), read_params(args.params),
+    )
+    with atomic_folder(args.out) as folder:
+        for name, frame in frames.items():
+            tables.write(frame, "instructions", folder / f"{name}.parquet")
+    write_json(args.metrics, counts)
+    train = counts["train"]
+    console.print(
+        f"instructions: {train['targets']:,} training targets in {train['sequences']:,} sequences, "
+        f"{train['tokens_per_target']:.1f} tokens a target"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""The language model: resolve, load, adapt, weigh candidates, train."""

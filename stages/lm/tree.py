@@ -1,0 +1,111 @@
+"""Several answers to one prompt in a single sequence: a prefix tree of tokens behind the prompt, under a mask.
+
+    prompt      p0 p1 p2
+    answers     "A B .", "A C .", "D ."
+    sequence    p0 p1 p2 | A B C D            the last token of an answer is only ever predicted, never read
+    A attends to the prompt; B and C to the prompt and A; D to the prompt.
+
+Every token has the position that it would have behind the prompt on its own, so a model under this mask computes what
+it would compute for each answer separately, and reads the prompt once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class AnswerTree:
+    """T tokens to read, for A answers.
+
+    `tokens`, `depth` (T,): token and distance behind the prompt, parents before children. `ancestors` (T, T): row t is
+    True at t and its ancestors. The log-probability of answer `step_answer[i]` is the sum over its steps i of that of
+    `step_target[i]` after tree token `step_source[i]`, where -1 is the prompt's last token.
+    """
+
+    tokens: np.ndarray
+    depth: np.ndarray
+    ancestors: np.ndarray
+    step_answer: np.ndarray
+    step_source: np.ndarray
+    step_target: np.ndarray
+    answers: int
+
+    @classmethod
+    def of(cls, answers: Sequence[Sequence[int]]) -> "AnswerTree":
+        """Of non-empty token lists. None may be the beginning of another: a terminator sees to that."""
+        nodes: dict[tuple[int, ...], int] = {}
+        steps: list[tuple[int, int, int]] = []
+        for number, answer in enumerate(map(tuple, answers)):
+            for end in range(len(answer)):
+                if end:
+                    nodes.setdefault(answer[:end], len(nodes))
+                steps.append((number, nodes[answer[:end]] if end else -1, answer[end]))
+        ancestors = np.eye(len(nodes), dtype=bool)
+        for path, node in nodes.items():
+            if len(path) > 1:
+                ancestors[node] |= ancestors[nodes[path[:-1]]]
+        answer, source, target = (np.array(column, dtype=np.int64) for column in zip(*steps, strict=True))
+        return cls(
+            tokens=np.array([path[-1] for path in nodes], dtype=np.int64),
+            depth=np.array([len(path) - 1 for path in nodes], dtype=np.int64),
+            ancestors=ancestors, step_answer=answer, step_source=source, step_target=target, answers=len(answers),
+        )
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B packed sequences of S tokens at most, behind a shared prefix of P tokens that is not part of them.
+
+    `input_ids`, `positions` (B, S); `mask` (B, 1, S, P + S) additive; `last` (B,) is where each prompt ends.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    last: torch.Tensor
+
+
+def pack(
+    prompts: Sequence[Sequence[int]], trees: Sequence[AnswerTree], prefix: int, dtype: torch.dtype, pad: int = 0
+) -> PackedBatch:
+    """Pack prompt i and tree i, padded at the end. `prefix` tokens in front are attended to by all."""
+    size = max(len(p) + len(t.tokens) for p, t in zip(prompts, trees, strict=True))
+    ids = np.full((len(prompts), size), pad, dtype=np.int64)
+    positions = np.zeros_like(ids)
+    allowed = np.zeros((len(prompts), size, prefix + size), dtype=bool)
+    for i, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
+        n, stop = len(prompt), len(prompt) + len(tree.tokens)
+        ids[i, :n], ids[i, n:stop] = prompt, tree.tokens
+        positions[i, :n] = prefix + np.arange(n)
+        positions[i, n:stop] = prefix + n + tree.depth
+        # padding sees the prefix or itself: a row that sees nothing is NaN in some kernels
+        allowed[i, :, : max(prefix, 1)] = True
+        allowed[i, :n, prefix : prefix + n] = np.tri(n, dtype=bool)
+        allowed[i, n:stop, prefix : prefix + n] = True
+        allowed[i, n:stop, prefix + n : prefix + stop] = tree.ancestors
+    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~torch.from_numpy(allowed), torch.finfo(dtype).min)
+    last = torch.tensor([len(p) - 1 for p in prompts])
+    return PackedBatch(torch.from_numpy(ids), torch.from_numpy(positions), mask[:, None], last)
+
+
+def step_log_probs(
+    hidden: torch.Tensor, last: int, tree: AnswerTree, head: torch.nn.Module
+) -> torch.Tensor:
+    """Log-probability (A,) of each answer of one packed sequence, summed in float32.
+
+    Args:
+        hidden: last normed hidden states (S, H).
+        last: where the prompt ends in it.
+        tree: its answers.
+        head: the language-model head, H to vocabulary.
+    """
+    read = hidden[last : last + 1 + len(tree.tokens)]
+    logits = head(read).float()
+    source = torch.from_numpy(tree.step_source + 1).to(logits.device)
+    target = torch.from_numpy(tree.step_target).to(logits.device)
+    steps = logits[source, target] - logits.logsumexp(dim=-1)[source]
+    answers = torch.from_numpy(tree.step_answer).to(logits.device)
+    return torch.zeros(tree.answers, device=logits.device).index_add(0, answers, steps)

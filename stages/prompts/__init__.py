@@ -1,0 +1,1 @@
+"""Events become tokens: checks of the labels, the two layouts, conversations."""

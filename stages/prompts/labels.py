@@ -1,0 +1,30 @@
+"""Labels are checked once, when the vocabulary meets a tokenizer: what passes here is unambiguous in every prompt."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from stages.common.errors import UserError
+
+
+def check_labels(labels: Sequence[str], special_tokens: Iterable[str] = ()) -> None:
+    """Refuse labels that a prompt could not hold, or that a model could not tell apart.
+
+    Commas, quotes, parentheses and letters of any script are ordinary.
+
+    Raises:
+        UserError: a label is empty, has a newline, another control character or a special token of the model, or equals
+            another after case-folding. The message names the label.
+    """
+    special = [token for token in special_tokens if token]
+    seen: dict[str, str] = {}
+    for label in labels:
+        if not label.strip():
+            raise UserError("a behaviour's name is empty; give it one, by a taxonomy for instance")
+        if bad := next((c for c in label if unicodedata.category(c) in ("Cc", "Zl", "Zp")), None):
+            raise UserError(
+                f"behaviour {label!r}: has the control character {bad!r}; names are one line of printable text"
+            )
+        if token := next((t for t in special if t in label), None):
+            raise UserError(f"behaviour {label!r}: holds {token!r}, a control token of the model; rename it by a taxonomy")
+        if (twin := seen.setdefault(label.casefold(), label)) != label:
+            raise UserError(f"behaviours {twin!r} and {label!r} differ in case only; merge them by a taxonomy")

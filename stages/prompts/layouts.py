@@ -1,0 +1,92 @@
+"""What both layouts share: the interface, a training sequence, and the choice of one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from stages.common.errors import UserError
+from stages.common.params import Prompt
+from stages.prompts.labels import check_labels
+from stages.prompts.log import EventLog
+
+
+@dataclass
+class TokenSequence:
+    """A tokenised training sequence.
+
+    `spans` are half-open token ranges that a loss may be put on; `behaviors` the number of each one's behaviour in the
+    vocabulary, -1 where the span is no behaviour.
+    """
+
+    input_ids: list[int]
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    behaviors: list[int] = field(default_factory=list)
+
+
+class Layout(ABC):
+    """Renders events as tokens. `answers[i]` are the tokens of behaviour i and its terminator.
+
+    `dropped` counts the events that were left out, oldest first, to keep prompts within `prompt.max_tokens`; answers
+    are never cut.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, seed: int):
+        """Tokenise what every prompt shares.
+
+        Raises:
+            UserError: a label or a place cannot stand in a prompt, or prompts without any history exceed the limit.
+        """
+        check_labels(log.behaviors, tokenizer.all_special_tokens)
+        for place in log.places:
+            if token := next((t for t in tokenizer.all_special_tokens if t in place), None):
+                raise UserError(f"place {place!r}: holds {token!r}, a control token of the model; rename it in the log")
+        self.tokenizer, self.log, self.max_tokens, self.length, self.seed = (
+            tokenizer, log, prompt.max_tokens, history, seed,
+        )
+        self.candidates = log.behaviors[: log.vocabulary_size]
+        self.dropped = 0
+        self.answers = [self.answer(label) for label in self.candidates]
+        self.longest_answer = max(map(len, self.answers))
+
+    @abstractmethod
+    def answer(self, label: str) -> list[int]:
+        """Tokens of a label and its terminator, as they follow a prompt."""
+
+    @abstractmethod
+    def prompt(self, row: int) -> list[int]:
+        """Tokens before the answer of event `row`: instruction, history, and the event's own time and place."""
+
+    @abstractmethod
+    def sequences(self, rows: np.ndarray, limit: int, rng: np.random.Generator) -> list[TokenSequence]:
+        """Training sequences with at most `limit` targets among `rows` (ascending), a random choice of whole ones."""
+
+    def text(self, text: str) -> list[int]:
+        """Tokens of a piece of plain text; nothing in it is read as a control token."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def too_long(self, tokens: int) -> UserError:
+        """The error for prompts that no shortening of the history can save."""
+        return UserError(
+            f"prompt.max_tokens: {self.max_tokens}: instruction and {len(self.candidates)} candidates alone take {tokens} "
+            "tokens; raise it, or merge behaviours by a taxonomy"
+        )
+
+
+def prompts(layout: Layout, rows: Sequence[int]) -> list[list[int]]:
+    """Prompts of several windows, in the order of `rows`."""
+    return [layout.prompt(int(row)) for row in rows]
+
+
+def make_layout(
+    tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int, seed: int
+) -> Layout:
+    """The layout that `prompt.layout` names."""
+    from stages.prompts.stream import StreamLayout
+    from stages.prompts.window import WindowLayout
+
+    if prompt.layout == "stream":
+        return StreamLayout(tokenizer, log, prompt, history, min_history, seed)
+    return WindowLayout(tokenizer, log, prompt, history, seed)

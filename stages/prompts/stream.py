@@ -1,0 +1,111 @@
+"""Layout `stream`: the instruction once, then one event after another, every one of them a target.
+
+A causal model that reads `Mon 4pm home: Gaming` line by line predicts each behaviour from all that came before it and
+from its own day, hour and place. One sequence of K events carries K - min_history targets where the layout `window`
+carries one.
+"""
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from stages.common.params import Prompt
+from stages.prompts.layouts import Layout, TokenSequence
+from stages.prompts.log import WEEKDAYS, EventLog
+
+_INSTRUCTION = (
+    "You are the assistant on a person's phone and know their habits well. "
+    "Predict what they do next. Each activity is one of these:\n{candidates}\n"
+    "Their log, one activity a line, as day, hour, place: activity\n"
+)
+
+
+class StreamLayout(Layout):
+    """See the module. Prefix and answers are tokenised apart from each other, so training and scoring see the same."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int, seed: int
+    ):
+        super().__init__(tokenizer, log, prompt, history, seed)
+        self.min_history, self.events = min_history, prompt.stream_events
+        self.prefix = _with_bos(tokenizer) + self.text(_INSTRUCTION.format(candidates="\n".join(self.candidates)))
+        self._labels = [self.answer(label) for label in log.behaviors]
+        self._contexts: dict[tuple[int, int, int], list[int]] = {}
+        if (least := len(self.prefix) + 16 + self.longest_answer) > self.max_tokens:
+            raise self.too_long(least)
+
+    def answer(self, label: str) -> list[int]:
+        return self.text(f" {label}\n")
+
+    def prompt(self, row: int) -> list[int]:
+        history = [self._event(r) for r in self.log.history(row, self.length)]
+        context = self._context(row)
+        room = self.max_tokens - len(self.prefix) - len(context) - self.longest_answer
+        return self.prefix + [token for event in self._fit(history, room) for token in event] + context
+
+    def sequences(self, rows: np.ndarray, limit: int, rng: np.random.Generator) -> list[TokenSequence]:
+        is_target = np.zeros(len(self.log.first), dtype=bool)
+        is_target[rows] = True
+        starts = self._starts(rows)
+        chosen, targets = [], 0
+        for start, stop in starts[rng.permutation(len(starts))]:
+            if targets >= limit:
+                break
+            sequence = self._sequence(int(start), int(stop), is_target)
+            chosen.append(sequence)
+            targets += len(sequence.spans)
+        return chosen
+
+    def _starts(self, rows: np.ndarray) -> np.ndarray:
+        """Row ranges (S, 2) that hold each of `rows` as a target once: neighbours overlap by the context-only events."""
+        first = self.log.first[rows]
+        step = self.events - self.min_history
+        block = (rows - first - self.min_history) // step
+        starts = np.unique(np.stack([first, block], axis=1), axis=0)
+        starts = starts[:, 0] + starts[:, 1] * step
+        ends = np.searchsorted(self.log.first, self.log.first[starts], side="right")
+        return np.stack([starts, np.minimum(starts + self.events, ends)], axis=1)
+
+    def _sequence(self, start: int, stop: int, is_target: np.ndarray) -> TokenSequence:
+        sizes = np.array([len(self._event(r)) for r in range(start, stop)])
+        over = len(self.prefix) + np.cumsum(sizes[::-1])[::-1] > self.max_tokens
+        self.dropped += int(over.sum())
+        start += int(over.sum())
+        sequence = TokenSequence(list(self.prefix))
+        for row in range(start, stop):
+            sequence.input_ids += self._context(row)
+            at = len(sequence.input_ids)
+            sequence.input_ids += self._labels[self.log.behavior[row]]
+            if row - start >= self.min_history and is_target[row]:
+                sequence.spans.append((at, len(sequence.input_ids)))
+                sequence.behaviors.append(int(self.log.behavior[row]))
+        return sequence
+
+    def _event(self, row: int) -> list[int]:
+        return self._context(row) + self._labels[self.log.behavior[row]]
+
+    def _context(self, row: int) -> list[int]:
+        key = (int(self.log.weekday[row]), int(self.log.hour[row]), int(self.log.place[row]))
+        if key not in self._contexts:
+            weekday, hour, place = key
+            self._contexts[key] = self.text(f"{WEEKDAYS[weekday]} {clock(hour)} {self.log.places[place]}:")
+        return self._contexts[key]
+
+    def _fit(self, history: list[list[int]], room: int) -> list[list[int]]:
+        kept = len(history)
+        total = sum(map(len, history))
+        while total > room and kept:
+            total -= len(history[len(history) - kept])
+            kept -= 1
+        self.dropped += len(history) - kept
+        return history[len(history) - kept :]
+
+
+def clock(hour: int) -> str:
+    """An hour of 0 to 23 as people write it: 12am, 9am, 4pm."""
+    return f"{hour % 12 or 12}{'am' if hour < 12 else 'pm'}"
+
+
+def _with_bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that this tokenizer begins every text with: a BOS token or nothing."""
+    bare, dressed = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
+    return dressed[: len(dressed) - len(bare)] if dressed[-len(bare) :] == bare else dressed[: dressed.index(bare[0])]

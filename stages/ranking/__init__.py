@@ -1,0 +1,1 @@
+"""Probabilities become metrics: accuracy by group, calibration, bootstrap over users, logit adjustment."""

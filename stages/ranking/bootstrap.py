@@ -1,0 +1,61 @@
+"""Intervals from a bootstrap over users: windows of one user are alike, so users are drawn, not windows."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+Metrics = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Weights of the windows `(R, N)` to the values of each metric `(R,)`. Weights of 1 give the plain metric."""
+
+# numbers in a block of weights: 32 MB
+_BLOCK = 4_000_000
+
+
+def user_weights(user: np.ndarray, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Weights of the windows `(R, N)`, in blocks, R adding up to `resamples`.
+
+    A window's weight is how often its user was drawn when as many users are drawn, with replacement, as there are.
+    Depends on the users present and not on the order of the windows.
+    """
+    users, code = np.unique(user, return_inverse=True)
+    block = max(1, _BLOCK // max(1, len(user)))
+    for first in range(0, resamples, block):
+        rows = min(block, resamples - first)
+        drawn = rng.integers(len(users), size=(rows, len(users)))
+        drawn += np.arange(rows)[:, None] * len(users)
+        times = np.bincount(drawn.ravel(), minlength=rows * len(users)).reshape(rows, len(users))
+        yield times[:, code].astype(np.float64)
+
+
+def resampled(metrics: Metrics, user: np.ndarray, resamples: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Values of each metric in each resample of the users `(N,)`: `(resamples,)`; none where there is no window."""
+    if not len(user) or not resamples:
+        return {name: np.empty(0) for name in metrics(np.ones((1, len(user))))}
+    blocks = [metrics(weights) for weights in user_weights(user, resamples, rng)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> dict[str, float]:
+    """Percentile interval of the resampled values, NaNs (nothing to measure in a resample) left out."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {"low": float("nan"), "high": float("nan")}
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return {"low": float(low), "high": float(high)}
+
+
+def paired_difference(
+    first: Metrics, second: Metrics, user: np.ndarray, resamples: int, rng: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    """Each metric of `first` minus that of `second` on the same windows, with the interval of that difference.
+
+    Both see the same users in every resample, so what makes a user hard for both cancels.
+    """
+
+    def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
+        left, right = first(weights), second(weights)
+        return {name: left[name] - right[name] for name in left}
+
+    plain = difference(np.ones((1, len(user))))
+    drawn = resampled(difference, user, resamples, rng)
+    return {name: {"difference": float(plain[name][0]), **interval(drawn[name])} for name in plain}

@@ -1,0 +1,23 @@
+"""How far the probabilities can be trusted."""
+
+import numpy as np
+
+from stages.ranking.outcomes import OUTSIDE, Outcomes
+from stages.ranking.sums import mean, ratio, sums_by
+
+
+def log_loss(weights: np.ndarray, windows: Outcomes) -> np.ndarray:
+    """Mean -log p of the label in nats, `(R,)`, over the windows whose label is in the vocabulary."""
+    known = windows.label != OUTSIDE
+    return mean(weights[:, known], windows.surprise[known])
+
+
+def calibration_error(weights: np.ndarray, windows: Outcomes, bins: int) -> np.ndarray:
+    """Expected calibration error of the answer's probability, `(R,)`, 0 to 1 (Guo et al. 2017, arXiv 1706.04599).
+
+    Sum over equal-width bins of |confidence - accuracy|, weighted by the windows in the bin. It is biased upwards
+    where bins hold few windows, in a resample more than in the sample: an interval may lie above the value.
+    """
+    code = np.minimum((windows.confidence * bins).astype(np.int64), bins - 1)
+    gap = sums_by(weights * (windows.confidence - windows.hit), code, bins)
+    return ratio(np.abs(gap).sum(axis=1), weights.sum(axis=1))

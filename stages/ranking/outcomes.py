@@ -1,0 +1,59 @@
+"""What a model's distribution says about each window: its answer, its confidence, the label's rank."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+OUTSIDE = -1
+"""Label of a window whose behaviour is not in the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One value a window, each of shape `(N,)`.
+
+    Attributes:
+        label: number of the true behaviour in the vocabulary, or `OUTSIDE`.
+        predicted: the most likely behaviour's number; ties by candidate order.
+        rank: place of the label among the candidates, 1 the best, ties by candidate order; infinite where `OUTSIDE`.
+        confidence: probability of `predicted`, 0 to 1.
+        surprise: -log p of the label in nats; NaN where `OUTSIDE`.
+    """
+
+    label: np.ndarray
+    predicted: np.ndarray
+    rank: np.ndarray
+    confidence: np.ndarray
+    surprise: np.ndarray
+
+    @property
+    def hit(self) -> np.ndarray:
+        """1.0 where the answer is right, else 0.0; a label outside the vocabulary is never hit."""
+        return (self.predicted == self.label).astype(np.float64)
+
+
+def outcomes(log_p: np.ndarray, label: np.ndarray) -> Outcomes:
+    """Read the outcomes off log-probabilities `(N, V)`, every row normalised.
+
+    Raises:
+        ValueError: a value is not finite or a row does not sum to 1.
+    """
+    if not np.isfinite(log_p).all():
+        raise ValueError(f"log_p of window {int(np.argwhere(~np.isfinite(log_p))[0, 0])} is not finite")
+    total = np.exp(log_p.astype(np.float64)).sum(axis=1)
+    if (wrong := np.abs(total - 1) > 1e-3).any():
+        first = int(wrong.argmax())
+        raise ValueError(f"probabilities of window {first} sum to {total[first]:.4f}, expected 1")
+    label = np.asarray(label, dtype=np.int64)
+    known = label != OUTSIDE
+    candidate = np.where(known, label, 0)
+    truth = np.take_along_axis(log_p, candidate[:, None], axis=1)  # (N, 1)
+    earlier = np.arange(log_p.shape[1]) < candidate[:, None]
+    rank = 1 + (log_p > truth).sum(axis=1) + ((log_p == truth) & earlier).sum(axis=1)
+    return Outcomes(
+        label=label,
+        predicted=log_p.argmax(axis=1),
+        rank=np.where(known, rank, np.inf),
+        confidence=np.exp(log_p.max(axis=1).astype(np.float64)),
+        surprise=np.where(known, -truth[:, 0].astype(np.float64), np.nan),
+    )

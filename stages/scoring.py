@@ -1,0 +1,105 @@
+"""Stage `scoring`: the A-tuned model weighs every candidate for a pool of training windows (paper 3.3, step 2.1)."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import UserError, run
+from stages.common.files import write_json
+from stages.common.params import Params, read_params
+from stages.lm.likelihood import Scores, score
+from stages.lm.load import load_merged, load_tokenizer
+from stages.prompts.layouts import make_layout, prompts
+from stages.prompts.log import EventLog
+
+
+def scoring(
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, model: Path
+) -> tuple[pl.DataFrame, dict]:
+    """Score at most `pool_per_behavior` training windows of each behaviour; table `scores` and the counts.
+
+    Raises:
+        UserError: there is no training window.
+    """
+    rows = pool(events, windows, params.scoring.pool_per_behavior, params.seed)
+    log = EventLog.of(events, vocabulary)
+    layout = make_layout(
+        load_tokenizer(model), log, params.prompt, params.windowing.history, params.windowing.min_history, params.seed
+    )
+    result = score(load_merged(model), prompts(layout, rows), layout.answers, "scoring training windows")
+    frame = table(rows, log.behavior[rows], result, vocabulary)
+    counts = {
+        "windows": len(frame), "behaviors": frame["behavior"].n_unique(),
+        "accuracy": float((frame["behavior"] == frame["predicted"]).mean()),
+        "confused_within_category": float((frame["confusion"] == 0).mean()),
+        "mean_p_true": float(frame["p_true"].mean()), "events_dropped": layout.dropped,
+    }
+    return frame, counts
+
+
+def pool(events: pl.DataFrame, windows: pl.DataFrame, per_behavior: int, seed: int) -> np.ndarray:
+    """Rows of at most `per_behavior` training windows of each behaviour, ascending; a seeded choice.
+
+    Drawn by behaviour from rows in order, so the order of the table `windows` does not matter.
+    """
+    train = windows.filter(pl.col("split") == "train").select("row").sort("row")
+    if not len(train):
+        raise UserError("windows: none of split train; the log has too few users, or too short ones")
+    train = train.with_columns(behavior=events["behavior"].gather(train["row"]))
+    chosen = []
+    for number, (_, group) in enumerate(train.sort("behavior", "row").group_by("behavior", maintain_order=True)):
+        rng = np.random.default_rng([seed, 2, number])
+        chosen.append(rng.permutation(group["row"].to_numpy())[:per_behavior])
+    return np.sort(np.concatenate(chosen))
+
+
+def table(rows: np.ndarray, behavior: np.ndarray, result: Scores, vocabulary: pl.DataFrame) -> pl.DataFrame:
+    """Table `scores`.
+
+    `predicted` is the argmax, ties by candidate order; `runner_up` the most likely behaviour that is not `predicted`;
+    `confusion` is d of Eq. 2: 0 where a wrong prediction lies in the true behaviour's category (anchor or tail), else 1.
+    """
+    names = vocabulary["behavior"].to_numpy()
+    anchor = vocabulary["is_anchor"].to_numpy()
+    p = np.exp(result.log_p)
+    at = np.arange(len(rows))
+    predicted = p.argmax(axis=1)
+    others = p.copy()
+    others[at, predicted] = -1
+    runner_up = others.argmax(axis=1)
+    confused = (predicted != behavior) & (anchor[predicted] == anchor[behavior])
+    return pl.DataFrame(
+        {
+            "row": rows, "behavior": names[behavior], "predicted": names[predicted], "runner_up": names[runner_up],
+            "p_true": p[at, behavior], "p_predicted": p[at, predicted], "p_runner_up": p[at, runner_up],
+            "confusion": (~confused).astype(np.int8), "embedding": result.embedding,
+        },
+        schema_overrides={"embedding": tables.FLOATS},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--events", type=Path, required=True)
+    parser.add_argument("--windows", type=Path, required=True)
+    parser.add_argument("--vocabulary", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the A-tuned adapter")
+    parser.add_argument("--out", type=Path, required=True, help="table of scores")
+    parser.add_argument("--metrics", type=Path, required=True)
+    args = parser.parse_args()
+    frame, counts = scoring(
+        tables.read("events", args.events), tables.read("windows", args.windows),
+        tables.read("vocabulary", args.vocabulary), read_params(args.params), args.model,
+    )
+    tables.write(frame, "scores", args.out)
+    write_json(args.metrics, counts)
+    console.print(f"scored {counts['windows']:,} windows, {counts['accuracy']:.1%} predicted right")
+
+
+if __name__ == "__main__":
+    run(main)

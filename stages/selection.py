@@ -1,0 +1,134 @@
+"""Stage `selection`: few, hard, diverse windows of each behaviour become preference pairs (paper 3.3, steps 2.2 and 2.3).
+
+Difficulty is computed here and not in `scoring`: another λ costs no forward pass. A new selection rule is one function
+in `RULES`.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from sklearn.cluster import kmeans_plusplus
+
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import UserError, run
+from stages.common.files import write_json
+from stages.common.params import Selection, read_params
+
+_LEAST_WEIGHT = 1e-6
+
+
+def selection(scores: pl.DataFrame, params: Selection, seed: int) -> tuple[pl.DataFrame, dict]:
+    """Table `pairs` and the counts.
+
+    chosen is the true behaviour; rejected the prediction, or the most likely wrong candidate where the prediction was
+    right, since a pair of equals has no gradient. The result does not depend on the order of `scores`.
+
+    Raises:
+        UserError: the rule keeps no window at all.
+    """
+    scores = scores.sort("row").with_columns(difficulty=pl.Series(difficulty(scores.sort("row"), params)))
+    rule, kept = RULES[params.method], []
+    for number, (_, group) in enumerate(scores.sort("behavior", "row").group_by("behavior", maintain_order=True)):
+        kept.append(group[np.sort(rule(group, params.per_behavior, np.random.default_rng([seed, 3, number])))])
+    chosen = pl.concat(kept).sort("row")
+    if not len(chosen):
+        raise UserError(f"selection.method: {params.method}: keeps no window; the model makes no mistake of that kind")
+    right = pl.col("predicted") == pl.col("behavior")
+    pairs = chosen.select(
+        "row", chosen="behavior", rejected=pl.when(right).then("runner_up").otherwise("predicted"),
+        difficulty="difficulty",
+    )
+    sizes = chosen.group_by("behavior").len()["len"]
+    return pairs, {
+        "pairs": len(pairs), "behaviors": len(sizes), "fewest": int(sizes.min()), "most": int(sizes.max()),
+        "mispredicted": float((chosen["predicted"] != chosen["behavior"]).mean()),
+        "mean_difficulty": float(chosen["difficulty"].mean()), "pool_mean_difficulty": float(scores["difficulty"].mean()),
+    }
+
+
+def difficulty(scores: pl.DataFrame, params: Selection) -> np.ndarray:
+    """D(x) (N,) in 0 to 1: λ (1 - p(y|x)) + (1 - λ) times the confusion term (Eq. 3).
+
+    The paper's text wants confusions within the category (d = 0) to be hard, its formula makes them easy:
+    `confusion_term` `intended` uses 1 - d, `literal` d.
+    """
+    d = scores["confusion"].to_numpy().astype(np.float32)
+    term = 1 - d if params.confusion_term == "intended" else d
+    return (params.lambda_ * (1 - scores["p_true"].to_numpy()) + (1 - params.lambda_) * term).astype(np.float32)
+
+
+def _kmeans(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Difficulty-weighted k-means++ seeding over the embeddings: hard windows, far from each other."""
+    weight = group["difficulty"].to_numpy().astype(np.float64)
+    # weights of zero would leave nothing to draw from once all others are taken
+    weight = np.maximum(weight / max(weight.max(), _LEAST_WEIGHT), _LEAST_WEIGHT)
+    points = np.stack(group["embedding"].to_numpy()).astype(np.float64)
+    state = int(rng.integers(2**31))
+    _, chosen = kmeans_plusplus(points, min(size, len(group)), sample_weight=weight, n_local_trials=1, random_state=state)
+    return _distinct(chosen, weight, size)
+
+
+def _distinct(chosen: np.ndarray, weight: np.ndarray, size: int) -> np.ndarray:
+    """Windows with the same embedding can be drawn twice; the hardest of those left out take their place."""
+    chosen = np.unique(chosen)
+    left = np.setdiff1d(np.arange(len(weight)), chosen)
+    missing = min(size, len(weight)) - len(chosen)
+    return np.concatenate([chosen, left[np.argsort(-weight[left], kind="stable")][:missing]])
+
+
+def _difficulty(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
+    """The most difficult ("w/o KMeans")."""
+    return _top(group["difficulty"].to_numpy(), size)
+
+
+def _uniform(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Any ("w/o DDS")."""
+    return rng.permutation(len(group))[:size]
+
+
+def _hard(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Mispredicted within the category (the paper's first version), any of those; a behaviour may have none."""
+    return rng.permutation(np.flatnonzero(group["confusion"].to_numpy() == 0))[:size]
+
+
+def _uncertainty(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Least probability of the truth."""
+    return _top(1 - group["p_true"].to_numpy(), size)
+
+
+def _margin(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Least distance between the two most likely candidates, as in active learning: the truth plays no part."""
+    return _top((group["p_runner_up"] - group["p_predicted"]).to_numpy(), size)
+
+
+def _top(values: np.ndarray, size: int) -> np.ndarray:
+    return np.argsort(-values, kind="stable")[:size]
+
+
+# One behaviour's windows (rows of `scores` with `difficulty`), how many to keep, and a generator -> their numbers.
+RULES: dict[str, Callable[[pl.DataFrame, int, np.random.Generator], np.ndarray]] = {
+    "kmeans": _kmeans, "difficulty": _difficulty, "uniform": _uniform, "hard": _hard, "uncertainty": _uncertainty,
+    "margin": _margin,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--scores", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="table of preference pairs")
+    parser.add_argument("--metrics", type=Path, required=True)
+    args = parser.parse_args()
+    params = read_params(args.params)
+    pairs, counts = selection(tables.read("scores", args.scores), params.selection, params.seed)
+    tables.write(pairs, "pairs", args.out)
+    write_json(args.metrics, counts)
+    console.print(f"selected {counts['pairs']:,} pairs, {counts['mispredicted']:.0%} of them mistakes of the model")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,103 @@
+"""Events -> windows of (history, next event), split by user, and the vocabulary of the training users.
+
+Writes the tables `windows` and `vocabulary` and a JSON of counts: windows and users of each split, users too short for
+a window, the skew of the vocabulary, labels outside it, and the behaviours of which the balanced test set wanted more
+windows than there are.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stages.common import errors, files, tables
+from stages.common.console import console
+from stages.common.params import Params, read_params
+from stages.events import windows
+
+
+def windowing(events: pl.DataFrame, params: Params) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """The tables `windows` and `vocabulary`, and the metrics.
+
+    Raises:
+        UserError: no user has enough events, a split has no usable user, or the training users know one behaviour only.
+    """
+    settings, seed = params.windowing, params.seed
+    users = events["user"].unique(maintain_order=True).to_numpy()
+    lengths = events["user"].rle().struct.field("len").to_numpy()
+    usable = lengths > settings.min_history
+    user_split = windows.split_of(users, seed)
+    _check_users(users[usable], user_split[usable], lengths, settings.min_history, seed)
+
+    split = np.repeat(user_split, lengths)
+    vocabulary = windows.vocabulary(events.filter(pl.Series(split == "train")), settings.anchor_threshold)
+    if vocabulary.height < 2:
+        raise errors.UserError(
+            f"the training users know only one behaviour, {vocabulary['behavior'][0]!r}: there is nothing to predict; "
+            "check source.columns.behavior and source.taxonomy in params.yaml"
+        )
+    made = windows.windows(events, split, vocabulary["behavior"], seed, settings.min_history, settings.natural,
+                           settings.balanced_per_behavior)
+    metrics = _metrics(made, vocabulary, user_split, usable, settings.balanced_per_behavior)
+    return made.table, vocabulary, metrics
+
+
+def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, min_history: int, seed: int) -> None:
+    if not len(usable):
+        raise errors.UserError(
+            f"no user is long enough: a window needs {min_history + 1} events of one user, the longest has "
+            f"{lengths.max(initial=0)}; lower windowing.min_history ({min_history}) or bring a longer log"
+        )
+    if len(usable) < 3:
+        raise errors.UserError(
+            f"{len(usable)} of {len(lengths)} users have the {min_history + 1} events that a window needs; at least 3 "
+            "are needed, one each for training, validation and test: bring more users or lower windowing.min_history"
+        )
+    if missing := [name for name in ("train", "valid", "test") if name not in split]:
+        fits = next((s for s in range(10_000) if len(set(windows.split_of(usable, s))) == 3), None)
+        cure = "bring more users" + (f", or set seed to {fits}, which gives each split one" if fits is not None else "")
+        raise errors.UserError(
+            f"split {' and '.join(missing)} got none of the {len(usable)} users that are long enough (seed {seed}); "
+            f"{cure}"
+        )
+
+
+def _metrics(made: windows.Windows, vocabulary: pl.DataFrame, user_split: np.ndarray, usable: np.ndarray, wanted: int):
+    group, split = vocabulary["group"], made.table["split"]
+    return {
+        "windows": {name: int((split == name).sum()) for name in ("train", "valid", "natural", "balanced")},
+        "users": {name: int((user_split[usable] == name).sum()) for name in ("train", "valid", "test")}
+        | {"too_short": int((~usable).sum())},
+        "behaviors": vocabulary.height, "anchors": int(vocabulary["is_anchor"].sum()),
+        **{name: int((group == name).sum()) for name in ("head", "medium", "tail")},
+        "largest_share": vocabulary["share"][0], "smallest_share": vocabulary["share"][-1],
+        "out_of_vocabulary": {"windows": sum(made.out_of_vocabulary.values()), "by_behavior": made.out_of_vocabulary},
+        "balanced_shortfall": {
+            "wanted": wanted, "had": {name: count for name, count in made.balanced.items() if count < wanted},
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.windowing", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: %(default)s)")
+    parser.add_argument("--events", type=Path, required=True, help="table `events`, from stages.ingest")
+    parser.add_argument("--out", type=Path, required=True, help="table `windows` to write (Parquet)")
+    parser.add_argument("--vocabulary", type=Path, required=True, help="table `vocabulary` to write (Parquet)")
+    parser.add_argument("--metrics", type=Path, required=True, help="counts to write (JSON)")
+    arguments = parser.parse_args()
+
+    params = read_params(arguments.params)
+    table, vocabulary, metrics = windowing(tables.read("events", arguments.events), params)
+    tables.write(table, "windows", arguments.out)
+    tables.write(vocabulary, "vocabulary", arguments.vocabulary)
+    files.write_json(arguments.metrics, metrics)
+    counts = ", ".join(f"{count:,} {name}" for name, count in metrics["windows"].items())
+    console.print(f"windows: {counts}; {metrics['behaviors']} behaviours, {metrics['anchors']} of them anchors")
+
+
+if __name__ == "__main__":
+    errors.run(main)

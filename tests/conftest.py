@@ -1,0 +1,30 @@
+"""What tests in several folders share: the tiny model, and quiet, offline, reproducible surroundings."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# before anything imports them: no test may wait for a hub, and two threads are what CI machines have
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer Llama, for `model.name`."""
+    from tests.tiny_model import build
+
+    return build(tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stage `base` makes of `tiny_model`: a folder as `models/base`."""
+    from stages.lm.resolve import resolve, write_manifest
+
+    folder = tmp_path_factory.mktemp("models") / "base"
+    folder.mkdir()
+    write_manifest(resolve(str(tiny_model), ""), folder)
+    return folder

@@ -1,0 +1,107 @@
+"""dvc.yaml says of every stage exactly what it runs, reads and writes."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.common.params import Params
+from tests.contract.imports import PACKAGE, ROOT, imported_by, modules_of
+from tests.contract.reads import keys_of, keys_read_by
+
+PIPELINE = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES = PIPELINE["stages"]
+WRITTEN = ("outs", "metrics", "plots")
+SCRIPTS = sorted((ROOT / PACKAGE).glob("*.py"))
+
+# which packages a package of ours may import besides itself
+BELOW = {
+    "common": set(),
+    "events": {"common"},
+    "prompts": {"common", "events"},
+    "lm": {"common", "events", "prompts"},
+    "baselines": {"common", "events", "prompts", "lm"},
+    "ranking": {"common"},
+}
+
+
+def script_of(stage: str) -> Path:
+    module = re.search(rf"-m ({PACKAGE}\.\w+)", STAGES[stage]["cmd"]).group(1)
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+def paths(entries: list) -> list[str]:
+    """The paths of a list of outs, metrics or plots, which may carry settings."""
+    return [path for entry in entries for path in ([entry] if isinstance(entry, str) else entry)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_in_deps_is_what_the_stage_imports(stage):
+    listed = [dep for dep in STAGES[stage]["deps"] if dep.startswith(f"{PACKAGE}/")]
+    assert listed == sorted(str(module.relative_to(ROOT)) for module in modules_of(script_of(stage))), (
+        f"python -m tests.contract.imports {script_of(stage).stem}"
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_the_keys_that_the_stage_reads(stage):
+    known = keys_of()
+    listed = {key for entry in STAGES[stage]["params"] for key in known if key == entry or key.startswith(f"{entry}.")}
+    read = keys_read_by(script_of(stage))
+    assert read - listed == set(), "read, but a change of them would not run the stage again"
+    assert listed - read == set(), "not read, and yet a change of them would run the stage again"
+    assert all(entry in known or f"{entry}." in " ".join(known) for entry in STAGES[stage]["params"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_paths_on_the_command_line_are_deps_or_outs(stage):
+    command = STAGES[stage]["cmd"].split()
+    given = {word for word in command if "/" in word}
+    data = {dep for dep in STAGES[stage]["deps"] if not dep.startswith((f"{PACKAGE}/", "${source.path}"))}
+    written = {path for kind in WRITTEN for path in paths(STAGES[stage].get(kind, []))}
+    assert written <= given
+    assert {path for path in given - written if path not in data and str(Path(path).parent) not in data} == set()
+    assert {dep for dep in data if not any(path == dep or path.startswith(f"{dep}/") for path in given)} == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_metrics_and_histories_are_in_git_and_nothing_turns_the_run_cache_off(stage):
+    described = STAGES[stage]
+    assert described["desc"].endswith(".")
+    for kind in WRITTEN:
+        for entry in described.get(kind, []):
+            # an uncached file among the outs would turn the run cache off, among metrics and plots it does not
+            if kind == "outs":
+                assert isinstance(entry, str)
+            else:
+                [(path, settings)] = entry.items()
+                assert path.startswith("metrics/") and settings["cache"] is False
+    assert not {"always_changed", "frozen"} & described.keys()
+    assert "${" not in described["cmd"].replace("${item.", "")
+
+
+def test_every_script_with_a_name_of_a_stage_is_one():
+    assert {script_of(stage) for stage in STAGES} <= set(SCRIPTS)
+    assert {script.stem for script in SCRIPTS} & sys.stdlib_module_names == set()
+
+
+@pytest.mark.parametrize("stage", sorted(set(STAGES) - {"evaluate", "reference"}))
+def test_a_change_of_what_only_measures_trains_nothing_again(stage):
+    assert not [dep for dep in STAGES[stage]["deps"] if dep.startswith(f"{PACKAGE}/ranking/")]
+
+
+def test_imports_run_one_way():
+    for module in sorted((ROOT / PACKAGE).rglob("*.py")):
+        own = module.relative_to(ROOT / PACKAGE).parts
+        imported = {path.relative_to(ROOT / PACKAGE).parts for path in imported_by(module)}
+        packages = {parts[0] for parts in imported if len(parts) > 1}
+        scripts = {parts[0] for parts in imported if len(parts) == 1} - {"__init__.py"}
+        assert scripts == set(), f"{module}: stage scripts import no one another"
+        if len(own) > 1:
+            assert packages - BELOW[own[0]] - {own[0]} == set(), f"{module}: imports upwards"
+
+
+def test_every_key_of_params_is_read_by_some_stage():
+    assert set().union(*(keys_read_by(script_of(stage)) for stage in STAGES)) == keys_of(Params)

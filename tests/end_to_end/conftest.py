@@ -1,0 +1,66 @@
+"""A copy of this repository with a tiny model and a tiny log, on which the user's own commands are run."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.project import SCRIPTS, Project, set_values
+
+ROOT = Path(__file__).parents[2]
+
+SMALL = {
+    "simulator.users": 40, "simulator.days": 12, "simulator.events_per_day": 10,
+    "windowing.history": 8, "windowing.min_history": 3, "windowing.natural": 30, "windowing.balanced_per_behavior": 2,
+    "prompt.stream_events": 12,
+    "auxiliary.conversations": 4, "auxiliary.max_tokens": 96,
+    "instructions.train_targets": 300, "instructions.valid_targets": 60,
+    "scoring.pool_per_behavior": 2, "selection.per_behavior": 1,
+    "dpo.epochs": 1, "dpo.valid_per_behavior": 1,
+    "evaluate.resamples": 20,
+}
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """Neither this machine's settings nor its caches; commands as in an activated virtual environment."""
+    place = tmp_path_factory.mktemp("surroundings")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_", "AWS_", "PYTEST_"))}
+    own = {f"DVC_{kind}_DIR": str(place / kind.lower()) for kind in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}
+    return kept | own | {
+        "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "GIT_CONFIG_GLOBAL": os.devnull, "DVC_NO_ANALYTICS": "1",
+        "BEHAVIORLM_CACHE": str(place / "cache"), "BEHAVIORLM_DTYPE": "float32", "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1", "COLUMNS": "200",
+    }
+
+
+@pytest.fixture(scope="session")
+def fresh(environment, tiny_model, tmp_path_factory) -> tuple[Project, str]:
+    """The copy after its first `dvc repro`, and what that printed; the result is committed on the branch main."""
+    project = Project(tmp_path_factory.mktemp("repository"), environment)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True,
+        text=True, check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("shared/"):
+            (project.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, project.folder / name)
+    project.git("init", "--quiet", "--initial-branch", "main")
+    project.git("config", "user.name", "Test")
+    project.git("config", "user.email", "test@example.org")
+    set_values(project.folder / "params.yaml", SMALL | {"model.name": tiny_model})
+    project.commit("a tiny model and a tiny log")
+    output = project.dvc("repro")
+    assert [path for path in project.changed() if not path.startswith(("dvc.lock", "metrics/"))] == []
+    project.commit("first run")
+    return project, output
+
+
+@pytest.fixture
+def project(fresh) -> Project:
+    """The copy, as it was after the first run."""
+    fresh[0].back_to("main")
+    return fresh[0]

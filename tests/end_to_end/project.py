@@ -1,0 +1,70 @@
+"""A working copy of this repository, and the user's commands on it."""
+
+import re
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+
+@dataclass
+class Project:
+    """A working copy and the environment in which its commands run."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *command: str | Path) -> str:
+        """Run a command and return what it printed; it must succeed."""
+        result = subprocess.run(
+            command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, check=False,
+        )
+        assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout[-6000:]}"
+        return result.stdout
+
+    def dvc(self, *arguments: str | Path) -> str:
+        return self.run(SCRIPTS / "dvc", *arguments)
+
+    def git(self, *arguments: str | Path) -> str:
+        return self.run("git", *arguments)
+
+    def changed(self) -> list[str]:
+        """Files that Git would call changed, staged or unknown."""
+        return [line[3:] for line in self.git("status", "--porcelain", "--untracked-files=all").splitlines()]
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+
+    def back_to(self, branch: str) -> None:
+        """Throw the workspace's changes away."""
+        self.git("checkout", "--quiet", "--force", branch)
+        self.dvc("checkout", "--quiet", "--force")
+
+    def clone(self, folder: Path) -> "Project":
+        self.git("clone", "--quiet", self.folder, folder)
+        return Project(folder, self.environment)
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages that a command ran, not those it found unchanged or in the run cache."""
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+def set_values(path: Path, values: dict[str, object]) -> None:
+    """Edit a params file as `dvc exp run -S` does."""
+    apply_overrides(str(path), [f"{key}={value}" for key, value in values.items()])
+
+
+def stages_of(path: Path) -> list[str]:
+    """Every stage of a dvc.yaml by the name that DVC prints, a matrix written out."""
+    names = []
+    for name, stage in YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["stages"].items():
+        names += [f"{name}@{item}" for item in stage["matrix"]["model"]] if "matrix" in stage else [name]
+    return names

@@ -1,0 +1,114 @@
+"""A newcomer's day: reproduce, change one value, queue some, compare branches."""
+
+import json
+import math
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from stages.common.files import read_json
+from tests.end_to_end.project import set_values, stages_of, stages_run
+
+# all but the first pay for one run of the tiny pipeline between them
+pytestmark = pytest.mark.timeout(600)
+
+with_symbols = pytest.mark.skipif(
+    not (Path(sysconfig.get_path("purelib")) / "behaviorlm_symbols.pth").exists(),
+    reason="the paper's symbols work after `pip install -e .`",
+)
+
+
+def leaves(content: dict, prefix: str = "") -> dict[str, object]:
+    found = {}
+    for name, value in content.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def test_a_clone_runs_every_stage_once_and_then_nothing(fresh):
+    project, output = fresh
+    assert sorted(stages_run(output)) == sorted(stages_of(project.folder / "dvc.yaml"))
+    again = project.dvc("repro")
+    assert stages_run(again) == []
+    assert "up to date" in again
+    assert project.changed() == []
+
+
+def test_models_are_measured_alike(project):
+    metrics = {name: read_json(project.folder / "metrics" / "eval" / f"{name}.json") for name in ("base", "sft", "dpo")}
+    assert leaves(metrics["base"]).keys() == leaves(metrics["sft"]).keys() == leaves(metrics["dpo"]).keys()
+    for content in metrics.values():
+        assert all(math.isfinite(value) for value in leaves(content).values() if isinstance(value, int | float))
+
+
+def test_beta_runs_b_tuning_and_its_evaluation_only(project):
+    before = (project.folder / "params.yaml").read_text(encoding="utf-8").splitlines()
+    output = project.dvc("exp", "run", "--name", "hotter", "-S", "dpo.beta=0.3")
+    assert stages_run(output) == ["dpo", "evaluate@dpo"]
+    after = (project.folder / "params.yaml").read_text(encoding="utf-8").splitlines()
+    assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [("  beta: 0.1", "  beta: 0.3")]
+
+
+def test_what_was_run_before_comes_out_of_the_run_cache(project):
+    set_values(project.folder / "params.yaml", {"dpo.beta": 0.3})
+    assert stages_run(project.dvc("repro")) == []
+    assert project.changed() != []
+
+
+def test_branches_are_compared_by_metrics_params_and_plots(project):
+    project.dvc("exp", "branch", "hotter", "beta-0.3")
+    metrics = json.loads(project.dvc("metrics", "diff", "main", "beta-0.3", "--json"))
+    moved = {path for path, values in metrics.items() if any(entry.get("diff") for entry in leaves_of_diff(values))}
+    assert "metrics/eval/dpo.json" in moved
+    assert moved <= {"metrics/eval/dpo.json", "metrics/dpo.json"}
+    params = json.loads(project.dvc("params", "diff", "main", "beta-0.3", "--json"))
+    assert list(params) == ["params.yaml"] and list(params["params.yaml"]) == ["dpo.beta"]
+    assert (params["params.yaml"]["dpo.beta"]["old"], params["params.yaml"]["dpo.beta"]["new"]) == (0.1, 0.3)
+    output = project.dvc("plots", "diff", "main", "beta-0.3", "--out", project.folder.parent / "plots")
+    page = Path(output.strip().splitlines()[-1].removeprefix("file://")).read_text(encoding="utf-8")
+    assert "beta-0.3" in page and "main" in page
+    project.git("checkout", "--quiet", "beta-0.3")
+    project.dvc("checkout")
+    assert stages_run(project.dvc("repro")) == []
+
+
+def leaves_of_diff(values: dict) -> list[dict]:
+    """The `{old, new, diff}` entries of `dvc metrics diff --json`, at whatever depth."""
+    if "old" in values or "new" in values:
+        return [values]
+    return [entry for value in values.values() if isinstance(value, dict) for entry in leaves_of_diff(value)]
+
+
+@with_symbols
+def test_epsilon_by_its_symbol_runs_a_tuning_and_what_follows(project):
+    output = project.dvc("exp", "run", "--name", "more-chat", "-S", "ε=0.5")
+    assert stages_run(output)[:2] == ["sft", "scoring"]
+    expected = {"sft", "scoring", "selection", "dpo", "evaluate@sft", "evaluate@dpo"}
+    assert {"sft", "scoring", "dpo", "evaluate@sft", "evaluate@dpo"} <= set(stages_run(output)) <= expected
+    assert "  epsilon: 0.5\n" in (project.folder / "params.yaml").read_text(encoding="utf-8")
+
+
+def test_queued_experiments_run_and_are_shown(project):
+    project.dvc("exp", "run", "--queue", "--name", "difficult", "-S", "selection.lambda=0.25,0.75")
+    output = project.dvc("exp", "run", "--run-all")
+    assert set(stages_run(output)) <= {"selection", "dpo", "evaluate@dpo"}
+    assert stages_run(output).count("selection") == 2
+    assert project.changed() == []  # they ran elsewhere
+    table = project.dvc("exp", "show", "--csv")
+    rows = [line for line in table.splitlines() if line.startswith("difficult-")]
+    assert len(rows) == 2 and all("Success" in row for row in rows)
+    assert project.dvc("queue", "status").count("Success") == 2
+
+
+def test_a_log_outside_the_repository_is_watched(project, tmp_path):
+    log = tmp_path / "log.csv"
+    hours = [f"{user},2024-03-{day:02d}T{hour:02d}:00:00,home,{('Sleeping', 'Reading')[hour % 2]}"
+             for user in range(3) for day in range(1, 4) for hour in range(8, 20)]
+    log.write_text("\n".join(["user,time,place,behavior", *hours, ""]), encoding="utf-8")
+    output = project.dvc("exp", "run", "-S", "source.format=table", "-S", f"source.path={log}", "ingest")
+    assert stages_run(output) == ["ingest"]
+    assert stages_run(project.dvc("repro", "ingest")) == []
+    with log.open("a", encoding="utf-8") as file:
+        file.write("0,2024-03-09T08:00:00,home,Reading\n")
+    assert stages_run(project.dvc("repro", "ingest")) == ["ingest"]

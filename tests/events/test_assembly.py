@@ -1,0 +1,140 @@
+"""From raw rows to events: every row is an event or in quarantine, and each rule refuses what it should."""
+
+import csv
+import json
+import random
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stages.events import reading
+from stages.events.assembly import read_log
+from stages.events.rules import Rule
+from stages.events.sources import FORMATS
+from tests.events.helpers import ROWS, table_params, write_log
+
+
+def read(path, names=None, **changes):
+    return read_log(FORMATS["table"], table_params(path, **changes).source, names)
+
+
+@pytest.mark.parametrize(("row", "rule"), [
+    (",2024-03-01 09:00:00,home,Gaming", Rule.NO_USER),
+    ("null,2024-03-01 09:00:00,home,Gaming", Rule.NO_USER),
+    ("u1,,home,Gaming", Rule.NO_TIME),
+    ("u1,yesterday,home,Gaming", Rule.TIME),
+    ("u1,1924-03-01 09:00:00,home,Gaming", Rule.TIME_RANGE),
+    ("u1,2024-03-01T09:00:00Z,home,Gaming", Rule.OFFSET),
+    ("u1,2024-03-01 09:00:00,home,", Rule.NO_BEHAVIOR),
+    ("u1,2024-03-01 09:00:00,home,NaN", Rule.NO_BEHAVIOR),
+    ("u1,2024-03-01 09:00:00,home,Gam\x07ing", Rule.CONTROL),
+    ("u1,2024-03-01 09:00:00,home,Gam\u2028ing", Rule.CONTROL),
+    ("u1,2024-03-01 09:00:00,home,Gam\ting", Rule.CONTROL),
+    ("u1,2024-03-01 09:00:00,home,<|im_start|>user", Rule.CHAT),
+    ("u1,2024-03-01 09:00:00,home,Gaming</s>", Rule.CHAT),
+    ("u1,2024-03-01 09:00:00,<|eot_id|>,Gaming", Rule.CHAT),
+    ("u1,2024-03-01 09:00:00,home," + "x" * 101, Rule.LONG),
+    ("u1,2024-03-01 09:00:00,home", Rule.FIELDS),
+    ("u1,2024-03-01 09:00:00,home,Gaming,now", Rule.FIELDS),
+    ('u1,2024-03-01 09:00:00,home,"Gaming', Rule.QUOTES),
+])
+def test_each_rule_names_the_line(tmp_path, row, rule):
+    log = read(write_log(tmp_path / "log.csv", [ROWS[0], row, *ROWS[1:]]))
+    assert log.quarantine.select("line", "rule").rows() == [(3, rule)]
+    assert log.quarantine["file"].item().endswith("log.csv")
+    assert log.events.height == len(ROWS)
+
+
+def test_a_label_with_a_line_break_is_refused_line_by_line(tmp_path):
+    log = read(write_log(tmp_path / "log.csv", [ROWS[0], 'u1,2024-03-01 09:00:00,home,"Watching\nvideos"']))
+    assert log.quarantine.select("line", "rule").rows() == [(3, Rule.QUOTES), (4, Rule.FIELDS)]
+
+
+def test_no_user_id_reaches_the_quarantine(tmp_path):
+    rows = ["secret-7,yesterday,home,Gaming", "secret-7,2024-03-01 09:00:00,home,Gaming,and,more",
+            'secret-7,2024-03-01 09:00:00,home,"Gaming', "secret-7,2024-03-01 09:00:00,home,Gaming"]
+    log = read(write_log(tmp_path / "log.csv", [*rows, rows[-1], *ROWS]))
+    assert log.quarantine.height == 4
+    assert "secret" not in log.quarantine.write_csv()
+    assert log.quarantine["text"].to_list() == [
+        "yesterday | home | Gaming", "", "", "2024-03-01 09:00:00.000000 | home | Gaming",
+    ]
+
+
+def test_places_and_labels_are_cleaned(tmp_path):
+    rows = ["u1,2024-03-01 09:00:00,  the   office ,  Meeting   online ", "u1,2024-03-01 09:01:00,NaN,Cafe\u0301",
+            'u1,2024-03-01 09:02:00,"a\tb","Reading, writing (""both"")"']
+    events = read(write_log(tmp_path / "log.csv", rows)).events
+    assert events["place"].to_list() == ["the office", "unknown", "a b"]
+    assert events["behavior"].to_list() == ["Meeting online", "Café", 'Reading, writing ("both")']
+
+
+def test_duplicates_agree_in_every_column_within_and_between_files(tmp_path):
+    header = "user,time,place,behavior,session"
+    row = "u1,2024-03-01 09:00:00,home,Gaming,1"
+    write_log(tmp_path / "a.csv", [row, row, row[:-1] + "2"], header)
+    write_log(tmp_path / "b.csv", [row, "u2,2024-03-01 09:00:00,home,Gaming,1"], header)
+    log = read(tmp_path)
+    assert [(file[-5:], line, rule) for file, line, rule, _ in log.quarantine.iter_rows()] == [
+        ("a.csv", 3, Rule.DUPLICATE), ("b.csv", 2, Rule.DUPLICATE),
+    ]
+    assert log.events.height == 3 and log.rows == 5
+
+
+def test_ties_keep_the_order_of_the_log(tmp_path):
+    behaviors = [f"behaviour {k}" for k in range(40)]
+    random.Random(0).shuffle(behaviors)
+    rows = [f"u1,2024-03-01 09:00:00,home,{name}" for name in behaviors]
+    assert read(write_log(tmp_path / "log.csv", rows)).events["behavior"].to_list() == behaviors
+
+
+def test_taxonomy_maps_or_refuses(tmp_path):
+    names = pl.DataFrame({"raw": ["Gaming", "Meeting online", "Taking the subway"],
+                          "behavior": ["Playing", "Working", "Working"]})
+    log = read(write_log(tmp_path / "log.csv", ROWS), names)
+    assert set(log.events["behavior"]) == {"Playing", "Working"}
+    assert log.quarantine.select("line", "rule").rows() == [(3, Rule.TAXONOMY)]
+
+
+USER = st.sampled_from(["a", "b", "Ünï", " c ", "", "null", "1.0"])
+TIME = st.sampled_from(["2024-03-01 09:00:00", "2024-03-01T09:00", "2023-12-31 23:59:59.5", "x", "", "2024-03-01",
+                        "1e9", "2024-03-01T09:00:00+01:00", "9999-01-01 00:00:00"])
+KNOWN = ["home", "NaN", "", "<|im_end|>", "y" * 200, '"', "a,b", "Gaming", "gaming"]
+TEXT = st.one_of(st.sampled_from(KNOWN), st.text(max_size=5))
+TABLE = st.lists(st.tuples(USER, TIME, TEXT, TEXT), min_size=1, max_size=25)
+MESSY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@MESSY
+@given(TABLE, st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.integers(20, 5000))
+def test_every_row_is_an_event_or_in_quarantine(tmp_path_factory, rows, quoting, block):
+    file = tmp_path_factory.mktemp("log") / "log.csv"
+    with open(file, "w", encoding="utf-8", newline="") as writer:
+        writer.write("user,time,place,behavior\n")
+        csv.writer(writer, quoting=quoting, lineterminator="\n").writerows(
+            [[f.encode("utf-8", "replace").decode() for f in row] for row in rows])
+    lines = [line for line in file.read_bytes().decode().split("\n")[1:] if line.strip()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "BLOCK", block)
+        log = read(file)
+    assert log.events.height + log.quarantine.height == log.rows == len(lines)
+    assert log.events.null_count().sum_horizontal().item() == 0
+    assert set(log.quarantine["rule"]) <= {rule.value for rule in Rule}
+
+
+@MESSY
+@given(TABLE, st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter_but_for_ties(tmp_path_factory, rows, chance):
+    folder = tmp_path_factory.mktemp("log")
+    lines = [json.dumps(dict(zip(["user", "time", "place", "behavior"], row, strict=True))) for row in rows]
+    shuffled = chance.sample(lines, len(lines))
+    logs = []
+    for name, content in (("a", lines), ("b", shuffled)):
+        (folder / name).write_text("\n".join(content) + "\n")
+        logs.append(read(folder / name))
+    assert logs[0].rows == logs[1].rows == len(rows)
+    assert logs[0].events.sort(pl.all()).equals(logs[1].events.sort(pl.all()))
+    assert logs[0].events.select("user", "time").equals(logs[1].events.select("user", "time"))
+    assert sorted(logs[0].quarantine["rule"]) == sorted(logs[1].quarantine["rule"])

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.ranking.adjust import adjusted
+
+SHARE = np.array([0.9, 0.09, 0.01])
+
+
+def test_by_hand():
+    # p / π = (.8/.9, .18/.09, .02/.01) = (8/9, 2, 2), normalised by 44/9
+    log_p = np.log(np.array([[0.8, 0.18, 0.02]], dtype=np.float32))
+    np.testing.assert_allclose(np.exp(adjusted(log_p, SHARE, 1)), [[8 / 44, 18 / 44, 18 / 44]], rtol=1e-5)
+
+
+def test_tau_zero_changes_nothing():
+    log_p = np.log(np.array([[0.8, 0.18, 0.02]], dtype=np.float32))
+    np.testing.assert_allclose(adjusted(log_p, SHARE, 0), log_p, atol=1e-6)
+
+
+def test_the_shares_themselves_become_uniform():
+    log_p = np.log(SHARE[None]).astype(np.float32)
+    np.testing.assert_allclose(np.exp(adjusted(log_p, SHARE, 1)), np.full((1, 3), 1 / 3), rtol=1e-5)
+
+
+@given(st.floats(0, 3), st.floats(0, 3), st.integers(0, 1000))
+def test_normalised_and_additive_in_tau(first, second, seed):
+    log_p = np.log(np.random.default_rng(seed).dirichlet(np.ones(3), 4) + 1e-6).astype(np.float32)
+    once = adjusted(log_p, SHARE, first + second)
+    assert once.dtype == np.float32
+    np.testing.assert_allclose(np.exp(once).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(adjusted(adjusted(log_p, SHARE, first), SHARE, second), once, atol=1e-4)
+
+
+def test_refuses_a_share_of_zero():
+    with pytest.raises(ValueError, match="behaviour 1"):
+        adjusted(np.zeros((1, 2), dtype=np.float32), np.array([1.0, 0.0]), 1)

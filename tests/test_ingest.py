@@ -1,0 +1,149 @@
+"""The stage `ingest`: its tables, its counts, and what it says when a log is no good."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from stages.common import tables
+from stages.common.errors import UserError
+from stages.events.simulator import BEHAVIORS
+from stages.ingest import ingest
+from tests.events.helpers import ROOT, ROWS, params_with, table_params, write_log, write_params
+
+TAXONOMIES = ROOT / "data" / "taxonomy"
+
+
+def read(path, **changes):
+    return ingest(table_params(path, **changes), TAXONOMIES)
+
+
+def test_a_simulated_log_comes_with_its_oracle():
+    made = ingest(params_with(source__format="simulated", simulator__users=30, simulator__days=10), TAXONOMIES)
+    for table in ("events", "quarantine", "oracle"):
+        tables.check(getattr(made, table), table, table)
+    assert made.oracle["row"].to_list() == list(range(made.events.height))
+    assert made.oracle["p"].list.len().unique().to_list() == [len(BEHAVIORS)]
+    assert made.metrics["rows"] == made.metrics["events"] == made.events.height
+    assert made.metrics["users"] == 30 and made.metrics["format"] == "simulated"
+
+
+def test_counts_add_up(tmp_path):
+    rows = [*ROWS, "u1,2024-03-05 09:00:00,home,Gaming", "u4,x,home,Gaming", ROWS[0],
+            ",2024-03-01 09:00:00,home,Gaming"]
+    made = read(write_log(tmp_path / "log.csv", rows))
+    for table in ("events", "quarantine", "oracle"):
+        tables.check(getattr(made, table), table, table)
+    assert made.oracle.is_empty()
+    metrics = made.metrics
+    assert (metrics["rows"], metrics["events"], metrics["users"], metrics["behaviors"]) == (8, 5, 3, 4)
+    assert metrics["refused"] == {"rows": 3, "share": 3 / 8, "by_rule": {
+        "duplicate of an earlier row": 1, "no user": 1, "unreadable time": 1}}
+    assert (metrics["first"], metrics["last"]) == ("2024-03-01T08:00:00", "2024-03-05T09:00:00")
+    assert made.events.equals(made.events.sort("user", "time", maintain_order=True))
+
+
+def test_rows_that_are_no_events_do_not_count_as_refused(tmp_path):
+    (tmp_path / "lsapp.tsv").write_text("user_id\tsession_id\ttimestamp\tapp_name\tevent_type\n" + "".join(
+        f"{user}\t1\t2018-01-16 06:01:{second:02d}\tapp {second % 2}\t{kind}\n"
+        for user in (1, 2) for second in range(10) for kind in ("Opened", "Closed")))
+    made = ingest(params_with(source__format="lsapp", source__path=str(tmp_path), ingest__max_refused=0.0), TAXONOMIES)
+    assert (made.metrics["rows"], made.metrics["events"], made.metrics["ignored"]) == (40, 20, 20)
+    assert made.metrics["refused"]["rows"] == 0
+
+
+def test_too_many_refused_says_which_rules_and_shows_rows(tmp_path):
+    rows = [*ROWS, "secret-9,yesterday,home,Gaming", "secret-9,tomorrow,home,Gaming"]
+    with pytest.raises(UserError) as error:
+        read(write_log(tmp_path / "log.csv", rows), ingest__max_refused=0.05)
+    message = str(error.value)
+    assert "2 of 6 rows refused (33.3%; ingest.max_refused allows 5.0%)" in message
+    assert "unreadable time: 2 rows; check source.time_format" in message
+    assert "log.csv: line 6: 'yesterday | home | Gaming'" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(("rows", "says"), [
+    ([], "no event in this log: there is no row"),
+    (["u1,x,home,Gaming"], r"no event in this log: all 1 are refused.*\n  unreadable time: 1 rows"),
+    ([f"u1,2024-03-01 09:0{k}:00,home,behaviour {k}" for k in range(5)],
+     "all 5 events are of one user.*source.columns.user"),
+    ([f"u{k},2024-03-01 09:00:00,home,Gaming" for k in range(5)], "all 5 events are 'Gaming'.*source.taxonomy"),
+    ([*ROWS, "u1,2024-03-02 09:00:00,home,gaming", "u1,2024-03-02 09:01:00,home,gaming"],
+     r"'gaming' \(2 rows\) and 'Gaming' \(1 rows\) differ in case only; merge them by a taxonomy"),
+])
+def test_logs_that_are_no_good(tmp_path, rows, says):
+    with pytest.raises(UserError, match=rf"log\.csv: {says}"):
+        read(write_log(tmp_path / "log.csv", rows))
+
+
+def test_rows_out_of_order_are_sorted(tmp_path):
+    one, other = read(write_log(tmp_path / "a.csv", ROWS)), read(write_log(tmp_path / "b.csv", ROWS[::-1]))
+    assert one.events.equals(other.events)
+
+
+def test_a_taxonomy_merges_spellings(tmp_path):
+    file = write_log(tmp_path / "log.csv", ["u1,2024-03-01 09:00:00,home,Gaming", "u2,2024-03-01 09:00:00,home,gaming",
+                                            "u2,2024-03-01 09:01:00,home,Cooking"])
+    (tmp_path / "names.csv").write_text("raw,behavior\nGaming,Playing games\ngaming,Playing games\nCooking,Cooking\n")
+    made = ingest(table_params(file, source__taxonomy="names.csv"), tmp_path)
+    assert dict(made.events["behavior"].value_counts().iter_rows()) == {"Playing games": 2, "Cooking": 1}
+
+
+def run(tmp_path, params):
+    return subprocess.run(
+        [sys.executable, "-m", "stages.ingest", "--params", str(params), "--out", str(tmp_path / "e.parquet"),
+         "--quarantine", str(tmp_path / "q.parquet"), "--oracle", str(tmp_path / "o.parquet"),
+         "--metrics", str(tmp_path / "m.json")],
+        cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_command(tmp_path):
+    log = write_log(tmp_path / "log.csv", ROWS)
+    done = run(tmp_path, write_params(tmp_path / "params.yaml", table_params(log)))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "m.json").read_text())["events"] == 4
+    rows = [tables.read(name, tmp_path / f"{name[0]}.parquet").height for name in ("events", "quarantine", "oracle")]
+    assert rows == [4, 0, 0]
+
+
+def broken_gzip(tmp_path):
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress("\n".join(ROWS).encode())[:30])
+    return table_params(tmp_path / "log.csv.gz"), "log.csv.gz: not a whole gzip file"
+
+
+def absent_file(tmp_path):
+    return table_params(tmp_path / "no.csv"), "no.csv: no such file or folder; set source.path"
+
+
+def misspelt_param(tmp_path):
+    params = table_params(write_log(tmp_path / "log.csv", ROWS)).model_dump(by_alias=True)
+    params["source"]["time_zome"] = params["source"].pop("time_zone")
+    (tmp_path / "params.yaml").write_text(json.dumps(params))
+    return tmp_path / "params.yaml", "source.time_zome: no such key; did you mean `time_zone`?"
+
+
+def param_out_of_range(tmp_path):
+    params = table_params(write_log(tmp_path / "log.csv", ROWS)).model_dump(by_alias=True)
+    params["ingest"]["max_refused"] = 5
+    (tmp_path / "params.yaml").write_text(json.dumps(params))
+    return tmp_path / "params.yaml", "ingest.max_refused: 5: Input should be less than or equal to 1"
+
+
+@pytest.mark.parametrize("case", [broken_gzip, absent_file, misspelt_param, param_out_of_range])
+def test_command_fails_with_one_message_and_no_traceback(tmp_path, case):
+    params, says = case(tmp_path)
+    if not isinstance(params, type(tmp_path)):
+        params = write_params(tmp_path / "params.yaml", params)
+    done = run(tmp_path, params)
+    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not list(tmp_path.glob("[eqo].parquet"))
+
+
+def test_events_hold_pseudonyms_only(tmp_path):
+    made = read(write_log(tmp_path / "log.csv", ROWS))
+    assert made.events["user"].dtype == pl.UInt64 and made.events["user"].n_unique() == 3
+    assert "u1" not in made.events.write_csv()

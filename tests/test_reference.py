@@ -1,0 +1,96 @@
+import json
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.common import tables
+from stages.common.errors import UserError
+from stages.common.params import read_params
+from stages.events.simulator import BEHAVIORS
+from stages.reference import main, oracle_log_p, reference
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+ROWS = ["majority", "last", "frequent", "markov", "markov_adjusted"]
+ORACLES = ["oracle", "oracle_adjusted"]
+
+
+@pytest.fixture
+def params():
+    read = read_params(PARAMS)
+    return read.model_copy(update={"evaluate": read.evaluate.model_copy(update={"resamples": 20})})
+
+
+@pytest.fixture
+def data():
+    """The four tables of 200 users whose behaviours are drawn, independently, from known distributions."""
+    rng = np.random.default_rng(0)
+    users, each, size = 200, 40, len(BEHAVIORS)
+    count = users * each
+    p = rng.dirichlet(np.linspace(1, 0.2, size), count)
+    label = np.array([rng.choice(size, p=row) for row in p])
+    behavior = pl.Series(np.array(BEHAVIORS)[label])
+    split = np.repeat(np.array(["train"] * 100 + ["valid"] * 10 + ["natural"] * 30 + ["balanced"] * 60), each)
+    shown = behavior.filter(pl.Series(split) == "train").value_counts(sort=True, name="n").rename({"": "behavior"})
+    share = pl.col("n") / pl.col("n").sum()
+    return {
+        "events": pl.DataFrame({
+            "user": np.repeat(np.arange(users, dtype=np.uint64), each),
+            "time": [datetime(2024, 1, 1) + timedelta(minutes=7 * number) for number in range(count)],
+            "place": pl.Series([None] * count, dtype=pl.String),
+            "behavior": behavior,
+        }),
+        "windows": pl.DataFrame({"row": np.arange(count), "split": split}).filter(pl.col("row") % each >= 5),
+        "vocabulary": shown.select(
+            "behavior", train_events=pl.col("n").cast(pl.Int64), share=share, is_anchor=share > 0.01,
+            group=pl.when(share > 0.05).then(pl.lit("head")).when(share > 0.01).then(pl.lit("medium"))
+            .otherwise(pl.lit("tail")),
+        ),
+        "oracle": pl.DataFrame({"row": np.arange(count), "p": pl.Series(values=p)}).cast(tables.SCHEMAS["oracle"]),
+    }
+
+
+def test_nobody_beats_the_oracle(data, params):
+    values = reference(**data, params=params)
+    assert list(values) == ROWS + ORACLES
+    loss = {name: metrics["natural"]["log_loss"] for name, metrics in values.items()}
+    assert min(loss, key=loss.get) == "oracle"
+    assert values["oracle"]["natural"]["ece"] < 0.1
+    for split, metric, best in (("natural", "rec_w", "oracle"), ("balanced", "overall", "oracle_adjusted")):
+        assert max(values, key=lambda name: values[name][split][metric]) == best
+
+
+def test_a_real_log_has_no_oracle(data, params):
+    values = reference(**data | {"oracle": data["oracle"].clear()}, params=params)
+    assert list(values) == ROWS
+
+
+def test_oracle_follows_the_vocabularys_order_and_renormalises():
+    oracle = pl.DataFrame({"row": [3, 8], "p": [[0.5, 0.25, 0.25], [0.1, 0.9, 0.0]]}, schema=tables.SCHEMAS["oracle"])
+    vocabulary = pl.DataFrame({"behavior": ["c", "a"]})
+    p = np.exp(oracle_log_p(oracle, np.array([8, 3]), ("a", "b", "c"), vocabulary))
+    np.testing.assert_allclose(p, [[0, 1], [1 / 3, 2 / 3]], atol=1e-6)
+
+
+def test_oracle_refuses_unknown_rows_and_behaviours():
+    oracle = pl.DataFrame({"row": [3], "p": [[0.5, 0.5]]}, schema=tables.SCHEMAS["oracle"])
+    with pytest.raises(UserError, match="every test window"):
+        oracle_log_p(oracle, np.array([3, 4]), ("a", "b"), pl.DataFrame({"behavior": ["a"]}))
+    with pytest.raises(UserError, match="does not know"):
+        oracle_log_p(oracle, np.array([3]), ("a", "b"), pl.DataFrame({"behavior": ["z"]}))
+
+
+def test_main_reads_the_tables_and_writes_the_metrics(data, tmp_path, monkeypatch):
+    arguments = ["reference", "--params", str(PARAMS), "--metrics", str(tmp_path / "eval" / "reference.json")]
+    for name, frame in data.items():
+        tables.write(frame, name, tmp_path / f"{name}.parquet")
+        arguments += [f"--{name}", str(tmp_path / f"{name}.parquet")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    main()
+    values = json.loads((tmp_path / "eval" / "reference.json").read_text())
+    assert list(values) == ROWS + ORACLES
+    keys = [list(metrics["natural"]) + list(metrics["balanced"]) for metrics in values.values()]
+    assert all(names == keys[0] for names in keys)

@@ -1,0 +1,97 @@
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta
+
+import polars as pl
+import pytest
+
+from stages.common import tables
+from stages.common.errors import UserError
+from stages.events.hashing import pseudonym
+from stages.events.windows import split_of
+from stages.windowing import windowing
+from tests.events.helpers import ROOT, params_with, write_params
+
+
+def log(lengths, behaviors=("a", "b", "c")):
+    """Events of one user for each length, an hour apart."""
+    start = datetime(2024, 3, 1)
+    rows = [(pseudonym(str(user)), start + timedelta(hours=k), "home", behaviors[k % len(behaviors)])
+            for user, length in enumerate(lengths) for k in range(length)]
+    return pl.DataFrame(rows, schema=tables.SCHEMAS["events"], orient="row").sort("user", "time")
+
+
+def test_tables_and_metrics_agree():
+    events = log([30] * 60 + [3] * 5)
+    params = params_with(windowing__natural=20, windowing__balanced_per_behavior=50)
+    made, vocabulary, metrics = windowing(events, params)
+    assert tables.check(made, "windows", "x").equals(made)
+    assert tables.check(vocabulary, "vocabulary", "x").equals(vocabulary)
+    assert metrics["windows"] == dict(made["split"].value_counts().iter_rows())
+    assert metrics["users"]["too_short"] == 5
+    assert sum(metrics["users"].values()) == 65
+    assert metrics["windows"]["train"] == 25 * metrics["users"]["train"]
+    assert metrics["behaviors"] == 3 == metrics["head"] == metrics["anchors"]
+    had = metrics["balanced_shortfall"]["had"]
+    assert metrics["balanced_shortfall"]["wanted"] == 50
+    assert sum(had.values()) == metrics["windows"]["balanced"] or len(had) < 3
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_a_label_that_only_test_users_know_is_reported():
+    events = log([30] * 40)
+    test = pl.Series(split_of(events["user"].to_numpy(), 0) == "test")
+    renamed = test & (pl.col("behavior") == "a")
+    events = events.with_columns(behavior=pl.when(renamed).then(pl.lit("z")).otherwise("behavior"))
+    _, vocabulary, metrics = windowing(events, params_with())
+    assert "z" not in vocabulary["behavior"]
+    assert metrics["out_of_vocabulary"]["by_behavior"] == {"z": metrics["out_of_vocabulary"]["windows"]}
+    assert metrics["out_of_vocabulary"]["windows"] > 0
+
+
+@pytest.mark.parametrize(("lengths", "says"), [
+    ([4, 5, 5], "no user is long enough: a window needs 6 events of one user, the longest has 5.*min_history"),
+    ([30], "1 of 1 users have the 6 events.*at least 3"),
+    ([30, 30, 2], "2 of 3 users"),
+    ([30, 30, 30], r"split .* got none of the 3 users that are long enough \(seed 0\).*set seed to \d+"),
+])
+def test_too_few_users(lengths, says):
+    with pytest.raises(UserError, match=says):
+        windowing(log(lengths), params_with())
+
+
+def test_the_seed_that_the_error_names_works():
+    with pytest.raises(UserError) as error:
+        windowing(log([30] * 3), params_with())
+    seed = int(str(error.value).split("set seed to ")[1].split(",")[0])
+    made, _, _ = windowing(log([30] * 3), params_with(seed=seed))
+    assert made["split"].n_unique() == 4
+
+
+def test_one_behaviour():
+    with pytest.raises(UserError, match="only one behaviour, 'a'.*source.taxonomy"):
+        windowing(log([30] * 40, ["a"]), params_with())
+
+
+def run(tmp_path, params, events):
+    return subprocess.run(
+        [sys.executable, "-m", "stages.windowing", "--params", str(write_params(tmp_path / "params.yaml", params)),
+         "--events", str(events), "--out", str(tmp_path / "w.parquet"), "--vocabulary", str(tmp_path / "v.parquet"),
+         "--metrics", str(tmp_path / "m.json")], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_command(tmp_path):
+    tables.write(log([30] * 40), "events", tmp_path / "e.parquet")
+    done = run(tmp_path, params_with(), tmp_path / "e.parquet")
+    assert done.returncode == 0, done.stderr
+    windows = tables.read("windows", tmp_path / "w.parquet")
+    assert json.loads((tmp_path / "m.json").read_text())["windows"]["train"] == windows.filter(split="train").height
+    assert tables.read("vocabulary", tmp_path / "v.parquet").height == 3
+
+
+def test_command_fails_without_a_traceback(tmp_path):
+    tables.write(log([2] * 40), "events", tmp_path / "e.parquet")
+    done = run(tmp_path, params_with(), tmp_path / "e.parquet")
+    assert done.returncode == 1 and "no user is long enough" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "w.parquet").exists() and not (tmp_path / "m.json").exists()
