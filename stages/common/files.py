@@ -18,8 +18,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     The old file, if any, stays untouched until then. A link at `path` (DVC's cache may be linked) is replaced, not
     written through.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _ready(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)
@@ -34,8 +33,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes the place of `path` when the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _ready(path)
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         yield part
@@ -47,6 +45,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _ready(path: Path) -> Path:
+    """Make the folder around `path` and clear it of what a killed run left there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -80,7 +87,9 @@ def fingerprint(params: Any, paths: list[Path]) -> str:
     """Twenty hex digits that change when `params` (anything JSON can hold) or any file below `paths` changes."""
     digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode())
     for path in paths:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():  # what Python compiled on the way is no input
+            files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
         for file in files:
             digest.update(f"\0{file.name}\0{sha256(file)}".encode())
     return digest.hexdigest()[:20]

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from trl import DPOTrainer
 
+from stages.common.console import track
 from stages.common.params import Dpo
 from stages.lm.hidden import hidden_states
 from stages.lm.training import WarmupCosine
@@ -40,7 +41,7 @@ class PairTrainer(WarmupCosine, DPOTrainer):
     """
 
     def __init__(self, *args, schedule: Dpo, validate: Callable[[Any], dict[str, float]], **kwargs):
-        self.schedule, self.validate = schedule, validate
+        self.schedule, self.validate, self._bar = schedule, validate, None
         super().__init__(*args, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)
         if "ref" in policy.peft_config:
@@ -61,6 +62,12 @@ class PairTrainer(WarmupCosine, DPOTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        if name != "train":
+            return dataset  # `validate` looks at windows, not at pairs
+        with track("reference log-probabilities", len(dataset)) as self._bar:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+
     def compute_ref_log_probs(self, model, inputs):
         """Reference log-probabilities (B,) of chosen and rejected."""
         policy = self.accelerator.unwrap_model(self.model)
@@ -68,6 +75,7 @@ class PairTrainer(WarmupCosine, DPOTrainer):
             policy.set_adapter("ref")
             logps = pair_log_probs(policy, inputs)
             policy.set_adapter("default")
+        self._bar.advance(len(logps))
         return logps.unbind(dim=1)
 
     def _compute_loss(self, model, inputs, return_outputs):

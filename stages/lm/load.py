@@ -1,8 +1,10 @@
 """Load a tokenizer, a base model, an adapter: safetensors only, no remote code, the fastest exact-enough dtype."""
 
 import os
+import warnings
 from pathlib import Path
 
+import datasets
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -12,8 +14,12 @@ from stages.common.errors import UserError
 from stages.common.params import Lora
 from stages.lm.resolve import Manifest, read_manifest, weights_folder, write_manifest
 
+# Our console shows what a person needs; the libraries' own bars and notices of future changes would bury it.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+datasets.disable_progress_bars()
+os.environ.setdefault("TQDM_DISABLE", "1")
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
