@@ -4,6 +4,7 @@ Runs on several devices by `accelerate launch -m stages.dpo ...`; an interrupted
 """
 
 import argparse
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -47,10 +48,12 @@ def dpo(
         **arguments(params.dpo, len(samples), scratch, params.seed, micro_batch), beta=params.dpo.beta,
         precompute_ref_log_probs=params.dpo.objective == "dpo", remove_unused_columns=False,
     )
+    # a prefix read by itself is a second forward pass, which gradient synchronisation between devices does not allow
+    collator = PairCollator(policy.dtype, share_prefix=int(os.environ.get("WORLD_SIZE", "1")) == 1)
     trainer, best = fit(
         lambda callbacks: PairTrainer(
             model=policy, args=config, train_dataset=samples, eval_dataset=samples.select([0]),
-            processing_class=tokenizer, data_collator=PairCollator(policy.dtype), callbacks=callbacks,
+            processing_class=tokenizer, data_collator=collator, callbacks=callbacks,
             schedule=params.dpo, validate=validation(events, windows, log, layout, params.dpo, params.seed),
         ),
         f"B-Tuning ({params.dpo.objective})", scratch, "eval_overall", greater_is_better=True,

@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all: written beside their place, then renamed."""
 
+import glob
 import hashlib
 import json
 import os
@@ -51,7 +52,8 @@ def _ready(path: Path) -> Path:
     """Make the folder around `path` and clear it of what a killed run left there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):
+    # eight random characters, as tempfile draws them: `sft` must not clear what is being written of `sft.json`
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.part"):
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return path
 

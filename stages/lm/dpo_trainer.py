@@ -10,22 +10,28 @@ from trl import DPOTrainer
 from stages.common.console import track
 from stages.common.params import Dpo
 from stages.lm.hidden import hidden_states
+from stages.lm.likelihood import common_prefix, expand, read_prefix
 from stages.lm.training import WarmupCosine
 from stages.lm.tree import AnswerTree, pack, step_log_probs
 
 
 class PairCollator:
-    """Packs pairs: each sequence is a prompt with a tree of two answers, chosen first."""
+    """Packs pairs: each sequence is a prompt with a tree of two answers, chosen first.
 
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
+    What the prompts of a batch begin with stands apart, as `prefix`, and is read once (`share_prefix`).
+    """
+
+    def __init__(self, dtype: torch.dtype, share_prefix: bool):
+        self.dtype, self.share_prefix = dtype, share_prefix
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         trees = [AnswerTree.of([e["chosen_ids"], e["rejected_ids"]]) for e in examples]
-        packed = pack([e["prompt_ids"] for e in examples], trees, 0, self.dtype)
+        prompts = [e["prompt_ids"] for e in examples]
+        shared = common_prefix(prompts) if self.share_prefix else 0
+        packed = pack([prompt[shared:] for prompt in prompts], trees, shared, self.dtype)
         batch = {
-            "input_ids": packed.input_ids, "positions": packed.positions, "mask": packed.mask, "last": packed.last,
-            "trees": trees,
+            "prefix": torch.tensor(prompts[0][:shared], dtype=torch.long), "input_ids": packed.input_ids,
+            "positions": packed.positions, "mask": packed.mask, "last": packed.last, "trees": trees,
         }
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in examples[0]:
@@ -109,9 +115,11 @@ class PairTrainer(WarmupCosine, DPOTrainer):
 
 def pair_log_probs(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     """Log-probabilities (B, 2) of the chosen and the rejected answer of each packed pair, in float32."""
-    hidden = hidden_states(
-        model, input_ids=inputs["input_ids"], position_ids=inputs["positions"], attention_mask=inputs["mask"]
-    )
+    packed = {"input_ids": inputs["input_ids"], "position_ids": inputs["positions"], "attention_mask": inputs["mask"]}
+    if len(inputs["prefix"]):
+        past = read_prefix(model, inputs["prefix"])
+        packed |= {"past_key_values": expand(past, len(inputs["last"]), model.config), "use_cache": True}
+    hidden = hidden_states(model, **packed)
     head = getattr(model, "module", model).get_output_embeddings()
     hidden = hidden.to(head.weight.dtype)
     return torch.stack([

@@ -15,7 +15,7 @@ def hidden_states(model: torch.nn.Module, **inputs: Any) -> torch.Tensor:
     decoder = getattr(model, "module", model).get_base_model().get_decoder()
     hook = decoder.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state))
     try:
-        model(**inputs, use_cache=False, logits_to_keep=1)
+        model(**{"use_cache": False} | inputs, logits_to_keep=1)
     finally:
         hook.remove()
     return seen[0]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from stages.common.console import track
 from stages.lm.tree import AnswerTree, pack, step_log_probs
@@ -41,7 +41,7 @@ def score(
     tree = AnswerTree.of(answers)
     head, body, device = model.get_output_embeddings(), model.get_decoder(), model.device
     shared = common_prefix(prompts)
-    past = _read_prefix(body, prompts[0][:shared], device) if shared else None
+    past = read_prefix(body, torch.tensor(prompts[0][:shared], device=device)) if shared else None
     log_p = np.empty((len(prompts), len(answers)), dtype=np.float32)
     embedding = np.empty((len(prompts), model.config.hidden_size), dtype=np.float32)
     longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -52,7 +52,7 @@ def score(
                 input_ids=packed.input_ids.to(device),
                 position_ids=packed.positions.to(device),
                 attention_mask=packed.mask.to(device),
-                past_key_values=_expand(past, len(batch), model) if past else None,
+                past_key_values=expand(past, len(batch), model.config) if past else None,
                 use_cache=past is not None,
             ).last_hidden_state
             for at, (i, last) in enumerate(zip(batch, packed.last.tolist(), strict=True)):
@@ -71,15 +71,18 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return min(same, limit)
 
 
-def _read_prefix(
-    body: torch.nn.Module, tokens: Sequence[int], device: torch.device
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    cache = body(input_ids=torch.tensor([list(tokens)], device=device), use_cache=True).past_key_values
+KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def read_prefix(model: torch.nn.Module, tokens: torch.Tensor) -> KeysAndValues:
+    """Keys and values (1, heads, P, D) of each layer after reading `tokens` (P,); gradients flow through them."""
+    cache = model(input_ids=tokens[None], use_cache=True).past_key_values
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def _expand(past: list[tuple[torch.Tensor, torch.Tensor]], batch: int, model: PreTrainedModel) -> DynamicCache:
-    cache = DynamicCache(config=model.config)
+def expand(past: KeysAndValues, batch: int, config: PretrainedConfig) -> DynamicCache:
+    """A cache in which each of `batch` sequences has read the prefix."""
+    cache = DynamicCache(config=config)
     for number, (keys, values) in enumerate(past):
         cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
     return cache

@@ -33,6 +33,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
         "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "GIT_CONFIG_GLOBAL": os.devnull, "DVC_NO_ANALYTICS": "1",
         "BEHAVIORLM_CACHE": str(place / "cache"), "BEHAVIORLM_DTYPE": "float32", "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1", "COLUMNS": "200",
+        "OMP_NUM_THREADS": "1",  # threads only wait for each other over so small a model
     }
 
 
