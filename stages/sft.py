@@ -22,10 +22,13 @@ from stages.lm.resolve import read_manifest
 from stages.lm.sft_trainer import SequenceTrainer, labelled
 from stages.lm.training import arguments, checkpoint_folder, fit, summary, write_history
 
+# On two CPU cores more would not be faster, and 8 GB is all the memory there may be.
+MICRO_BATCH = 2
+
 
 def sft(
     sequences: dict[str, pl.DataFrame], vocabulary: pl.DataFrame, params: Params, model: Path, scratch: Path,
-    micro_batch: int | None = None,
+    micro_batch: int = MICRO_BATCH,
 ) -> tuple[SequenceTrainer, dict]:
     """Train an adapter; returns the trainer, its model at the best look, and the metrics.
 
@@ -46,7 +49,7 @@ def sft(
     samples = concatenate_datasets([train, labelled(chats, [-1])]) if len(chats) else train
     config = SFTConfig(
         **arguments(params.sft, len(samples), scratch, params.seed, micro_batch),
-        train_sampling_strategy="group_by_length", dataset_kwargs={"skip_prepare_dataset": True},
+        dataset_kwargs={"skip_prepare_dataset": True},
     )
     tokenizer = load_tokenizer(model)
     trainer, best = fit(
@@ -105,7 +108,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--history", type=Path, required=True, help="CSV with one row a logged step")
-    parser.add_argument("--micro-batch", type=int, help="most sequences in one forward pass (speed and memory only)")
+    parser.add_argument("--micro-batch", type=int, default=MICRO_BATCH,
+                        help="most sequences in one forward pass: speed and memory only (default: %(default)s)")
     args = parser.parse_args()
     params = read_params(args.params)
     names = ("train", "valid", "auxiliary")

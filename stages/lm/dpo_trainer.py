@@ -46,6 +46,8 @@ class PairTrainer(WarmupCosine, DPOTrainer):
     are computed once, before training. With `objective` `sft` the loss is the chosen answers' negative log-likelihood.
     """
 
+    loss_is_scaled_for_ga = True  # by compute_loss
+
     def __init__(self, *args, schedule: Dpo, validate: Callable[[Any], dict[str, float]], **kwargs):
         self.schedule, self.validate, self._bar = schedule, validate, None
         super().__init__(*args, **kwargs)
@@ -83,6 +85,15 @@ class PairTrainer(WarmupCosine, DPOTrainer):
             policy.set_adapter("default")
         self._bar.advance(len(logps))
         return logps.unbind(dim=1)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """Pairs in this device's share of an optimizer step: the last forward pass of an epoch may have fewer."""
+        return sum(len(batch["last"]) for batch in batch_samples)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean over the batch's pairs, scaled so that those of an optimizer step add up to the mean over its pairs."""
+        share = len(inputs["last"]) / num_items_in_batch if num_items_in_batch else 1.0
+        return share * super().compute_loss(model, inputs, return_outputs)
 
     def _compute_loss(self, model, inputs, return_outputs):
         logps = pair_log_probs(model, inputs)

@@ -83,6 +83,8 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(read_json(Path(folder) / "base.json"))
     except FileNotFoundError:
         raise UserError(f"{folder}/base.json: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
+    except ValueError as error:  # no JSON, or not these fields
+        raise UserError(f"{folder}/base.json: not a record of a base model: {error}\nRun `dvc repro` to make it") from None
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 import torch
 from datasets import Dataset
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from stages.common.params import Sft
@@ -12,6 +14,25 @@ from stages.lm.hidden import hidden_states
 from stages.lm.training import WarmupCosine
 
 IGNORED = -100
+
+
+class SeededByLength(LengthGroupedSampler):
+    """Batches of like length, in an order that follows from (seed, epoch) alone.
+
+    Transformers draws it from the global generator, which a resumed run finds in another state.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        state = int(np.random.default_rng([self.seed, 5, self.epoch]).integers(2**63))
+        self.generator = torch.Generator().manual_seed(state)
+        return super().__iter__()
 
 
 class SequenceTrainer(WarmupCosine, SFTTrainer):
@@ -23,6 +44,10 @@ class SequenceTrainer(WarmupCosine, SFTTrainer):
     def __init__(self, *args, schedule: Sft, **kwargs):
         self.schedule = schedule
         super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset=None):
+        # groups of a whole optimizer step, whatever the devices and the micro-batch
+        return SeededByLength(self.schedule.batch_size, list(self.train_dataset["length"]), self.args.data_seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross-entropy summed over the labelled tokens, divided by their number in the whole optimizer step."""

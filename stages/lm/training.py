@@ -23,8 +23,6 @@ from stages.lm.load import compute_dtype
 
 _COMPLETE = "complete"
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-# Most sequences in one forward pass of training; more would not be faster on a CPU and 8 GB is all there may be.
-_MICRO_BATCH = 4
 
 
 def checkpoint_folder(stage: str, key: str) -> Path:
@@ -32,8 +30,15 @@ def checkpoint_folder(stage: str, key: str) -> Path:
     return cache_folder() / "checkpoints" / f"{stage}-{key}"
 
 
-def arguments(params: Sft | Dpo, samples: int, folder: Path, seed: int, micro_batch: int | None) -> dict[str, Any]:
+def arguments(params: Sft | Dpo, samples: int, folder: Path, seed: int, micro_batch: int) -> dict[str, Any]:
     """Keyword arguments for TRL's configs, of which the device count and the micro-batch change nothing but speed.
+
+    Args:
+        params: the stage's section.
+        samples: how many there are to train on.
+        folder: for checkpoints.
+        seed: of the batches' order.
+        micro_batch: most samples in one forward pass.
 
     Raises:
         UserError: `batch_size` cannot be shared evenly among the devices.
@@ -42,12 +47,12 @@ def arguments(params: Sft | Dpo, samples: int, folder: Path, seed: int, micro_ba
     if params.batch_size % devices:
         raise UserError(f"batch_size: {params.batch_size}: not a multiple of the {devices} devices of this run")
     share = params.batch_size // devices
-    limit = micro_batch or _MICRO_BATCH
-    micro = max(size for size in range(1, share + 1) if share % size == 0 and size <= limit)
+    micro = max(size for size in range(1, share + 1) if share % size == 0 and size <= micro_batch)
     steps = steps_per_epoch(samples, params.batch_size)
+    # validation loss is a mean of batches' means: one sequence each, or the batch would be part of the result
     return dict(
         output_dir=str(folder), seed=seed, data_seed=seed, num_train_epochs=params.epochs,
-        per_device_train_batch_size=micro, per_device_eval_batch_size=micro,
+        per_device_train_batch_size=micro, per_device_eval_batch_size=1,
         gradient_accumulation_steps=share // micro, learning_rate=params.learning_rate, weight_decay=0.0,
         bf16=compute_dtype() == torch.bfloat16, fp16=False, use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False, eval_strategy="steps",
@@ -103,6 +108,10 @@ class KeepBest(TrainerCallback):
         """Optimizer step of the best look so far, the earliest among equals."""
         return int(max(self.looks, key=lambda step: (self.sign * self.looks[step], -int(step))))
 
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True  # the end need not be a multiple of the steps between looks
+
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
         if self.metric not in (metrics or {}):
             return
@@ -114,7 +123,7 @@ class KeepBest(TrainerCallback):
         self.looks.setdefault(step, value)
         if state.is_world_process_zero:
             write_json(self._record, self.looks)
-        if sum(int(look) > self.best_step for look in self.looks) >= self.patience:
+        if sum(self.best_step < int(look) <= state.global_step for look in self.looks) >= self.patience:
             control.should_training_stop = True
 
     def restore(self, model: PeftModel) -> None:
@@ -187,6 +196,7 @@ def fit(
         trainer.remove_callback(unwanted)
     if start := checkpoints.latest():
         console.print(f"{stage}: going on from step {Path(start).name.split('-')[1]} of an interrupted run")
+        trainer.args.eval_on_start = False  # an uninterrupted run takes no look there
     trainer.train(resume_from_checkpoint=start)
     best.restore(trainer.accelerator.unwrap_model(trainer.model))
     return trainer, best

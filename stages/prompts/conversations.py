@@ -36,7 +36,10 @@ def read_conversations(path: Path) -> list[list[str]]:
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> TokenSequence:
-    """Tokens in the model's chat format (a plain one where it has none); every answer is a span with behaviour -1."""
+    """Tokens in the model's chat format (a plain one where it has none); answers are spans with behaviour -1.
+
+    All answers are, where the format leaves them as they were when later turns follow, else the last one.
+    """
     template = tokenizer.chat_template is not None
     sequence = TokenSequence([])
     for number in range(0, len(turns) - 1, 2):
@@ -50,6 +53,9 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[str]) ->
             told = "".join(f"{'User' if i % 2 == 0 else 'Assistant'}: {t}\n" for i, t in enumerate(turns[: number + 1]))
             prompt = tokenizer(told + "Assistant:").input_ids
         answer = tokenizer(turns[number + 1], add_special_tokens=False, split_special_tokens=True).input_ids
+        if prompt[: len(sequence.input_ids)] != sequence.input_ids:
+            # this format writes earlier answers differently once they are history: their spans would lie beside them
+            sequence.spans, sequence.behaviors = [], []
         sequence.input_ids = prompt + answer + [tokenizer.eos_token_id]
         sequence.spans.append((len(prompt), len(sequence.input_ids)))
         sequence.behaviors.append(-1)
@@ -60,8 +66,8 @@ def _records(path: Path) -> Iterator[Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"auxiliary.source: {path}: no such file; `self` lets the untuned model write the conversations")
+    raw = path.read_bytes()
     try:
-        raw = path.read_bytes()
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: broken gzip file ({error}); fetch it again") from None
@@ -73,7 +79,7 @@ def _records(path: Path) -> Iterator[Any]:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: line {error.lineno}: not valid JSON ({error.msg})") from None
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() breaks within strings, at U+2028 and others
         if line.strip():
             try:
                 yield json.loads(line)
@@ -85,11 +91,14 @@ def _turns(record: Any, where: str) -> list[str]:
     if not isinstance(record, dict):
         raise UserError(f"{where}: a {type(record).__name__}, expected an object with {_KNOWN}")
     if "conversations" in record:
-        return _alternate([(m.get("from"), m.get("value")) for m in record["conversations"]])
+        return _alternate(_messages(record, "conversations", "from", "value", where))
     if "messages" in record:
-        return _alternate([(m.get("role"), m.get("content")) for m in record["messages"]])
+        return _alternate(_messages(record, "messages", "role", "content", where))
     if "instruction" in record and ("output" in record or "response" in record):
-        earlier = [turn for pair in record.get("history") or [] for turn in pair]
+        pairs = record.get("history") or []
+        if not isinstance(pairs, list) or not all(isinstance(pair, list) for pair in pairs):
+            raise UserError(f"{where}: history: expected a list of pairs [question, answer]")
+        earlier = [turn for pair in pairs for turn in pair]
         question = "\n".join(part for part in (record["instruction"], record.get("input")) if part)
         return _strings([*earlier, question, record.get("output", record.get("response"))])
     if "question" in record and "answer" in record:
@@ -97,15 +106,24 @@ def _turns(record: Any, where: str) -> list[str]:
     raise UserError(f"{where}: has the keys {', '.join(map(str, record))}; expected {_KNOWN}")
 
 
+def _messages(record: dict[str, Any], key: str, role: str, content: str, where: str) -> list[tuple[Any, Any]]:
+    messages = record[key]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise UserError(f"{where}: {key}: expected a list of objects with the keys {role} and {content}")
+    return [(message.get(role), message.get(content)) for message in messages]
+
+
 def _alternate(messages: list[tuple[Any, Any]]) -> list[str]:
     turns: list[str] = []
     for role, content in messages:
+        wanted = _PEOPLE if len(turns) % 2 == 0 else _MODELS
+        if role not in (_PEOPLE | _MODELS) or (role not in wanted and not turns):
+            continue  # a system message, a tool, a greeting
         if not isinstance(content, str) or not content.strip():
             return []
-        wanted = _PEOPLE if len(turns) % 2 == 0 else _MODELS
         if role in wanted:
             turns.append(content)
-        elif turns and role in (_PEOPLE | _MODELS):
+        else:
             turns[-1] += "\n" + content  # two in a row by the same speaker
     return turns[: len(turns) // 2 * 2]
 

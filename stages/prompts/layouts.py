@@ -39,9 +39,12 @@ class Layout(ABC):
         Raises:
             UserError: a label or a place cannot stand in a prompt, or prompts without any history exceed the limit.
         """
-        check_labels(log.behaviors, tokenizer.all_special_tokens)
+        # those with a role, and those that a tokenizer merely knows: text that holds one is not read as text
+        known = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        special = sorted({*tokenizer.all_special_tokens, *known})
+        check_labels(log.behaviors, special)
         for place in log.places:
-            if token := next((t for t in tokenizer.all_special_tokens if t in place), None):
+            if token := next((t for t in special if t in place), None):
                 raise UserError(f"place {place!r}: holds {token!r}, a control token of the model; rename it in the log")
         self.tokenizer, self.log, self.max_tokens, self.length, self.seed = (
             tokenizer, log, prompt.max_tokens, history, seed,
@@ -61,7 +64,7 @@ class Layout(ABC):
 
     @abstractmethod
     def sequences(self, rows: np.ndarray, limit: int, rng: np.random.Generator) -> list[TokenSequence]:
-        """Training sequences with at most `limit` targets among `rows` (ascending), a random choice of whole ones."""
+        """Training sequences with at most `limit` targets among `rows` (ascending), a random choice of sequences."""
 
     def text(self, text: str) -> list[int]:
         """Tokens of a piece of plain text; nothing in it is read as a control token."""

@@ -8,6 +8,7 @@ carries one.
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from stages.common.errors import UserError
 from stages.common.params import Prompt
 from stages.prompts.layouts import Layout, TokenSequence
 from stages.prompts.log import WEEKDAYS, EventLog
@@ -26,6 +27,11 @@ class StreamLayout(Layout):
         self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int, seed: int
     ):
         super().__init__(tokenizer, log, prompt, history, seed)
+        if prompt.stream_events <= min_history:
+            raise UserError(
+                f"prompt.stream_events: {prompt.stream_events}: leaves no target beside the {min_history} events of "
+                "windowing.min_history"
+            )
         self.min_history, self.events = min_history, prompt.stream_events
         self.prefix = _with_bos(tokenizer) + self.text(_INSTRUCTION.format(candidates="\n".join(self.candidates)))
         self._labels = [self.answer(label) for label in log.behaviors]
@@ -51,6 +57,7 @@ class StreamLayout(Layout):
             if targets >= limit:
                 break
             sequence = self._sequence(int(start), int(stop), is_target)
+            del sequence.spans[limit - targets :], sequence.behaviors[limit - targets :]
             chosen.append(sequence)
             targets += len(sequence.spans)
         return chosen

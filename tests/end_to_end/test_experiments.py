@@ -11,7 +11,7 @@ from stages.common.files import read_json
 from tests.end_to_end.project import set_values, stages_of, stages_run
 
 # the first run of the tiny pipeline, on which all of them stand, is in the time of the first test
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 with_symbols = pytest.mark.skipif(
     not (Path(sysconfig.get_path("purelib")) / "behaviorlm_symbols.pth").exists(),

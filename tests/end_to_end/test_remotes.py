@@ -9,7 +9,7 @@ import pytest
 from stages.common.files import sha256
 from tests.end_to_end.project import Project, stages_run
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 ADAPTERS = ("models/sft", "models/dpo")
 
 

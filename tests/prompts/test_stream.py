@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stages.common.errors import UserError
+from stages.prompts.log import WEEKDAYS
+from stages.prompts.stream import clock
+from tests.small_log import small_log
+
+
+def line(log, row):
+    """An event as the layout writes it, up to its behaviour."""
+    return f"{WEEKDAYS[log.weekday[row]]} {clock(log.hour[row])} {log.places[log.place[row]]}:"
+
+
+def test_a_prompt_is_the_instruction_then_one_line_an_event(layout_of, tokenizer):
+    layout = layout_of(small_log(), history=2)
+    log, text = layout.log, tokenizer.decode(layout.prompt(20))
+    assert text.startswith(tokenizer.decode(layout.prefix))
+    said = text[len(tokenizer.decode(layout.prefix)) :]
+    assert said == (
+        f"{line(log, 18)} {log.behaviors[log.behavior[18]]}\n{line(log, 19)} {log.behaviors[log.behavior[19]]}\n"
+        f"{line(log, 20)}"
+    )
+
+
+def test_hours_are_written_as_people_do():
+    assert [clock(hour) for hour in (0, 1, 11, 12, 13, 23)] == ["12am", "1am", "11am", "12pm", "1pm", "11pm"]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4), min_history=st.integers(1, 6),
+    beyond=st.integers(1, 12), share=st.floats(0.2, 1), seed=st.integers(0, 99),
+)
+def test_training_sequences(layout_of, rows_in, lengths, min_history, beyond, share, seed):
+    """Every target once, none before its time, each after at least `min_history` events of the same user's."""
+    events = small_log(lengths, unique=True)
+    layout = layout_of(events, min_history=min_history, stream_events=min_history + beyond)
+    log, rng = layout.log, np.random.default_rng(seed)
+    position = np.arange(len(events)) - log.first
+    targets = np.flatnonzero((position >= min_history) & (rng.random(len(events)) < share))
+    found = []
+    for sequence in layout.sequences(targets, 10**6, rng):
+        said = rows_in(sequence.input_ids)
+        assert said == list(range(said[0], said[-1] + 1)) and len(said) <= min_history + beyond
+        assert log.first[said[0]] == log.first[said[-1]], "events of two users in one sequence"
+        for (start, end), behavior in zip(sequence.spans, sequence.behaviors, strict=True):
+            before = rows_in(sequence.input_ids[:start])
+            row = before[-1]
+            found.append(row)
+            assert len(before) - 1 >= min_history
+            assert behavior == log.behavior[row]
+            same = layout_of(events, history=len(before) - 1)
+            assert same.prompt(row) + layout.answers[behavior] == sequence.input_ids[:end]
+    assert sorted(found) == targets.tolist()
+
+
+def test_a_target_outside_the_choice_is_history_only(layout_of, rows_in):
+    layout = layout_of(small_log([12], unique=True), min_history=3, stream_events=12)
+    (sequence,) = layout.sequences(np.array([5, 8]), 100, np.random.default_rng(0))
+    assert rows_in(sequence.input_ids) == list(range(12))
+    assert [rows_in(sequence.input_ids[:start])[-1] for start, _ in sequence.spans] == [5, 8]
+
+
+def test_long_sequences_lose_their_oldest_events_and_the_loss_is_counted(layout_of, rows_in):
+    events = small_log([20], unique=True)
+    whole = layout_of(events, stream_events=20, max_tokens=5000)
+    cut = layout_of(events, stream_events=20, max_tokens=len(whole.prefix) + 120)
+    rows = np.arange(3, 20)
+    (full,), (short,) = (layout.sequences(rows, 100, np.random.default_rng(0)) for layout in (whole, cut))
+    said = rows_in(short.input_ids)
+    assert said == list(range(said[0], 20)) and said[0] > 0
+    assert cut.dropped == said[0] and whole.dropped == 0
+    assert len(short.input_ids) <= cut.max_tokens
+    assert short.input_ids == cut.prefix + full.input_ids[len(full.input_ids) - len(short.input_ids) + len(cut.prefix) :]
+    assert [rows_in(short.input_ids[:start])[-1] for start, _ in short.spans] == list(range(said[0] + 3, 20))
+
+
+def test_a_sequence_without_room_for_a_target_is_refused(layout_of):
+    with pytest.raises(UserError, match="prompt.stream_events: 4: leaves no target beside the 4 events of windowing.min_h"):
+        layout_of(small_log(), min_history=4, stream_events=4)
+    layout_of(small_log(), min_history=4, stream_events=5)
+
+
+def test_a_tokenizer_that_begins_texts_with_a_token_begins_prompts_with_it_once(layout_of, tiny_model):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for template in ("<|im_start|> $A", "<|im_start|> $A <|im_end|>"):
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=template, special_tokens=[("<|im_start|>", begin), ("<|im_end|>", end)]
+        )
+        prompt = layout_of(small_log(), tokens=tokenizer).prompt(9)
+        assert prompt[0] == begin and prompt.count(begin) == 1 and end not in prompt

@@ -1,0 +1,66 @@
+import numpy as np
+
+from stages.prompts import window
+from stages.prompts.log import WEEKDAYS
+from tests.small_log import small_log
+
+
+def number_of(text):
+    """Which of the three instructions a prompt begins with."""
+    openings = [instruction.split("{history}")[0] for instruction in window._INSTRUCTIONS]
+    (number,) = [number for number, opening in enumerate(openings) if opening in text]
+    return number
+
+
+def test_a_prompt_has_the_papers_parts(layout_of, tokenizer):
+    layout = layout_of(small_log(), "window", history=2)
+    log, text = layout.log, tokenizer.decode(layout.prompt(20))
+
+    def when(row):
+        return f"{WEEKDAYS[log.weekday[row]]}, {log.hour[row]}, {log.places[log.place[row]]}"
+
+    seen = ", ".join(f"({when(row)}, {log.behaviors[log.behavior[row]]})" for row in (18, 19))
+    for part in (window._ROLE, seen, f"({when(20)})", "\n".join(layout.candidates)):
+        assert text.count(part) == 1
+    assert text.startswith("<|im_start|>system\n") and text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_without_a_chat_format_a_prompt_asks_for_the_answer_in_plain_text(layout_of, plain_tokenizer):
+    layout = layout_of(small_log(), "window", tokens=plain_tokenizer)
+    text = plain_tokenizer.decode(layout.prompt(20))
+    assert text.startswith(window._ROLE) and text.endswith("\n\nAnswer:") and "<|" not in text
+    assert [plain_tokenizer.decode(answer) for answer in layout.answers] == [f" {c}\n" for c in layout.candidates]
+
+
+def test_the_instruction_is_drawn_by_seed_and_row_alone(layout_of, tokenizer):
+    events = small_log()
+    rows = range(60)
+
+    def drawn(seed, order):
+        layout = layout_of(events, "window", history=1, seed=seed)
+        return {row: number_of(tokenizer.decode(layout.prompt(row))) for row in order}
+
+    forward = drawn(0, rows)
+    assert forward == drawn(0, reversed(rows))
+    assert forward != drawn(1, rows)
+    counts = np.bincount(list(forward.values()), minlength=3)
+    assert counts.min() > 10, f"three instructions, drawn alike: {counts}"
+
+
+def test_no_history_is_said_so(layout_of, tokenizer):
+    assert "nothing yet" in tokenizer.decode(layout_of(small_log(), "window").prompt(0))
+
+
+def test_a_training_sequence_is_a_test_prompt_and_its_answer(layout_of, rows_in):
+    layout = layout_of(small_log([15, 10], unique=True), "window")
+    rows = np.array([3, 7, 9, 20])
+    sequences = layout.sequences(rows, 100, np.random.default_rng(0))
+    found = []
+    for sequence in sequences:
+        ((start, end),), (behavior,) = sequence.spans, sequence.behaviors
+        row = rows_in(sequence.input_ids)[-1]
+        found.append(row)
+        assert sequence.input_ids[:start] == layout.prompt(row)
+        assert behavior == layout.log.behavior[row] and sequence.input_ids[start:] == layout.answers[behavior]
+        assert end == len(sequence.input_ids)
+    assert sorted(found) == rows.tolist()

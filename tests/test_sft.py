@@ -1,0 +1,219 @@
+import csv
+import json
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from stages import sft as stage
+from stages.common import tables
+from stages.common.errors import UserError
+from stages.common.params import Lora
+from stages.instructions import instructions
+from stages.lm.load import load_tokenizer, new_adapter
+from stages.sft import auxiliary_share, sft, trained_behaviors
+from tests.events.helpers import write_params
+from tests.small_log import all_behaviors, small_log, small_params, small_windows
+from tests.small_runs import checkpoints_in, killed_at, latest_in, logged, same, weights_of
+
+CHATS = pl.DataFrame({"turns": [[f"What about {n}?", "It is" + " so" * (5 * n) + "."] for n in range(6)]})
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setenv("BEHAVIORLM_DTYPE", "float32")
+
+
+@pytest.fixture(scope="module")
+def sequences(tiny_base):
+    events = small_log([30, 30, 20, 20, 15])
+    windows = small_windows(events, ["train"] * 4 + ["valid"])
+    return instructions(events, windows, all_behaviors(), CHATS, load_tokenizer(tiny_base), small_params())[0]
+
+
+def run(sequences, model, scratch, micro_batch=8, **changes):
+    defaults = {"batch_size": 8, "epochs": 2, "learning_rate": 3e-3, "validations_per_epoch": 2, "patience": 100,
+                "epsilon": 0.1, "labels": "anchors"}
+    params = small_params(**{f"sft__{key}": value for key, value in (defaults | changes).items()})
+    return sft(sequences, all_behaviors(), params, model, scratch, micro_batch)
+
+
+@pytest.fixture(scope="module")
+def whole(sequences, tiny_base, tmp_path_factory):
+    """An uninterrupted run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEHAVIORLM_DTYPE", "float32")
+        return run(sequences, tiny_base, tmp_path_factory.mktemp("whole"))
+
+
+def test_training_learns_and_says_so(whole, sequences):
+    trainer, counts = whole
+    assert counts["best_look"] < counts["first_look"] - 0.01 and counts["best_step"] > 0
+    assert counts["steps"] == trainer.state.max_steps == 6
+    assert counts["sequences"] == len(sequences["train"]) and counts["trained_behaviors"] == 4
+    assert counts["trained_parameters"] == weights_of(trainer).numel()
+    looks, rates = logged(trainer, "eval_loss"), logged(trainer, "learning_rate")
+    assert sorted(looks) == [0, 2, 4, 6]
+    assert looks[counts["best_step"]] == counts["best_look"] == min(looks.values())
+    assert rates[1] == pytest.approx(1e-6) and max(rates.values()) == pytest.approx(3e-3)
+    assert (counts["sequences"] + counts["auxiliary_conversations"]) % 8, "the last batch of an epoch is a smaller one"
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_many_small_steps_of_accumulation_equal_one_large_batch(whole, sequences, tiny_base, tmp_path, micro_batch):
+    trainer, counts = run(sequences, tiny_base, tmp_path, micro_batch)
+    assert trainer.args.gradient_accumulation_steps == {1: 8, 3: 4}[micro_batch]
+    same(trainer, whole[0])
+    for key in ("loss", "eval_loss"):
+        assert logged(trainer, key) == pytest.approx(logged(whole[0], key), abs=1e-5)
+    assert counts["best_step"] == whole[1]["best_step"]
+
+
+@pytest.mark.parametrize("step", [2, 5, 6])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    whole, sequences, tiny_base, tmp_path, monkeypatch, capsys, step
+):
+    with killed_at(monkeypatch, step):
+        run(sequences, tiny_base, tmp_path)
+    assert checkpoints_in(tmp_path)[-1] == f"checkpoint-{step - 1}"
+    half = tmp_path / "checkpoint-999"
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+    capsys.readouterr()
+    trainer, counts = run(sequences, tiny_base, tmp_path)
+    assert f"going on from step {step - 1} of an interrupted run" in capsys.readouterr().err
+    assert not half.exists()
+    same(trainer, whole[0])
+    assert counts == pytest.approx(whole[1], abs=1e-5)
+    for key in ("loss", "eval_loss", "learning_rate"):
+        assert logged(trainer, key) == pytest.approx(logged(whole[0], key), abs=1e-5)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(whole, sequences, tiny_base, tmp_path, monkeypatch):
+    with killed_at(monkeypatch, 1):
+        run(sequences, tiny_base, tmp_path)
+    assert latest_in(tmp_path) is None
+    trainer, _ = run(sequences, tiny_base, tmp_path)
+    same(trainer, whole[0])
+
+
+def test_a_run_that_only_gets_worse_returns_the_untrained_adapter_and_stops_early(sequences, tiny_base, tmp_path):
+    def unheard_of(row):
+        ids = list(row["input_ids"])
+        for start, end in zip(row["target_start"], row["target_end"], strict=True):
+            ids[start:end] = [499] * (end - start)
+        return ids
+
+    valid = sequences["valid"]
+    valid = valid.with_columns(input_ids=pl.Series([unheard_of(row) for row in valid.iter_rows(named=True)], dtype=tables.INTS))
+    trainer, counts = run(sequences | {"valid": valid}, tiny_base, tmp_path, patience=1)
+    assert (counts["best_step"], counts["steps"]) == (0, 2) and counts["best_look"] == counts["first_look"]
+    untrained = new_adapter(tiny_base, Lora(rank=4, alpha=8, dropout=0), 0)
+    for name, weight in untrained.named_parameters():
+        assert torch.equal(weight, trainer.model.get_parameter(name))
+
+
+def test_the_end_is_looked_at_where_the_steps_between_looks_do_not_meet_it(sequences, tiny_base, tmp_path):
+    trainer, counts = run(sequences, tiny_base, tmp_path, epochs=1)
+    assert sorted(logged(trainer, "eval_loss")) == [0, 2, 3] and counts["best_step"] == 3
+
+
+def test_another_seed_is_another_adapter(whole, sequences, tiny_base, tmp_path):
+    params = small_params(seed=1, sft__batch_size=8, sft__epochs=0.2)
+    trainer, _ = sft(sequences, all_behaviors(), params, tiny_base, tmp_path, 8)
+    assert (weights_of(trainer) - weights_of(whole[0])).abs().max() > 0.01
+
+
+def test_labels_choose_the_behaviours():
+    vocabulary = all_behaviors()
+    for labels, expected in (("anchors", [0, 1, 2, 3]), ("all", [0, 1, 2, 3, 4, 5]), ("tail", [4, 5])):
+        assert trained_behaviors(vocabulary, small_params(sft__labels=labels).sft) == expected
+
+
+@pytest.mark.parametrize(("split", "says"), [("train", "training"), ("valid", "validation")])
+def test_labels_that_no_sequence_has_are_refused(sequences, tiny_base, tmp_path, split, says):
+    frame = sequences[split].with_columns(target_behavior=pl.col("target_behavior").list.eval(pl.element() * 0))
+    with pytest.raises(UserError, match=f"sft.labels: tail: no {says} sequence has such a label"):
+        run(sequences | {split: frame}, tiny_base, tmp_path, labels="tail")
+
+
+def chats_of(sizes):
+    return pl.DataFrame({"input_ids": [list(range(size)) for size in sizes]})
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=12), lengths=st.lists(st.integers(1, 400), min_size=1),
+    epsilon=st.floats(0, 3), seed=st.integers(0, 9),
+)
+def test_epsilon_is_kept_in_tokens_within_half_a_conversation(sizes, lengths, epsilon, seed):
+    chosen, counts = auxiliary_share(chats_of(sizes), lengths, epsilon, seed)
+    tokens = int(chosen["input_ids"].list.len().sum())
+    assert abs(tokens - epsilon * sum(lengths)) <= max(sizes) / 2
+    assert (counts["auxiliary_conversations"], counts["auxiliary_tokens"]) == (len(chosen), tokens)
+    assert counts["epsilon"] == pytest.approx(tokens / sum(lengths))
+    assert counts["auxiliary_passes"] == pytest.approx(tokens / sum(sizes))
+    passes = np.bincount([len(ids) for ids in chosen["input_ids"]], minlength=61)
+    available = np.bincount(sizes, minlength=61)
+    assert (passes <= available * np.ceil(counts["auxiliary_passes"] + 1)).all()
+
+
+def test_epsilon_0_mixes_nothing_in():
+    chosen, counts = auxiliary_share(chats_of([5, 5]), [100], 0, 0)
+    assert chosen.is_empty() and counts["epsilon"] == counts["auxiliary_passes"] == 0
+
+
+def test_few_conversations_are_repeated_each_as_often():
+    chosen, counts = auxiliary_share(chats_of([10, 11, 12]), [165], 1.0, 0)
+    assert counts["auxiliary_passes"] == pytest.approx(5)
+    assert sorted(map(len, chosen["input_ids"])) == [10] * 5 + [11] * 5 + [12] * 5
+
+
+def test_the_choice_of_conversations_is_seeded():
+    def drawn(seed):
+        return auxiliary_share(chats_of(range(1, 40)), [100], 1.0, seed)[0]["input_ids"].to_list()
+
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
+def test_no_conversations_at_all_are_refused_only_where_some_are_wanted():
+    empty = chats_of([1]).clear()
+    with pytest.raises(UserError, match="sft.epsilon: 0.5: there are no conversations to mix in"):
+        auxiliary_share(empty, [100], 0.5, 0)
+    assert auxiliary_share(empty, [100], 0, 0)[1]["auxiliary_tokens"] == 0
+
+
+def test_command(sequences, tiny_base, tiny_model, tmp_path, monkeypatch):
+    for name, frame in sequences.items():
+        tables.write(frame, "instructions", tmp_path / "instructions" / f"{name}.parquet")
+    tables.write(all_behaviors(), "vocabulary", tmp_path / "vocabulary.parquet")
+    params = write_params(tmp_path / "params.yaml", small_params(sft__epochs=0.5, sft__batch_size=8))
+    monkeypatch.setenv("BEHAVIORLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", [
+        "sft", "--params", str(params), "--instructions", str(tmp_path / "instructions"),
+        "--vocabulary", str(tmp_path / "vocabulary.parquet"), "--model", str(tiny_base), "--out", str(tmp_path / "sft"),
+        "--metrics", str(tmp_path / "sft.json"), "--history", str(tmp_path / "sft.csv"),
+    ])
+    with killed_at(monkeypatch, 2):
+        stage.main()
+    (scratch,) = (tmp_path / "cache" / "checkpoints").iterdir()
+    assert latest_in(scratch) and not (tmp_path / "sft").exists() and not (tmp_path / "sft.json").exists()
+    stage.main()
+    assert not scratch.exists(), "checkpoints are removed when the result is safe"
+    assert sorted(path.name for path in (tmp_path / "sft").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "base.json"
+    ]
+    assert not any("ref" in name for name in load_file(tmp_path / "sft" / "adapter_model.safetensors"))
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(tmp_path / "sft"))
+    metrics = json.loads((tmp_path / "sft.json").read_text(encoding="utf-8"))
+    with open(tmp_path / "sft.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["eval_loss"]) == metrics["first_look"]
+    assert [int(row["step"]) for row in rows] == list(range(metrics["steps"] + 1))
