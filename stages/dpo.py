@@ -94,14 +94,14 @@ def validation(
     """
     valid = windows.filter(pl.col("split") == "valid").select("row").sort("row")
     rows, behavior = valid["row"].to_numpy(), log.behavior[valid["row"].to_numpy()]
+    if not len(rows):
+        raise UserError("windows: none of split valid; the log has too few users, or too short ones")
     rng = np.random.default_rng([seed, 4])
     order = rng.permutation(len(rows))
     chosen = np.sort(np.concatenate([
         order[behavior[order] == b][: params.valid_per_behavior] for b in np.unique(behavior)
     ]))
     rows, behavior = rows[chosen], behavior[chosen]
-    if not len(rows):
-        raise UserError("windows: none of split valid; the log has too few users, or too short ones")
     tokens = prompts(layout, rows)
 
     def validate(model: Any) -> dict[str, float]:

@@ -77,20 +77,27 @@ def ever_better(*arguments):
     return lambda model: {"overall": float(next(looks))}
 
 
-def by_size(*arguments):
-    """One that likes what has moved far, and so gives the same look twice."""
-    return lambda model: {"overall": sum(float(w.detach().abs().sum()) for n, w in model.named_parameters() if "lora_B" in n)}
+def far_from(tuned):
+    """A validation that likes what has moved far from `tuned`, and gives the same look twice."""
+    start = vector(load_adapter(tuned))
+    return lambda *arguments: lambda model: {"overall": float((vector(model) - start).norm())}
 
 
-def test_training_starts_at_the_tuned_adapter_and_raises_the_margins(whole, tuned):
+def vector(model):
+    return torch.cat([w.detach().flatten() for name, w in sorted(model.named_parameters()) if ".default." in name])
+
+
+def test_training_starts_at_the_tuned_adapter_and_lowers_the_loss(whole, tuned):
     trainer, counts = whole
     assert counts["pairs"] == 19 and counts["steps"] == 6 == counts["best_step"]
     losses, margins = logged(trainer, "loss"), logged(trainer, "rewards/margins")
     nll = -logged(trainer, "logps/chosen")[1]
     assert losses[1] == pytest.approx(np.log(2) + 0.5 * nll, abs=1e-4), "the first batch, before any step"
-    assert margins[1] == pytest.approx(0, abs=1e-5) and margins[6] > margins[2] > 0
-    before = torch.cat([w.flatten() for _, w in sorted(load_adapter(tuned).named_parameters()) if w.requires_grad])
-    assert len(before) == counts["trained_parameters"] == len(weights_of(trainer))
+    assert margins[1] == pytest.approx(0, abs=1e-5) and abs(margins[6]) > 1e-3
+    everything = trainer.data_collator([dict(row) for row in trainer.train_dataset])
+    start = np.log(2) - 0.5 * np.mean([row["ref_chosen_logps"] for row in trainer.train_dataset])
+    assert trainer.compute_loss(trainer.model, everything).item() < start - 0.1
+    assert counts["trained_parameters"] == len(vector(trainer.model)) == len(weights_of(trainer))
     assert sorted(logged(trainer, "eval_overall")) == [0, 2, 4, 6]
 
 
@@ -108,7 +115,7 @@ def test_many_small_steps_of_accumulation_equal_one_large_batch(
 @pytest.mark.parametrize("objective", ["dpo", "sft"])
 @pytest.mark.parametrize("step", [2, 5])
 def test_a_resumed_run_equals_an_uninterrupted_one(log, tuned, tmp_path, monkeypatch, capsys, step, objective):
-    monkeypatch.setattr(stage, "validation", by_size)
+    monkeypatch.setattr(stage, "validation", far_from(tuned))
     uninterrupted, expected = run(log, tuned, tmp_path / "whole", objective=objective)
     with killed_at(monkeypatch, step):
         run(log, tuned, tmp_path / "cut", objective=objective)
@@ -193,7 +200,7 @@ def test_command(log, tuned, tiny_model, tmp_path, monkeypatch):
         tables.write(frame, name, tmp_path / f"{name}.parquet")
     params = write_params(tmp_path / "params.yaml", params_of(epochs=1))
     monkeypatch.setenv("BEHAVIORLM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stage, "validation", by_size)
+    monkeypatch.setattr(stage, "validation", far_from(tuned))
     monkeypatch.setattr(sys, "argv", [
         "dpo", "--params", str(params), *[f"--{name}={tmp_path / name}.parquet" for name in (
             "events", "windows", "vocabulary", "pairs")],

@@ -1,9 +1,9 @@
 """The paper's symbols on the command line: `dvc exp run -S ε=0.1`.
 
-Hydra, which DVC reads `-S` with, refuses letters beyond ASCII, so the symbol has to become its key before Hydra sees it.
-This file is installed a second time, as the top-level module `behaviorlm_symbols`, with a `.pth` that calls `install`
-at every start of Python in the environment. Hence it imports only `sys` at the top, and does nothing until DVC loads
-the one module whose one function is wrapped.
+Hydra, which DVC reads `-S` with, refuses letters beyond ASCII, so the symbol has to become its key before Hydra sees
+it. This file is installed a second time, as the top-level module `behaviorlm_symbols`, with a `.pth` that calls
+`install` at every start of Python in the environment. Hence it imports only `sys` at the top, and does nothing until
+DVC loads the one module whose one function is wrapped.
 """
 
 import sys

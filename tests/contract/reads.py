@@ -3,8 +3,8 @@
     python -m tests.contract.reads sft       # prints the keys
 
 A name is followed where its type is written: an argument or a field annotated with a section (`prompt: Prompt`), the
-result of `read_params`, and what is assigned from either. Only functions that the stage can reach count, so a helper for
-another stage in a shared file does not.
+result of `read_params`, and what is assigned from either. Only functions that the stage can reach count, so a helper
+for another stage in a shared file does not.
 """
 
 import ast

@@ -27,7 +27,8 @@ SMALL = {
 def environment(tmp_path_factory) -> dict[str, str]:
     """Neither this machine's settings nor its caches; commands as in an activated virtual environment."""
     place = tmp_path_factory.mktemp("surroundings")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_", "AWS_", "PYTEST_"))}
+    foreign = ("DVC_", "GIT_", "AWS_", "PYTEST_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     own = {f"DVC_{kind}_DIR": str(place / kind.lower()) for kind in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}
     return kept | own | {
         "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "GIT_CONFIG_GLOBAL": os.devnull, "DVC_NO_ANALYTICS": "1",
