@@ -63,7 +63,7 @@ def test_at_most_so_many_are_kept_by_a_seeded_choice(tiny_base, folder):
 def test_a_limit_that_none_keeps_is_refused_with_the_shortest(tiny_base, folder):
     everything, _ = run(tiny_base, folder, conversations=100, max_tokens=10_000)
     shortest = min(sizes(tiny_base, everything))
-    with pytest.raises(UserError, match=f"auxiliary.max_tokens: 8: all 30 .* chats.json are longer; .* {shortest} tokens"):
+    with pytest.raises(UserError, match=f"auxiliary.max_tokens: 8: all 30 .* are longer; .* {shortest} tokens"):
         run(tiny_base, folder, max_tokens=8)
 
 
@@ -91,13 +91,13 @@ def test_the_untuned_model_answers_the_prompts(tiny_base, folder, monkeypatch):
     monkeypatch.setattr(stage, "answer_prompts", answers)
     kept, counts = run(tiny_base, folder, seed=5, source="self", conversations=10, max_tokens=200)
     assert asked == [([f"What is {number}?" for number in range(10)], 96, 5)]
-    assert kept == [[f"What is {n}?", f"Answer {n}."] for n in range(10) if n % 3], "answers without a sentence are left out"
+    assert kept == [[f"What is {n}?", f"Answer {n}."] for n in range(10) if n % 3], "no empty answers"
     assert (counts["source"], counts["found"]) == ("self", 6)
 
 
 def test_a_model_that_answers_nothing_is_refused(tiny_base, folder, monkeypatch):
     monkeypatch.setattr(stage, "answer_prompts", lambda model, tokenizer, prompts, *rest: [""] * len(prompts))
-    with pytest.raises(UserError, match="auxiliary.source: self: the model answered none of .*everyday.txt in whole sent"):
+    with pytest.raises(UserError, match="auxiliary.source: self: the model answered none of .* in whole sentences"):
         run(tiny_base, folder, source="self")
 
 
@@ -122,9 +122,11 @@ def test_text_is_cut_after_its_last_sentence():
 
 
 def test_command(tiny_base, folder, monkeypatch):
-    params = write_params(folder / "params.yaml", small_params(auxiliary__source="chats.json", auxiliary__conversations=4))
+    params = small_params(auxiliary__source="chats.json", auxiliary__conversations=4)
+    write_params(folder / "params.yaml", params)
     monkeypatch.setattr(sys, "argv", [
-        "auxiliary", "--params", str(params), "--model", str(tiny_base), "--prompts", str(folder / "everyday.txt"),
+        "auxiliary", "--params", str(folder / "params.yaml"), "--model", str(tiny_base),
+        "--prompts", str(folder / "everyday.txt"),
         "--out", str(folder / "out.parquet"), "--metrics", str(folder / "metrics.json"),
     ])
     stage.main()

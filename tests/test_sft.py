@@ -112,7 +112,8 @@ def test_a_run_that_only_gets_worse_returns_the_untrained_adapter_and_stops_earl
         return ids
 
     valid = sequences["valid"]
-    valid = valid.with_columns(input_ids=pl.Series([unheard_of(row) for row in valid.iter_rows(named=True)], dtype=tables.INTS))
+    ids = [unheard_of(row) for row in valid.iter_rows(named=True)]
+    valid = valid.with_columns(input_ids=pl.Series(ids, dtype=tables.INTS))
     trainer, counts = run(sequences | {"valid": valid}, tiny_base, tmp_path, patience=1)
     assert (counts["best_step"], counts["steps"]) == (0, 2) and counts["best_look"] == counts["first_look"]
     untrained = new_adapter(tiny_base, Lora(rank=4, alpha=8, dropout=0), 0)

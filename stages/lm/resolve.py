@@ -84,7 +84,9 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise UserError(f"{folder}/base.json: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
     except ValueError as error:  # no JSON, or not these fields
-        raise UserError(f"{folder}/base.json: not a record of a base model: {error}\nRun `dvc repro` to make it") from None
+        raise UserError(
+            f"{folder}/base.json: not a record of a base model: {error}\nRun `dvc repro` to make it"
+        ) from None
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

@@ -79,7 +79,7 @@ def _records(path: Path) -> Iterator[Any]:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: line {error.lineno}: not valid JSON ({error.msg})") from None
         return
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() breaks within strings, at U+2028 and others
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() also breaks at U+2028, within strings
         if line.strip():
             try:
                 yield json.loads(line)

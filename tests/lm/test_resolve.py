@@ -44,7 +44,7 @@ def test_a_folder_whose_weights_have_changed_is_refused(model_folder):
     content[-1] ^= 1
     weights.write_bytes(content)
     assert resolve(str(model_folder), "").sha256 != manifest.sha256
-    with pytest.raises(UserError, match="the model there is not the one that models/base was made from.*dvc repro -f base"):
+    with pytest.raises(UserError, match="the model there is not the one that models/base was made.*dvc repro -f base"):
         weights_folder(manifest)
     shutil.rmtree(model_folder)
     with pytest.raises(UserError, match="the model there is not the one"):
@@ -76,7 +76,7 @@ def test_a_hub_that_gives_nothing_is_said_so_with_the_reason(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match=rf"a/b at {REVISION}: the hub did not give it \(HF_HUB_OFFLINE is set\): no route"):
+    with pytest.raises(UserError, match=rf"a/b at {REVISION}: the hub did not .* \(HF_HUB_OFFLINE is set\): no route"):
         resolve("a/b", REVISION)
 
 

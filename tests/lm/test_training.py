@@ -50,7 +50,9 @@ def test_a_rate_never_falls_below_its_own_peak_where_the_least_is_higher():
 @pytest.mark.parametrize(("devices", "most", "micro", "accumulate"), [
     (1, 8, 8, 1), (1, 1, 1, 8), (1, 3, 2, 4), (1, 100, 8, 1), (2, 8, 4, 1), (4, 1, 1, 2), (8, 4, 1, 1),
 ])
-def test_devices_times_micro_batch_times_accumulation_is_the_batch(monkeypatch, tmp_path, devices, most, micro, accumulate):
+def test_devices_times_micro_batch_times_accumulation_is_the_batch(
+    monkeypatch, tmp_path, devices, most, micro, accumulate
+):
     monkeypatch.setenv("WORLD_SIZE", str(devices))
     found = arguments(small_params(sft__batch_size=8).sft, 100, tmp_path, 0, most)
     assert found["per_device_train_batch_size"] == micro

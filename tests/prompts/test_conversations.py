@@ -15,7 +15,9 @@ MESSAGES = {"messages": [
 ]}
 ALPACA = {"instruction": "Add", "input": "1 and 2", "output": "3", "history": [["Count", "1, 2"]]}
 QUESTION = {"question": "Why?", "answer": "看情况。"}
-TURNS = [["Hi", "Hello.", "And you?", "Fine."], ["Hi", "Hello."], ["Count", "1, 2", "Add\n1 and 2", "3"], ["Why?", "看情况。"]]
+TURNS = [
+    ["Hi", "Hello.", "And you?", "Fine."], ["Hi", "Hello."], ["Count", "1, 2", "Add\n1 and 2", "3"], ["Why?", "看情况。"],
+]
 
 
 def store(path, records, lines):
@@ -158,7 +160,8 @@ def test_a_chat_format_that_rewrites_earlier_turns_puts_no_span_beside_an_answer
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'].replace('.', ' .')")
+    content = "message['content']"
+    tokenizer.chat_template = tokenizer.chat_template.replace(content, f"{content}.replace('.', ' .')")
     for turns in (["Hi", "One. Two.", "So", "Three"], ["Hi", "One", "So", "Three"]):
         sequence = encode_conversation(tokenizer, turns)
         said = [tokenizer.decode(sequence.input_ids[start:end]) for start, end in sequence.spans]

@@ -98,9 +98,10 @@ def test_every_candidate_is_in_a_prompt_once_and_in_order(layout_of, tokenizer, 
 def test_an_answer_is_its_label_and_a_terminator(layout_of, tokenizer, kind):
     layout = layout_of(small_log(), kind)
     end = "\n" if kind == "stream" else tokenizer.eos_token
-    assert [tokenizer.decode(answer).strip(" ") for answer in layout.answers] == [name + end for name in layout.candidates]
+    said = [tokenizer.decode(answer).strip(" ") for answer in layout.answers]
+    assert said == [name + end for name in layout.candidates]
     for one in layout.answers:
-        assert not any(one != other and other[: len(one)] == one for other in layout.answers), "an answer begins another"
+        assert not any(one != other and other[: len(one)] == one for other in layout.answers)
     assert layout.longest_answer == max(map(len, layout.answers))
 
 
@@ -179,4 +180,5 @@ def test_a_span_is_exactly_an_answer(layout_of, kind):
         for (start, end), behavior in zip(sequence.spans, sequence.behaviors, strict=True):
             assert sequence.input_ids[start:end] == layout.answers[behavior]
     counts = np.bincount(layout.log.behavior[rows], minlength=len(BEHAVIORS))
-    assert np.bincount([b for s in sequences for b in s.behaviors], minlength=len(BEHAVIORS)).tolist() == counts.tolist()
+    found = [behavior for sequence in sequences for behavior in sequence.behaviors]
+    assert np.bincount(found, minlength=len(BEHAVIORS)).tolist() == counts.tolist()

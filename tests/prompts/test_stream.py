@@ -74,12 +74,13 @@ def test_long_sequences_lose_their_oldest_events_and_the_loss_is_counted(layout_
     assert said == list(range(said[0], 20)) and said[0] > 0
     assert cut.dropped == said[0] and whole.dropped == 0
     assert len(short.input_ids) <= cut.max_tokens
-    assert short.input_ids == cut.prefix + full.input_ids[len(full.input_ids) - len(short.input_ids) + len(cut.prefix) :]
+    kept = len(short.input_ids) - len(cut.prefix)
+    assert short.input_ids == cut.prefix + full.input_ids[len(full.input_ids) - kept :]
     assert [rows_in(short.input_ids[:start])[-1] for start, _ in short.spans] == list(range(said[0] + 3, 20))
 
 
 def test_a_sequence_without_room_for_a_target_is_refused(layout_of):
-    with pytest.raises(UserError, match="prompt.stream_events: 4: leaves no target beside the 4 events of windowing.min_h"):
+    with pytest.raises(UserError, match="prompt.stream_events: 4: leaves no target beside the 4 events of windowing"):
         layout_of(small_log(), min_history=4, stream_events=4)
     layout_of(small_log(), min_history=4, stream_events=5)
 

@@ -1,0 +1,98 @@
+"""What the tiny model cannot show: the embedded model as it comes out of its package, and exactness on it."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from stages.common.errors import UserError
+from stages.common.params import Prompt
+from stages.events.simulator import BEHAVIORS, simulated_log
+from stages.events.windows import positions, vocabulary
+from stages.lm.likelihood import score
+from stages.lm.load import load_base, load_tokenizer
+from stages.lm.resolve import EMBEDDED, resolve, write_manifest
+from stages.prompts.layouts import make_layout, prompts
+from stages.prompts.log import EventLog
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder as `models/base`; the weights are fetched into the user's cache where they are not there yet."""
+    folder = tmp_path_factory.mktemp("base")
+    try:
+        write_manifest(resolve(EMBEDDED, ""), folder)
+    except UserError as error:
+        if "pip could not fetch" in str(error):
+            pytest.skip(f"no network: {error}")
+        raise
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_base(folder, torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def windows(tokenizer):
+    """Prompts of the default layout over a simulated log, and the 35 answers."""
+    events, _ = simulated_log(0, 60, 30, 12)
+    labels = vocabulary(pl.concat([events.select("behavior"), pl.DataFrame({"behavior": BEHAVIORS})]), 0.01)
+    prompt = Prompt(layout="stream", max_tokens=1024, stream_events=40)
+    layout = make_layout(tokenizer, EventLog.of(events, labels), prompt, 20, 5, 0)
+    usable = np.flatnonzero(positions(events["user"].to_numpy()) >= 5)
+    rows = np.random.default_rng(0).choice(usable, 40, replace=False)
+    return prompts(layout, rows), layout.answers
+
+
+@torch.inference_mode()
+def naive(model, prompt, answers):
+    """Log-softmax over the candidates, one forward pass for each."""
+    sums = []
+    for answer in answers:
+        logits = model(torch.tensor([[*prompt, *answer]])).logits[0].float().log_softmax(dim=-1)
+        steps = torch.arange(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        sums.append(logits[steps, torch.tensor(answer)].sum())
+    return torch.stack(sums).log_softmax(dim=0).numpy()
+
+
+def test_it_is_the_model_of_135_million_parameters(model, tokenizer):
+    assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(134.5e6, rel=0.001)
+    assert (model.config.hidden_size, model.config.num_hidden_layers, len(tokenizer)) == (576, 30, 49152)
+    assert tokenizer.chat_template and tokenizer.eos_token == "<|im_end|>"
+
+
+def test_it_knows_the_capital_of_france(model, tokenizer):
+    answers = [tokenizer(name, add_special_tokens=False).input_ids for name in (" London", " Paris", " Berlin")]
+    log_p = score(model, [tokenizer("The capital of France is").input_ids], answers).log_p
+    assert log_p[0].argmax() == 1 and np.exp(log_p[0, 1]) > 0.5
+
+
+def test_it_answers_in_its_chat_format(model, tokenizer):
+    told = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(told, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    said = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(said) and tokenizer.eos_token_id in said
+
+
+def test_scores_are_those_of_one_candidate_at_a_time(model, windows):
+    asked, answers = windows
+    assert len(answers) == 35 and max(map(len, answers)) > min(map(len, answers))
+    asked = asked[:3]
+    expected = np.stack([naive(model, prompt, answers) for prompt in asked])
+    np.testing.assert_allclose(score(model, asked, answers).log_p, expected, atol=1e-4, rtol=0)
+
+
+def test_bf16_agrees_with_float32_on_most_windows(folder, model, windows):
+    exact = score(model, *windows).log_p
+    rough = score(load_base(folder, torch.bfloat16), *windows).log_p
+    assert (exact.argmax(axis=1) == rough.argmax(axis=1)).mean() >= 0.85
+    assert np.abs(np.exp(exact) - np.exp(rough)).mean() < 0.01
