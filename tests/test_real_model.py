@@ -86,7 +86,7 @@ def test_it_answers_in_its_chat_format(model, tokenizer):
 def test_scores_are_those_of_one_candidate_at_a_time(model, windows):
     asked, answers = windows
     assert len(answers) == 35 and max(map(len, answers)) > min(map(len, answers))
-    asked = asked[:3]
+    asked = asked[:2]
     expected = np.stack([naive(model, prompt, answers) for prompt in asked])
     np.testing.assert_allclose(score(model, asked, answers).log_p, expected, atol=1e-4, rtol=0)
 
