@@ -69,6 +69,7 @@ def save_adapter(model: PeftModel, manifest: Manifest, folder: Path) -> None:
     """Write the adapter `default`, and no other, as PEFT reads it, with the manifest of its base beside it."""
     config = model.peft_config["default"]
     config.base_model_name_or_path, config.revision = manifest.name, manifest.revision or None
+    config.target_modules = sorted(config.target_modules)  # a set's order differs from run to run, and with it the hash
     model.save_pretrained(str(folder), selected_adapters=["default"], safe_serialization=True)
     (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     write_manifest(manifest, folder)
