@@ -3,9 +3,7 @@
 Runs on several devices by `accelerate launch -m stages.dpo ...`; an interrupted run goes on where it was.
 """
 
-import argparse
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,19 @@ import polars as pl
 from datasets import Dataset
 from trl import DPOConfig
 
-from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
-from stages.common.files import atomic_folder, fingerprint, write_json
+from stages.common.files import fingerprint
+from stages.common.inputs import add_training_options, read_tables, stage_parser
 from stages.common.params import Dpo, Params, read_params
-from stages.lm.dpo_trainer import PairCollator, PairTrainer
+from stages.lm.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
 from stages.lm.likelihood import score
-from stages.lm.load import load_adapter, load_tokenizer, save_adapter
-from stages.lm.resolve import read_manifest
-from stages.lm.training import arguments, checkpoint_folder, fit, summary, write_history
+from stages.lm.load import load_adapter, load_tokenizer
+from stages.lm.training import arguments, checkpoint_folder, finish, fit, summary
 from stages.prompts.layouts import Layout, make_layout, prompts
 from stages.prompts.log import EventLog
 
-# They share one reading of their prefix; more would not be faster on two CPU cores.
-MICRO_BATCH = 4
+TABLES = ("events", "windows", "vocabulary", "pairs")
 
 
 def dpo(
@@ -118,35 +114,19 @@ def _mean_over(values: np.ndarray, behavior: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--events", type=Path, required=True)
-    parser.add_argument("--windows", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True, help="folder of the A-tuned adapter")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
-    parser.add_argument("--metrics", type=Path, required=True)
-    parser.add_argument("--history", type=Path, required=True, help="CSV with one row a logged step")
-    parser.add_argument("--micro-batch", type=int, default=MICRO_BATCH,
-                        help="most pairs in one forward pass: speed and memory only (default: %(default)s)")
+    parser = stage_parser(
+        "dpo", __doc__, TABLES, model="folder of the A-tuned adapter", out="folder for the B-tuned adapter"
+    )
+    add_training_options(parser, MICRO_BATCH, "pairs")
     args = parser.parse_args()
     params = read_params(args.params)
-    inputs = [args.events, args.windows, args.vocabulary, args.pairs, args.model, Path(__file__).parent]
+    inputs = [*(getattr(args, name) for name in TABLES), args.model, Path(__file__).parent]
     used = [params.seed, params.windowing.history, params.prompt.model_dump(), params.dpo.model_dump()]
     scratch = checkpoint_folder("dpo", fingerprint(used, inputs))
-    trainer, metrics = dpo(
-        tables.read("events", args.events), tables.read("windows", args.windows),
-        tables.read("vocabulary", args.vocabulary), tables.read("pairs", args.pairs), params, args.model, scratch,
-        args.micro_batch,
-    )
+    trainer, metrics = dpo(*read_tables(args, TABLES), params, args.model, scratch, args.micro_batch)
     if not trainer.is_world_process_zero():
         return
-    with atomic_folder(args.out) as folder:
-        save_adapter(trainer.accelerator.unwrap_model(trainer.model), read_manifest(args.model), folder)
-    write_history(trainer.state.log_history, args.history)
-    write_json(args.metrics, metrics)
-    shutil.rmtree(scratch, ignore_errors=True)
+    finish(trainer, metrics, args, scratch)
     console.print(
         f"B-Tuning: validation accuracy, mean over behaviours, {metrics['first_look']:.3f} -> "
         f"{metrics['best_look']:.3f} at step {metrics['best_step']} of {metrics['steps']}"

@@ -1,6 +1,5 @@
 """Stage `evaluate`: one model on both test sets; its log-probabilities and its metrics."""
 
-import argparse
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +8,7 @@ from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.files import write_json
+from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
 from stages.lm.likelihood import score
 from stages.lm.load import load_merged, load_tokenizer
@@ -17,6 +17,7 @@ from stages.prompts.log import EventLog
 from stages.ranking.summary import metrics_of
 
 CONTEXT = "next"
+TABLES = ("events", "windows", "vocabulary")
 
 
 def evaluate(
@@ -47,19 +48,11 @@ def evaluate(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--events", type=Path, required=True)
-    parser.add_argument("--windows", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True, help="folder with base.json, and an adapter if it has one")
-    parser.add_argument("--metrics", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="table of predictions")
-    args = parser.parse_args()
-    predictions, metrics = evaluate(
-        tables.read("events", args.events), tables.read("windows", args.windows),
-        tables.read("vocabulary", args.vocabulary), read_params(args.params), args.model,
-    )
+    args = stage_parser(
+        "evaluate", __doc__, TABLES, model="folder with base.json, and an adapter if it has one",
+        out="file for the table of predictions",
+    ).parse_args()
+    predictions, metrics = evaluate(*read_tables(args, TABLES), read_params(args.params), args.model)
     tables.write(predictions, "predictions", args.out)
     write_json(args.metrics, metrics)
     natural, balanced = metrics["natural"], metrics["balanced"]

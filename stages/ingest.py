@@ -7,6 +7,7 @@ Above ingest.max_refused of refused rows the stage fails and says which rules re
 """
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import polars as pl
 
 from stages.common import errors, files, tables
-from stages.common.console import console
+from stages.common.console import console, track
 from stages.common.params import Params, read_params
-from stages.events import simulator, taxonomy
+from stages.events import taxonomy
 from stages.events.assembly import Log, read_log
 from stages.events.rules import CURES, IGNORED, Rule
 from stages.events.sources import FORMATS
@@ -26,31 +27,30 @@ _EXAMPLES = 3  # of each rule, in an error
 
 @dataclass
 class Ingested:
-    """The stage's three tables and its metrics."""
+    """The stage's tables but `oracle`, and its metrics."""
 
     events: pl.DataFrame
     quarantine: pl.DataFrame
-    oracle: pl.DataFrame
     metrics: dict[str, Any]
 
 
-def ingest(params: Params, taxonomies: Path) -> Ingested:
+def ingest(params: Params, taxonomies: Path, oracle: Path) -> Ingested:
     """Read the log that `params.source` names, or simulate one.
 
     Args:
         taxonomies: the folder of taxonomies.
+        oracle: where the table `oracle` is written, on the way: it may be larger than memory.
 
     Raises:
         UserError: the log cannot be read, too many rows are refused, or what is left is no log of several people who do
             several things.
     """
-    source, people = params.source, params.simulator
+    source = params.source
     name = "simulator" if source.format == "simulated" else source.path
     if source.format == "simulated":
-        events, oracle = simulator.simulated_log(params.seed, people.users, people.days, people.events_per_day)
-        log = Log(events, pl.DataFrame(schema=tables.SCHEMAS["quarantine"]), events.height, 0)
+        log = _simulate(params, oracle)
     else:
-        oracle = pl.DataFrame(schema=tables.SCHEMAS["oracle"])
+        tables.write(pl.DataFrame(schema=tables.SCHEMAS["oracle"]), "oracle", oracle)
         found = taxonomy.find(source.taxonomy, source.format, taxonomies)
         log = read_log(FORMATS[source.format], source, taxonomy.read(found) if found else None)
     refused = log.quarantine.filter(~pl.col("rule").is_in(IGNORED))
@@ -60,8 +60,25 @@ def ingest(params: Params, taxonomies: Path) -> Ingested:
             f"{name}: {refused.height:,} of {log.rows:,} rows refused ({share:.1%}; ingest.max_refused allows "
             f"{params.ingest.max_refused:.1%}):\n{_explain(refused)}"
         )
-    _check_events(log, name)
-    return Ingested(log.events, log.quarantine, oracle, _metrics(log, refused, share, source.format))
+    counts = _check_events(log, name)
+    return Ingested(log.events, log.quarantine, _metrics(log, refused, share, source.format, counts.height))
+
+
+def _simulate(params: Params, oracle: Path) -> Log:
+    from stages.events import simulator  # with SciPy, which real logs need not wait for
+
+    people, parts = params.simulator, []
+
+    def oracles() -> Iterator[pl.DataFrame]:
+        with track("simulating, users", people.users) as bar:
+            for events, p in simulator.blocks(params.seed, people.users, people.days, people.events_per_day):
+                parts.append(events)
+                bar.advance(events["user"].n_unique())
+                yield p
+
+    tables.write_blocks(oracles(), "oracle", oracle)
+    events = pl.concat(parts, rechunk=False)
+    return Log(events, pl.DataFrame(schema=tables.SCHEMAS["quarantine"]), events.height, 0)
 
 
 def _explain(refused: pl.DataFrame) -> str:
@@ -73,12 +90,13 @@ def _explain(refused: pl.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def _check_events(log: Log, name: str) -> None:
+def _check_events(log: Log, name: str) -> pl.DataFrame:
+    """The behaviours (`behavior`, `count`), most frequent first; refuses logs that nothing can be learned from."""
     events = log.events
     if events.is_empty():
         why = f"all {log.rows:,} are refused or ignored:\n{_explain(log.quarantine)}" if log.rows else "there is no row"
         raise errors.UserError(f"{name}: no event in this log: {why}")
-    if events["user"].n_unique() == 1:
+    if events["user"][0] == events["user"][-1]:  # sorted
         raise errors.UserError(
             f"{name}: all {events.height:,} events are of one user; a model is tested on users it has not seen, so at "
             "least 3 are needed. Check source.columns.user, or bring more users"
@@ -97,17 +115,18 @@ def _check_events(log: Log, name: str) -> None:
                 f"{name}: {other!r} ({others:,} rows) and {label!r} ({count:,} rows) differ in case only; merge them "
                 "by a taxonomy: a CSV with the header raw,behavior in data/taxonomy, named in source.taxonomy"
             )
+    return counts
 
 
-def _metrics(log: Log, refused: pl.DataFrame, share: float, log_format: str) -> dict[str, Any]:
+def _metrics(log: Log, refused: pl.DataFrame, share: float, log_format: str, behaviors: int) -> dict[str, Any]:
     assert log.rows == log.events.height + log.quarantine.height
-    time = log.events["time"]
+    user, time = log.events["user"], log.events["time"]
     by_rule = refused["rule"].value_counts().sort("count", "rule", descending=[True, False])
     return {
         "format": log_format, "files": log.files, "rows": log.rows, "events": log.events.height,
         "refused": {"rows": refused.height, "share": share, "by_rule": dict(by_rule.iter_rows())},
         "ignored": log.quarantine.height - refused.height,
-        "users": log.events["user"].n_unique(), "behaviors": log.events["behavior"].n_unique(),
+        "users": 1 + int((user != user.shift()).sum()), "behaviors": behaviors,  # users are sorted
         "places": log.events["place"].n_unique(), "first": time.min().isoformat(), "last": time.max().isoformat(),
     }
 
@@ -124,10 +143,10 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="counts to write (JSON)")
     arguments = parser.parse_args()
 
-    made = ingest(read_params(arguments.params), arguments.taxonomies)
-    tables.write(made.events, "events", arguments.out)
-    tables.write(made.quarantine, "quarantine", arguments.quarantine)
-    tables.write(made.oracle, "oracle", arguments.oracle)
+    with files.atomic_file(arguments.oracle) as oracle:  # what fails leaves no table of it either
+        made = ingest(read_params(arguments.params), arguments.taxonomies, oracle)
+        tables.write(made.events, "events", arguments.out)
+        tables.write(made.quarantine, "quarantine", arguments.quarantine)
     files.write_json(arguments.metrics, made.metrics)
     refused = made.metrics["refused"]["rows"]
     console.print(f"ingest: {made.events.height:,} events of {made.metrics['users']:,} users, "

@@ -4,9 +4,6 @@ Sequences hold every label; which of them a loss is put on is `sft.labels`' choi
 training see the same sequences.
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 from transformers import PreTrainedTokenizerBase
@@ -15,11 +12,14 @@ from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.files import atomic_folder, write_json
+from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
 from stages.lm.load import load_tokenizer
 from stages.prompts.conversations import encode_conversation
 from stages.prompts.layouts import Layout, TokenSequence, make_layout
 from stages.prompts.log import EventLog
+
+TABLES = ("events", "windows", "vocabulary", "conversations")
 
 
 def instructions(
@@ -71,21 +71,11 @@ def _counts(sequences: list[TokenSequence], layout: Layout, dropped: int) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--events", type=Path, required=True)
-    parser.add_argument("--windows", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--conversations", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True, help="folder with base.json, for its tokenizer")
-    parser.add_argument("--out", type=Path, required=True, help="folder for train, valid and auxiliary sequences")
-    parser.add_argument("--metrics", type=Path, required=True)
-    args = parser.parse_args()
-    frames, counts = instructions(
-        tables.read("events", args.events), tables.read("windows", args.windows),
-        tables.read("vocabulary", args.vocabulary), tables.read("conversations", args.conversations),
-        load_tokenizer(args.model), read_params(args.params),
-    )
+    args = stage_parser(
+        "instructions", __doc__, TABLES, model="folder with base.json, for its tokenizer",
+        out="folder for train, valid and auxiliary sequences",
+    ).parse_args()
+    frames, counts = instructions(*read_tables(args, TABLES), load_tokenizer(args.model), read_params(args.params))
     with atomic_folder(args.out) as folder:
         for name, frame in frames.items():
             tables.write(frame, "instructions", folder / f"{name}.parquet")

@@ -28,9 +28,10 @@ def reference(
 ) -> dict[str, Any]:
     """Metrics of every row by its name, each shaped as in `metrics/eval/<model>.json`.
 
-    `oracle` is empty for a real log, and then there is no such row. The most likely behaviour is the best answer for
-    the natural metrics only: for a mean over behaviours it is the one of largest p(y|x) / π(y). Hence the rows ending
-    in `_adjusted`, logit adjustment with τ = 1, whose ceiling on the balanced test set is `oracle_adjusted`.
+    `oracle` needs the rows of the test windows only. It is empty for a real log, and then there is no such row. The
+    most likely behaviour is the best answer for the natural metrics only: for a mean over behaviours it is the one of
+    largest p(y|x) / π(y). Hence the rows ending in `_adjusted`, logit adjustment with τ = 1, whose ceiling on the
+    balanced test set is `oracle_adjusted`.
     """
     test = windows.filter(pl.col("split").is_in(SPLITS))
     rows = test["row"].to_numpy()
@@ -96,14 +97,25 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="where the metrics go, JSON")
     args = parser.parse_args()
     params = read_params(args.params)
-    events, windows, vocabulary, oracle = (
-        tables.read(table, getattr(args, table)) for table in ("events", "windows", "vocabulary", "oracle")
+    events, windows, vocabulary = (
+        tables.read(table, getattr(args, table)) for table in ("events", "windows", "vocabulary")
     )
+    oracle = _tested(tables.scan("oracle", args.oracle), windows, args.oracle)
     rows = reference(events, windows, vocabulary, oracle, params)
     write_json(args.metrics, rows)
     for name, metrics in rows.items():
         shown = [f"{split} {key} {_shown(metrics[split][key])}" for split, key in _SHOWN]
         console.print(f"{name}: {', '.join(shown)}", soft_wrap=True)
+
+
+def _tested(oracle: pl.LazyFrame, windows: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """The oracle's rows for the test windows: the table of a long log is larger than memory.
+
+    Its first row comes too, so that an oracle of another log is not taken for that of a real log, which is empty.
+    """
+    rows = windows.filter(pl.col("split").is_in(SPLITS))["row"]
+    with tables.reading(path):
+        return oracle.filter(pl.col("row").is_in(rows.implode()) | (pl.col("row") == 0)).collect(engine="streaming")
 
 
 def _shown(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """Stage `scoring`: the A-tuned model weighs every candidate for a pool of training windows (paper 3.3, step 2.1)."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,14 @@ from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.files import write_json
+from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
 from stages.lm.likelihood import Scores, score
 from stages.lm.load import load_merged, load_tokenizer
 from stages.prompts.layouts import make_layout, prompts
 from stages.prompts.log import EventLog
+
+TABLES = ("events", "windows", "vocabulary")
 
 
 def scoring(
@@ -83,19 +85,10 @@ def table(rows: np.ndarray, behavior: np.ndarray, result: Scores, vocabulary: pl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--events", type=Path, required=True)
-    parser.add_argument("--windows", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True, help="folder of the A-tuned adapter")
-    parser.add_argument("--out", type=Path, required=True, help="table of scores")
-    parser.add_argument("--metrics", type=Path, required=True)
-    args = parser.parse_args()
-    frame, counts = scoring(
-        tables.read("events", args.events), tables.read("windows", args.windows),
-        tables.read("vocabulary", args.vocabulary), read_params(args.params), args.model,
-    )
+    args = stage_parser(
+        "scoring", __doc__, TABLES, model="folder of the A-tuned adapter", out="file for the table of scores"
+    ).parse_args()
+    frame, counts = scoring(*read_tables(args, TABLES), read_params(args.params), args.model)
     tables.write(frame, "scores", args.out)
     write_json(args.metrics, counts)
     console.print(f"scored {counts['windows']:,} windows, {counts['accuracy']:.1%} predicted right")

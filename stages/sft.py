@@ -3,8 +3,6 @@
 Runs on several devices by `accelerate launch -m stages.sft ...`; an interrupted run goes on where it was.
 """
 
-import argparse
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +13,14 @@ from trl import SFTConfig
 from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
-from stages.common.files import atomic_folder, fingerprint, write_json
+from stages.common.files import fingerprint
+from stages.common.inputs import add_training_options, read_tables, stage_parser
 from stages.common.params import Params, Sft, read_params
-from stages.lm.load import load_tokenizer, new_adapter, save_adapter
-from stages.lm.resolve import read_manifest
-from stages.lm.sft_trainer import SequenceTrainer, labelled
-from stages.lm.training import arguments, checkpoint_folder, fit, summary, write_history
+from stages.lm.load import load_tokenizer, new_adapter
+from stages.lm.sft_trainer import MICRO_BATCH, SequenceTrainer, labelled
+from stages.lm.training import arguments, checkpoint_folder, finish, fit, summary
 
-# On two CPU cores more would not be faster, and 8 GB is all the memory there may be.
-MICRO_BATCH = 2
+TABLES = ("vocabulary",)
 
 
 def sft(
@@ -100,16 +97,10 @@ def auxiliary_share(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--instructions", type=Path, required=True, help="folder of token sequences")
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True, help="folder with base.json")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
-    parser.add_argument("--metrics", type=Path, required=True)
-    parser.add_argument("--history", type=Path, required=True, help="CSV with one row a logged step")
-    parser.add_argument("--micro-batch", type=int, default=MICRO_BATCH,
-                        help="most sequences in one forward pass: speed and memory only (default: %(default)s)")
+    parser = stage_parser("sft", __doc__, TABLES, model="folder with base.json", out="folder for the A-tuned adapter")
+    parser.add_argument("--instructions", type=Path, required=True,
+                        help="folder of token sequences (from stage instructions)")
+    add_training_options(parser, MICRO_BATCH, "sequences")
     args = parser.parse_args()
     params = read_params(args.params)
     names = ("train", "valid", "auxiliary")
@@ -117,15 +108,11 @@ def main() -> None:
     inputs = [args.instructions, args.vocabulary, args.model, Path(__file__).parent]
     used = [params.seed, params.lora.model_dump(), params.sft.model_dump()]
     scratch = checkpoint_folder("sft", fingerprint(used, inputs))
-    vocabulary = tables.read("vocabulary", args.vocabulary)
+    (vocabulary,) = read_tables(args, TABLES)
     trainer, metrics = sft(sequences, vocabulary, params, args.model, scratch, args.micro_batch)
     if not trainer.is_world_process_zero():
         return
-    with atomic_folder(args.out) as folder:
-        save_adapter(trainer.accelerator.unwrap_model(trainer.model), read_manifest(args.model), folder)
-    write_history(trainer.state.log_history, args.history)
-    write_json(args.metrics, metrics)
-    shutil.rmtree(scratch, ignore_errors=True)
+    finish(trainer, metrics, args, scratch)
     console.print(
         f"A-Tuning: validation loss {metrics['first_look']:.3f} -> {metrics['best_look']:.3f} at step "
         f"{metrics['best_step']} of {metrics['steps']}"

@@ -18,29 +18,29 @@ from stages.common.params import Params, read_params
 from stages.events import windows
 
 
-def windowing(events: pl.DataFrame, params: Params) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+def windowing(
+    events: pl.LazyFrame | pl.DataFrame, params: Params
+) -> tuple[pl.LazyFrame, pl.DataFrame, dict[str, Any]]:
     """The tables `windows` and `vocabulary`, and the metrics.
 
     Raises:
         UserError: no user has enough events, a split has no usable user, or the training users know one behaviour only.
     """
     settings, seed = params.windowing, params.seed
-    users = events["user"].unique(maintain_order=True).to_numpy()
-    lengths = events["user"].rle().struct.field("len").to_numpy()
-    usable = lengths > settings.min_history
-    user_split = windows.split_of(users, seed)
-    _check_users(users[usable], user_split[usable], lengths, settings.min_history, seed)
+    log = windows.histories(events.lazy())
+    usable = log.lengths > settings.min_history
+    split = windows.split_of(log.users, seed)
+    _check_users(log.users[usable], split[usable], log.lengths, settings.min_history, seed)
 
-    split = np.repeat(user_split, lengths)
-    vocabulary = windows.vocabulary(events.filter(pl.Series(split == "train")), settings.anchor_threshold)
+    vocabulary = windows.train_vocabulary(log, split == "train", settings.anchor_threshold)
     if vocabulary.height < 2:
         raise errors.UserError(
             f"the training users know only one behaviour, {vocabulary['behavior'][0]!r}: there is nothing to predict; "
             "check source.columns.behavior and source.taxonomy in params.yaml"
         )
-    made = windows.windows(events, split, vocabulary["behavior"], seed, settings.min_history, settings.natural,
+    made = windows.windows(log, split, vocabulary["behavior"], seed, settings.min_history, settings.natural,
                            settings.balanced_per_behavior)
-    metrics = _metrics(made, vocabulary, user_split, usable, settings.balanced_per_behavior)
+    metrics = _metrics(made, vocabulary, split, usable, settings.balanced_per_behavior)
     return made.table, vocabulary, metrics
 
 
@@ -65,9 +65,9 @@ def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, min
 
 
 def _metrics(made: windows.Windows, vocabulary: pl.DataFrame, user_split: np.ndarray, usable: np.ndarray, wanted: int):
-    group, split = vocabulary["group"], made.table["split"]
+    group = vocabulary["group"]
     return {
-        "windows": {name: int((split == name).sum()) for name in ("train", "valid", "natural", "balanced")},
+        "windows": {name: len(rows) for name, rows in made.rows.items()},
         "users": {name: int((user_split[usable] == name).sum()) for name in ("train", "valid", "test")}
         | {"too_short": int((~usable).sum())},
         "behaviors": vocabulary.height, "anchors": int(vocabulary["is_anchor"].sum()),
@@ -91,7 +91,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     params = read_params(arguments.params)
-    table, vocabulary, metrics = windowing(tables.read("events", arguments.events), params)
+    events = tables.scan("events", arguments.events)
+    with tables.reading(arguments.events):
+        table, vocabulary, metrics = windowing(events, params)
     tables.write(table, "windows", arguments.out)
     tables.write(vocabulary, "vocabulary", arguments.vocabulary)
     files.write_json(arguments.metrics, metrics)

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 from peft import PeftModel
+from peft.utils import save_and_load
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -192,6 +194,20 @@ def test_a_pair_that_teaches_nothing_is_refused_by_its_row(log, tuned, column, v
     wrong = pairs.sort("row").head(1).with_columns(value.alias(column))
     with pytest.raises(UserError, match=f"pairs: row {wrong['row'][0]}: {says}"):
         pair_tokens(wrong, layout_of(events, tuned), all_behaviors())
+
+
+def test_no_hub_is_asked_for_a_base_that_has_its_name(log, tuned, tmp_path, monkeypatch):
+    model = shutil.copytree(tuned, tmp_path / "sft")
+    config = json.loads((model / "adapter_config.json").read_text(encoding="utf-8"))
+    (model / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "nobody/nothing"}), encoding="utf-8"
+    )
+    asked = []
+    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", lambda *name, **kwargs: asked.append(name))
+    monkeypatch.setattr(stage, "validation", ever_better)
+    with killed_at(monkeypatch, 2):
+        run(log, model, tmp_path / "cut")
+    assert checkpoints_in(tmp_path / "cut") and asked == []
 
 
 def test_command(log, tuned, tiny_model, tmp_path, monkeypatch):

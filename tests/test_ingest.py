@@ -18,15 +18,17 @@ TAXONOMIES = ROOT / "data" / "taxonomy"
 
 
 def read(path, **changes):
-    return ingest(table_params(path, **changes), TAXONOMIES)
+    return ingest(table_params(path, **changes), TAXONOMIES, path.parent / "oracle.parquet")
 
 
-def test_a_simulated_log_comes_with_its_oracle():
-    made = ingest(params_with(source__format="simulated", simulator__users=30, simulator__days=10), TAXONOMIES)
-    for table in ("events", "quarantine", "oracle"):
+def test_a_simulated_log_comes_with_its_oracle(tmp_path):
+    params = params_with(source__format="simulated", simulator__users=30, simulator__days=10)
+    made = ingest(params, TAXONOMIES, tmp_path / "o.parquet")
+    for table in ("events", "quarantine"):
         tables.check(getattr(made, table), table, table)
-    assert made.oracle["row"].to_list() == list(range(made.events.height))
-    assert made.oracle["p"].list.len().unique().to_list() == [len(BEHAVIORS)]
+    oracle = tables.read("oracle", tmp_path / "o.parquet")
+    assert oracle["row"].to_list() == list(range(made.events.height))
+    assert oracle["p"].list.len().unique().to_list() == [len(BEHAVIORS)]
     assert made.metrics["rows"] == made.metrics["events"] == made.events.height
     assert made.metrics["users"] == 30 and made.metrics["format"] == "simulated"
 
@@ -35,9 +37,9 @@ def test_counts_add_up(tmp_path):
     rows = [*ROWS, "u1,2024-03-05 09:00:00,home,Gaming", "u4,x,home,Gaming", ROWS[0],
             ",2024-03-01 09:00:00,home,Gaming"]
     made = read(write_log(tmp_path / "log.csv", rows))
-    for table in ("events", "quarantine", "oracle"):
+    for table in ("events", "quarantine"):
         tables.check(getattr(made, table), table, table)
-    assert made.oracle.is_empty()
+    assert tables.read("oracle", tmp_path / "oracle.parquet").is_empty()
     metrics = made.metrics
     assert (metrics["rows"], metrics["events"], metrics["users"], metrics["behaviors"]) == (8, 5, 3, 4)
     assert metrics["refused"] == {"rows": 3, "share": 3 / 8, "by_rule": {
@@ -50,7 +52,8 @@ def test_rows_that_are_no_events_do_not_count_as_refused(tmp_path):
     (tmp_path / "lsapp.tsv").write_text("user_id\tsession_id\ttimestamp\tapp_name\tevent_type\n" + "".join(
         f"{user}\t1\t2018-01-16 06:01:{second:02d}\tapp {second % 2}\t{kind}\n"
         for user in (1, 2) for second in range(10) for kind in ("Opened", "Closed")))
-    made = ingest(params_with(source__format="lsapp", source__path=str(tmp_path), ingest__max_refused=0.0), TAXONOMIES)
+    params = params_with(source__format="lsapp", source__path=str(tmp_path / "lsapp.tsv"), ingest__max_refused=0.0)
+    made = ingest(params, TAXONOMIES, tmp_path / "o.parquet")
     assert (made.metrics["rows"], made.metrics["events"], made.metrics["ignored"]) == (40, 20, 20)
     assert made.metrics["refused"]["rows"] == 0
 
@@ -89,7 +92,7 @@ def test_a_taxonomy_merges_spellings(tmp_path):
     file = write_log(tmp_path / "log.csv", ["u1,2024-03-01 09:00:00,home,Gaming", "u2,2024-03-01 09:00:00,home,gaming",
                                             "u2,2024-03-01 09:01:00,home,Cooking"])
     (tmp_path / "names.csv").write_text("raw,behavior\nGaming,Playing games\ngaming,Playing games\nCooking,Cooking\n")
-    made = ingest(table_params(file, source__taxonomy="names.csv"), tmp_path)
+    made = ingest(table_params(file, source__taxonomy="names.csv"), tmp_path, tmp_path / "o.parquet")
     assert dict(made.events["behavior"].value_counts().iter_rows()) == {"Playing games": 2, "Cooking": 1}
 
 

@@ -1,14 +1,23 @@
 """The tables between the stages: one schema each, checked where a table is written and again where it is read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from stages.common.errors import UserError
 from stages.common.files import atomic_file
 
 FLOATS = pl.List(pl.Float32)
 INTS = pl.List(pl.Int32)
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
+# Rows of a group of rows in a file, so that the file's bytes depend on its rows alone
+_ROWS_OF_GROUP = 250_000
 
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     # an event, sorted by (user, time); ties in time keep the order of the log
@@ -43,13 +52,13 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
 }
 
 
-def check(frame: pl.DataFrame, table: str, path: Path) -> pl.DataFrame:
+def check(frame: Frame, table: str, path: Path) -> Frame:
     """Return `frame` with exactly the columns of `table`, in order.
 
     Raises:
         UserError: a column is missing, unknown or of another type.
     """
-    want, have = SCHEMAS[table], dict(frame.schema)
+    want, have = SCHEMAS[table], dict(frame.collect_schema())
     if have != want:
         wrong = [f"{name}: {have.get(name, 'missing')}, expected {want.get(name, 'no such column')}"
                  for name in want.keys() | have.keys() if have.get(name) != want.get(name)]
@@ -58,11 +67,24 @@ def check(frame: pl.DataFrame, table: str, path: Path) -> pl.DataFrame:
     return frame.select(list(want))
 
 
-def write(frame: pl.DataFrame, table: str, path: Path) -> None:
+def write(frame: pl.DataFrame | pl.LazyFrame, table: str, path: Path) -> None:
     """Write `frame` as Parquet, atomically, after checking it against its schema."""
-    frame = check(frame, table, path)
+    frame = check(frame.lazy(), table, path)
     with atomic_file(path) as part:
-        frame.write_parquet(part, compression="zstd", statistics=True)
+        frame.sink_parquet(part, compression="zstd", statistics=True, row_group_size=_ROWS_OF_GROUP)
+
+
+def write_blocks(blocks: Iterator[pl.DataFrame], table: str, path: Path) -> None:
+    """Write the frames as one table, as `write` does, each as it comes: the table may be larger than memory.
+
+    Raises:
+        UserError: a frame is not of the table's schema; and what `blocks` raises.
+    """
+    def checked(columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, size: int | None):
+        # a sink asks for all columns and all rows
+        return (check(block, table, path) for block in blocks)
+
+    write(register_io_source(checked, schema=SCHEMAS[table]), table, path)
 
 
 def read(table: str, path: Path) -> pl.DataFrame:
@@ -71,10 +93,26 @@ def read(table: str, path: Path) -> pl.DataFrame:
     Raises:
         UserError: the file is absent, no Parquet file, or not of this table's schema.
     """
+    with reading(path):
+        return check(pl.read_parquet(path, glob=False), table, path)
+
+
+def scan(table: str, path: Path) -> pl.LazyFrame:
+    """A table written by `write`, of which only what is asked for is read, later: within `reading`.
+
+    Raises:
+        UserError: as `read`.
+    """
+    with reading(path):
+        return check(pl.scan_parquet(path, glob=False), table, path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what can go wrong with the file at `path` into a UserError."""
     if not Path(path).exists():
         raise UserError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it")
     try:
-        frame = pl.read_parquet(path, glob=False)
+        yield
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run `dvc repro`") from error
-    return check(frame, table, path)

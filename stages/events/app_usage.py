@@ -14,25 +14,29 @@ import polars as pl
 from stages.common.errors import UserError
 from stages.common.params import Source
 from stages.events import delimited, reading, times
+from stages.events.reading import Piece
 
 _NAMES = ["user", "time", "station", "app", "bytes"]
 
 
-def read(path: Path, source: Source) -> Iterator[pl.DataFrame]:
+def read(path: Path, source: Source) -> Iterator[Piece]:
     """Rows of a file; the place is the station until `finish`.
 
     Raises:
         UserError: the file is not in this layout.
     """
     _check_layout(path)
-    for frame in delimited.records(path, _NAMES, None):
-        time = times.local_times(frame["time"], "%Y%m%d%H%M%S", "")
-        yield frame.select(
-            "line", "fingerprint", pl.coalesce("problem", time["problem"]).alias("problem"), "user", time["time"],
-            pl.col("station").alias("place"),
-            (pl.lit("app ") + pl.col("app")).alias("behavior"),
-            pl.concat_str(_NAMES[1:], separator=" | ", ignore_nulls=True).alias("text"),
-        )
+    for piece in delimited.records(path, _NAMES, None):
+        yield piece.then(_rows)
+
+
+def _rows(frame: pl.DataFrame) -> pl.DataFrame:
+    time = times.local_times(frame["time"], "%Y%m%d%H%M%S", "")
+    return frame.select(
+        "line", "fingerprint", pl.coalesce("problem", time["problem"]).alias("problem"), "user", time["time"],
+        pl.col("station").alias("place"), (pl.lit("app ") + pl.col("app")).alias("behavior"),
+        pl.struct(_NAMES[1:]).alias("text"),
+    )
 
 
 def finish(events: pl.DataFrame) -> pl.DataFrame:

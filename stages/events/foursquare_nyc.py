@@ -14,6 +14,7 @@ import polars as pl
 from stages.common.errors import UserError
 from stages.common.params import Source
 from stages.events import delimited, reading
+from stages.events.reading import Piece
 from stages.events.rules import Rule, missing
 
 _NAMES = ["user", "venue", "category_id", "category", "latitude", "longitude", "offset", "utc"]
@@ -56,31 +57,35 @@ _AROUND = (
 )
 
 
-def read(path: Path, source: Source) -> Iterator[pl.DataFrame]:
+def read(path: Path, source: Source) -> Iterator[Piece]:
     """Rows of a file.
 
     Raises:
         UserError: the file is not in this layout.
     """
     _check_layout(path)
-    for frame in delimited.records(path, _NAMES, "\t", encodings=("utf-8", "latin-1")):
-        utc = pl.col("utc").str.strip_chars()
-        frame = frame.with_columns(
-            utc.str.to_datetime("%a %b %d %H:%M:%S %z %Y", time_unit="us", strict=False).dt.replace_time_zone(None)
-            .alias("time"),
-            pl.col("offset").str.strip_chars().cast(pl.Int64, strict=False).alias("minutes"),
-        ).with_columns(time=pl.when(pl.col("minutes").abs() <= _LONGEST_OFFSET)
-                       .then(pl.col("time") + pl.duration(minutes="minutes")))
-        problem = (
-            pl.when(missing(pl.col("utc"))).then(pl.lit(Rule.NO_TIME.value))
-            .when(pl.col("time").is_null()).then(pl.lit(Rule.TIME.value))
-            .when(~pl.col("time").dt.year().is_between(1990, 2100)).then(pl.lit(Rule.TIME_RANGE.value))
-        )
-        yield frame.select(
-            "line", "fingerprint", pl.coalesce("problem", problem).alias("problem"), "user", "time",
-            _area(pl.col("latitude"), pl.col("longitude")).alias("place"), pl.col("category").alias("behavior"),
-            pl.concat_str(_NAMES[1:], separator=" | ", ignore_nulls=True).alias("text"),
-        )
+    for piece in delimited.records(path, _NAMES, "\t", encodings=("utf-8", "latin-1")):
+        yield piece.then(_rows)
+
+
+def _rows(frame: pl.DataFrame) -> pl.DataFrame:
+    utc = pl.col("utc").str.strip_chars()
+    frame = frame.with_columns(
+        pl.struct(_NAMES[1:]).alias("text"),
+        utc.str.to_datetime("%a %b %d %H:%M:%S %z %Y", time_unit="us", strict=False).dt.replace_time_zone(None)
+        .alias("time"),
+        pl.col("offset").str.strip_chars().cast(pl.Int64, strict=False).alias("minutes"),
+    ).with_columns(time=pl.when(pl.col("minutes").abs() <= _LONGEST_OFFSET)
+                   .then(pl.col("time") + pl.duration(minutes="minutes")))
+    problem = (
+        pl.when(missing(pl.col("utc"))).then(pl.lit(Rule.NO_TIME.value))
+        .when(pl.col("time").is_null()).then(pl.lit(Rule.TIME.value))
+        .when(~pl.col("time").dt.year().is_between(1990, 2100)).then(pl.lit(Rule.TIME_RANGE.value))
+    )
+    return frame.select(
+        "line", "fingerprint", pl.coalesce("problem", problem).alias("problem"), "user", "time",
+        _area(pl.col("latitude"), pl.col("longitude")).alias("place"), pl.col("category").alias("behavior"), "text",
+    )
 
 
 def _check_layout(path: Path) -> None:

@@ -5,6 +5,7 @@ opened; rows of another type (Closed, User Interaction, Broken) are no events an
 as refused. The log knows no places.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import polars as pl
 from stages.common.errors import UserError
 from stages.common.params import Source
 from stages.events import delimited, times
+from stages.events.reading import Piece
 from stages.events.rules import Rule
 
 _NAMES = ["user_id", "session_id", "timestamp", "app_name", "event_type"]
 
 
-def read(path: Path, source: Source) -> Iterator[pl.DataFrame]:
+def read(path: Path, source: Source) -> Iterator[Piece]:
     """Rows of a file.
 
     Raises:
@@ -30,14 +32,17 @@ def read(path: Path, source: Source) -> Iterator[pl.DataFrame]:
             f"{path}: no column {absent[0]!r}; source.format lsapp has {', '.join(_NAMES)}, the file has "
             f"{', '.join(found[:30])}"
         )
-    for frame in delimited.records(path, found, separator, header=True):
-        time = times.local_times(frame["timestamp"], "iso", "")
-        other = pl.col("problem").is_null() & (pl.col("event_type").str.strip_chars().str.to_lowercase() != "opened")
-        yield frame.select(
-            "line", "fingerprint", pl.col("user_id").alias("user"), time["time"],
-            pl.lit(None, pl.String).alias("place"), pl.col("app_name").alias("behavior"),
-            pl.when(other).then(pl.lit(Rule.EVENT_TYPE.value)).otherwise(pl.coalesce("problem", time["problem"]))
-            .alias("problem"),
-            pl.concat_str([name for name in found if name != "user_id"], separator=" | ", ignore_nulls=True)
-            .alias("text"),
-        )
+    for piece in delimited.records(path, found, separator, header=True):
+        yield piece.then(functools.partial(_rows, found))
+
+
+def _rows(found: list[str], frame: pl.DataFrame) -> pl.DataFrame:
+    time = times.local_times(frame["timestamp"], "iso", "")
+    other = pl.col("problem").is_null() & (pl.col("event_type").str.strip_chars().str.to_lowercase() != "opened")
+    return frame.select(
+        "line", "fingerprint", pl.col("user_id").alias("user"), time["time"],
+        pl.lit(None, pl.String).alias("place"), pl.col("app_name").alias("behavior"),
+        pl.when(other).then(pl.lit(Rule.EVENT_TYPE.value)).otherwise(pl.coalesce("problem", time["problem"]))
+        .alias("problem"),
+        pl.struct(pl.col(name).alias(f"{i}") for i, name in enumerate(found) if name != "user_id").alias("text"),
+    )

@@ -5,6 +5,8 @@ product of non-negative factors (simulator_habits): a base rate, the person's ta
 place, and what the person did before. People do not influence each other.
 """
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ import polars as pl
 from scipy.special import ndtri
 
 from stages.events.hashing import pseudonym, spread, uniform
+from stages.events.parallel import side_by_side
 from stages.events.simulator_days import PLACES, START, Outline, outline
 from stages.events.simulator_habits import CONDITIONS, HABITS, TRIGGERS
 
@@ -23,7 +26,7 @@ _MINUTES_OF_SESSION = 30
 _PARCEL_HOURS = (20.0, 110.0)  # after the payment
 _PHASES = {"learns to drive": (.15, 25), "looks for a home": (.14, 20), "looks for a job": (.32, 30)}  # people, days
 
-_BLOCK = 4096  # people simulated at once: bounds the memory, changes nothing else
+_BLOCK = 2048  # people simulated at once: bounds the memory, changes nothing else
 _CHOICE = 100  # the purpose of the numbers that behaviours are drawn with, beside those of simulator_days
 _PHASE, _DOES, _TASTE = 4, 10, 10 + len(HABITS)  # dimensions of `spread`, behind those of simulator_days
 
@@ -130,24 +133,34 @@ def simulate(
     return plan, behavior, p
 
 
-def simulated_log(seed: int, users: int, days: int, events_per_day: float) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The tables `events` and `oracle` of a simulated log; the oracle's p follows the order of BEHAVIORS."""
+def blocks(seed: int, users: int, days: int, events_per_day: float) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """The tables `events` and `oracle` of a simulated log, some thousand users after another.
+
+    The oracle's p follows the order of BEHAVIORS.
+    """
     numbers = np.arange(users)
     names = np.array([pseudonym(f"simulated {number}") for number in numbers], np.uint64)
     in_order = np.argsort(names)  # the table is sorted by user: people are simulated in that order
-    labels = pl.Series(BEHAVIORS), pl.Series(PLACES)
-    events, oracle = [], []
-    for block in range(0, users, _BLOCK):
-        members = in_order[block : block + _BLOCK]
+    groups = (in_order[start : start + _BLOCK] for start in range(0, users, _BLOCK))
+    labels, row = (pl.Series(BEHAVIORS), pl.Series(PLACES)), 0
+
+    def simulated(members: np.ndarray) -> tuple[pl.DataFrame, pl.Series]:
         plan, behavior, p = simulate(seed, numbers[members], days, events_per_day)
-        events.append(pl.DataFrame({
+        return pl.DataFrame({
             "user": names[members][plan.user], "time": START + plan.seconds * np.timedelta64(1_000_000, "us"),
             "place": labels[1].gather(plan.place.astype(np.uint32)),
             "behavior": labels[0].gather(behavior.astype(np.uint32)),
-        }))
-        oracle.append(pl.Series("p", p).cast(pl.List(pl.Float32)))
-    table = pl.concat(events, rechunk=False)
-    return table, pl.DataFrame({"row": np.arange(table.height), "p": pl.concat(oracle, rechunk=False)})
+        }), pl.Series("p", p).cast(pl.List(pl.Float32))
+
+    for events, p in side_by_side(functools.partial(simulated, members) for members in groups):
+        yield events, pl.DataFrame({"row": np.arange(row, row + events.height), "p": p})
+        row += events.height
+
+
+def simulated_log(seed: int, users: int, days: int, events_per_day: float) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The whole tables `events` and `oracle` of a small simulated log."""
+    events, oracle = zip(*blocks(seed, users, days, events_per_day), strict=True)
+    return pl.concat(events, rechunk=False), pl.concat(oracle, rechunk=False)
 
 
 def calibrate(users: int = 3000, days: int = 45, events_per_day: float = 12, rounds: int = 16) -> np.ndarray:

@@ -3,6 +3,7 @@
 What a file is shows in its first bytes. Text may be gzip-compressed; separators are comma, tab, semicolon or bar.
 """
 
+import functools
 import gzip
 import json
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ import polars as pl
 from stages.common.errors import UserError
 from stages.common.params import Source
 from stages.events import delimited, reading, times
+from stages.events.reading import Piece
 from stages.events.rules import Rule
 
 _ROWS_OF_PARQUET = 1_000_000  # read at once
 
 
-def read(path: Path, source: Source) -> Iterator[pl.DataFrame]:
+def read(path: Path, source: Source) -> Iterator[Piece]:
     """Rows of a file.
 
     Raises:
@@ -28,15 +30,15 @@ def read(path: Path, source: Source) -> Iterator[pl.DataFrame]:
     times.check(source.time_format, source.time_zone)
     start = _start(path)
     if start.startswith(b"PAR1"):
-        frames = _parquet(path, columns)
+        pieces = _parquet(path, columns)
     elif start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        frames = _json_lines(path, columns)
+        pieces = _json_lines(path, columns)
     elif start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         raise UserError(f"{path}: a JSON array; one object a line is needed (JSON Lines), for example `jq -c '.[]'`")
     else:
-        frames = _delimited(path, columns)
-    for frame in frames:
-        yield _rows(frame, columns, source)
+        pieces = _delimited(path, columns)
+    for piece in pieces:
+        yield piece.then(functools.partial(_rows, columns=columns, source=source))
 
 
 def _columns(source: Source) -> dict[str, str]:
@@ -76,37 +78,44 @@ def _need(path: Path, columns: dict[str, str], found: list[str]) -> None:
                             "the header; rename one")
 
 
-def _delimited(path: Path, columns: dict[str, str]) -> Iterator[pl.DataFrame]:
+def _delimited(path: Path, columns: dict[str, str]) -> Iterator[Piece]:
     separator, names = delimited.header(path, list(columns.values()))
     _need(path, columns, names)
     unique = [f"{number}" for number in range(len(names))]
     ours = {name: unique[names.index(theirs)] for name, theirs in columns.items()}
-    for frame in delimited.records(path, unique, separator, quotes=True, header=True):
-        others = [name for name in unique if name != ours["user"]]
-        yield frame.select(
+    shown = [name for name in unique if name != ours["user"]]
+
+    def named(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.select(
             "line", "fingerprint", "problem", *(pl.col(theirs).alias(name) for name, theirs in ours.items()),
-            text=pl.concat_str(others, separator=" | ", ignore_nulls=True),
+            text=pl.struct(shown),
         )
 
+    for piece in delimited.records(path, unique, separator, quotes=True, header=True):
+        yield piece.then(named)
 
-def _json_lines(path: Path, columns: dict[str, str]) -> Iterator[pl.DataFrame]:
-    for number, block in enumerate(reading.lines(path)):
-        text = pl.col("text")
-        block = block.with_columns(object=_is_object(text))
-        if not block["object"].all():
-            # Python writes NaN where JSON has null
-            mended = text.str.replace_all(r":\s*(?:NaN|-?Infinity)\b", ": null")
-            block = block.with_columns(text=pl.when("object").then(text).otherwise(mended))
-            block = block.with_columns(object=_is_object(text))
-        frame = block.select(
-            "line", fingerprint=text.hash(), problem=pl.when(~pl.col("object")).then(pl.lit(Rule.JSON.value)),
-            **{ours: text.str.json_path_match(f"$[{json.dumps(theirs)}]") for ours, theirs in columns.items()},
-        )
-        if number == 0:
-            absent = [theirs for ours, theirs in columns.items() if frame[ours].null_count() == frame.height]
-            _need_keys(path, block.filter("object")["text"], columns, absent)
-        shown = [name for name in columns if name != "user"]
-        yield frame.with_columns(text=pl.concat_str(shown, separator=" | ", ignore_nulls=True))
+
+def _json_lines(path: Path, columns: dict[str, str]) -> Iterator[Piece]:
+    for number, block in enumerate(reading.blocks(path)):
+        yield Piece(functools.partial(_objects, path, block, columns, number == 0), block.end)
+
+
+def _objects(path: Path, block: reading.Block, columns: dict[str, str], is_first: bool) -> pl.DataFrame:
+    text = pl.col("text")
+    rows = reading.lines_of(path, block).with_columns(object=_is_object(text))
+    if not rows["object"].all():
+        # Python writes NaN where JSON has null
+        mended = text.str.replace_all(r":\s*(?:NaN|-?Infinity)\b", ": null")
+        rows = rows.with_columns(text=pl.when("object").then(text).otherwise(mended))
+        rows = rows.with_columns(object=_is_object(text))
+    frame = rows.select(
+        "line", fingerprint=text.hash(), problem=pl.when(~pl.col("object")).then(pl.lit(Rule.JSON.value)),
+        **{ours: text.str.json_path_match(f"$[{json.dumps(theirs)}]") for ours, theirs in columns.items()},
+    )
+    if is_first:
+        absent = [theirs for ours, theirs in columns.items() if frame[ours].null_count() == frame.height]
+        _need_keys(path, rows.filter("object")["text"], columns, absent)
+    return frame.with_columns(text=pl.struct(name for name in columns if name != "user"))
 
 
 def _is_object(text: pl.Expr) -> pl.Expr:
@@ -122,7 +131,7 @@ def _need_keys(path: Path, objects: pl.Series, columns: dict[str, str], absent: 
     _need(path, columns, keys + [name for name in columns.values() if name not in keys and name not in never])
 
 
-def _parquet(path: Path, columns: dict[str, str]) -> Iterator[pl.DataFrame]:
+def _parquet(path: Path, columns: dict[str, str]) -> Iterator[Piece]:
     try:
         scan = pl.scan_parquet(path, glob=False)
         schema = scan.collect_schema()
@@ -131,24 +140,28 @@ def _parquet(path: Path, columns: dict[str, str]) -> Iterator[pl.DataFrame]:
             raise UserError(f"{path}: column {columns['time']!r} (source.columns.time) holds dates without a time of "
                             "day; name a column of datetimes")
         flat = [name for name, kind in schema.items() if not kind.is_nested()]
-        offset = 0
-        while (frame := scan.slice(offset, _ROWS_OF_PARQUET).select(flat).collect()).height:
-            yield frame.select(
-                pl.int_range(offset + 1, offset + frame.height + 1, dtype=pl.Int64).alias("line"),
+        size, rows, first = path.stat().st_size, scan.select(pl.len()).collect().item(), 1
+        for frame in scan.select(flat).collect_batches(chunk_size=_ROWS_OF_PARQUET, maintain_order=True):
+            read = frame.select(
+                pl.int_range(first, first + frame.height, dtype=pl.Int64).alias("line"),
                 frame.hash_rows().alias("fingerprint"), pl.lit(None, pl.String).alias("problem"),
                 *(pl.col(theirs).alias(ours) for ours, theirs in columns.items()),
-                pl.concat_str([pl.col(theirs).cast(pl.String) for ours, theirs in columns.items() if ours != "user"],
-                              separator=" | ", ignore_nulls=True).alias("text"),
+                pl.struct(pl.col(theirs).alias(ours) for ours, theirs in columns.items() if ours != "user")
+                .alias("text"),
             )
-            offset += frame.height
+            yield Piece(functools.partial(pl.DataFrame.clone, read), size * (first - 1 + frame.height) // rows)
+            first += frame.height
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); export or copy it again") from None
 
 
 def _rows(frame: pl.DataFrame, columns: dict[str, str], source: Source) -> pl.DataFrame:
     time = times.local_times(frame["time"], source.time_format, source.time_zone)
+    problem = time["problem"]
+    if frame["problem"].null_count() < frame.height:
+        problem = frame.select(pl.coalesce("problem", problem)).to_series()
     place = pl.col("place") if "place" in columns else pl.lit(None, pl.String)
     return frame.with_columns(
-        time["time"], pl.coalesce("problem", time["problem"]).alias("problem"),
+        time["time"], problem.alias("problem"),
         *(pl.col(name).cast(pl.String) for name in ("user", "behavior")), place.cast(pl.String).alias("place"),
     )

@@ -34,7 +34,7 @@ def read(path: Path) -> pl.DataFrame:
         UserError: names the file, the line and the value that is wrong: another header, a field missing or too many, a
             label that no prompt could hold, a name mapped twice differently, behaviours that differ in case only.
     """
-    text = b"".join(block for _, block in reading.blocks(path))
+    text = b"".join(block.text for block in reading.blocks(path))
     try:
         rows = list(csv.reader(text.decode("utf-8-sig").splitlines()))
     except UnicodeDecodeError as error:

@@ -31,12 +31,55 @@ def positions(user: np.ndarray) -> np.ndarray:
     return row - np.maximum.accumulate(np.where(first, row, 0))
 
 
+@dataclass
+class Histories:
+    """What windows need to know of the events, in few bytes a row, so that fifty million rows fit into memory.
+
+    Attributes:
+        events: the table `events`.
+        users: pseudonyms `(U,)`, in the table's order.
+        lengths: events of each user `(U,)`.
+        labels: the distinct behaviours.
+        behavior: each event's behaviour `(N,)`, as its place in `labels`.
+    """
+
+    events: pl.LazyFrame
+    users: np.ndarray
+    lengths: np.ndarray
+    labels: pl.Series
+    behavior: np.ndarray
+
+    def each(self, of_user: np.ndarray) -> np.ndarray:
+        """A value of each user `(U,)`, for each event `(N,)`."""
+        return np.repeat(of_user, self.lengths)
+
+
+def histories(events: pl.LazyFrame) -> Histories:
+    """Read what windows need of the table `events`."""
+    runs = events.select(pl.col("user")).collect(engine="streaming")["user"].rle().struct.unnest()
+    categories = pl.Categories.random()
+    behavior = events.select(pl.col("behavior").cast(pl.Categorical(categories))).collect(engine="streaming")
+    labels = categories.to_series()  # as long as a column has them
+    numbers = behavior["behavior"].to_physical().to_numpy().astype(np.min_scalar_type(len(labels)))
+    return Histories(events, runs["value"].to_numpy(), runs["len"].to_numpy(), labels.alias("behavior"), numbers)
+
+
+def train_vocabulary(log: Histories, is_train: np.ndarray, anchor_threshold: float) -> pl.DataFrame:
+    """The table `vocabulary` of the events of those users for whom `is_train` `(U,)` says so."""
+    counts = pl.Series("number", log.behavior[log.each(is_train)]).value_counts()
+    return _grouped(counts.select(log.labels.gather(counts["number"]), train_events=pl.col("count").cast(pl.Int64)),
+                    anchor_threshold)
+
+
 def vocabulary(train: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
     """The table `vocabulary` of the training users' events: most frequent first, then by name."""
+    return _grouped(train.group_by("behavior").agg(train_events=pl.len().cast(pl.Int64)), anchor_threshold)
+
+
+def _grouped(counts: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
     share = pl.col("share")
     return (
-        train.group_by("behavior").agg(train_events=pl.len().cast(pl.Int64))
-        .sort("train_events", "behavior", descending=[True, False])
+        counts.sort("train_events", "behavior", descending=[True, False])
         .with_columns(share=pl.col("train_events") / pl.col("train_events").sum())
         .with_columns(
             group=pl.when(share > HEAD).then(pl.lit("head")).when(share < TAIL).then(pl.lit("tail"))
@@ -48,15 +91,21 @@ def vocabulary(train: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
 
 @dataclass
 class Windows:
-    """The table `windows` and what did not get into it."""
+    """The rows of each split's windows and what did not get into them."""
 
-    table: pl.DataFrame
+    rows: dict[str, np.ndarray]
     out_of_vocabulary: dict[str, int]  # windows of valid and test users whose label no training user has
     balanced: dict[str, int]  # windows of each behaviour in the balanced set
 
+    @property
+    def table(self) -> pl.LazyFrame:
+        """The table `windows`."""
+        return pl.concat(pl.LazyFrame({"row": rows}, schema={"row": pl.Int64}).with_columns(split=pl.lit(name))
+                         for name, rows in self.rows.items())
+
 
 def windows(
-    events: pl.DataFrame, split: np.ndarray, behaviors: pl.Series, seed: int, min_history: int, natural: int,
+    log: Histories, split: np.ndarray, behaviors: pl.Series, seed: int, min_history: int, natural: int,
     balanced_per_behavior: int,
 ) -> Windows:
     """Windows of all splits.
@@ -66,35 +115,43 @@ def windows(
     rest. (Drawn first, the balanced set would leave no rare behaviour for the natural one.)
 
     Args:
-        events: the table `events`.
-        split: `train`, `valid` or `test` of each event's user.
+        split: `train`, `valid` or `test` of each user `(U,)`.
         behaviors: labels of the vocabulary; a target outside it makes no window.
     """
-    user, time = events["user"].to_numpy(), events["time"].to_physical().to_numpy()
-    position = positions(user)
-    number = _numbers(events["behavior"], behaviors)
-    long_enough = position >= min_history
-    strange = long_enough & (number < 0)
-    usable = long_enough & (number >= 0)
+    long_enough = _long_enough(log.lengths, min_history)
+    place = _numbers(log.labels, behaviors)  # of each label
+    usable = long_enough & (place >= 0)[log.behavior]
+    lost = pl.Series("number", log.behavior[long_enough & ~usable]).value_counts()
+    lost = lost.select(log.labels.gather(lost["number"]), "count").sort("count", "behavior", descending=[True, False])
 
-    test = np.flatnonzero(usable & (split == "test"))
-    order = np.argsort(bits(seed, _NATURAL, user[test], time[test], position[test]), kind="stable")
+    test = np.flatnonzero(usable & log.each(split == "test"))
+    keys, number = _keys(log, test), place[log.behavior[test]]
+    order = np.argsort(bits(seed, _NATURAL, *keys), kind="stable")
     size = min(natural, len(test) // 2)
-    as_it_comes, rest = test[order[:size]], test[order[size:]]
-    priority = bits(seed, _BALANCED, user[rest], time[rest], position[rest])
-    balanced = _balanced(number[rest], priority, balanced_per_behavior)
-    chosen = {
-        "train": np.flatnonzero(usable & (split == "train")), "valid": np.flatnonzero(usable & (split == "valid")),
-        "natural": np.sort(as_it_comes), "balanced": np.sort(rest[balanced]),
-    }
-    counts = np.bincount(number[rest[balanced]], minlength=len(behaviors))
-    lost = events["behavior"].filter(pl.Series(strange)).value_counts()
-    lost = lost.sort("count", "behavior", descending=[True, False])
-    return Windows(
-        pl.concat(pl.DataFrame({"row": rows, "split": pl.repeat(name, len(rows), dtype=pl.String, eager=True)})
-                  for name, rows in chosen.items()),
-        dict(lost.iter_rows()), dict(zip(behaviors.to_list(), counts.tolist(), strict=True)),
-    )
+    as_it_comes, rest = order[:size], order[size:]
+    balanced = rest[_balanced(number[rest], bits(seed, _BALANCED, *keys)[rest], balanced_per_behavior)]
+    rows = {name: np.flatnonzero(usable & log.each(split == name)) for name in ("train", "valid")}
+    rows |= {"natural": np.sort(test[as_it_comes]), "balanced": np.sort(test[balanced])}
+    counts = np.bincount(number[balanced], minlength=len(behaviors))
+    return Windows(rows, dict(lost.iter_rows()), dict(zip(behaviors.to_list(), counts.tolist(), strict=True)))
+
+
+def _long_enough(lengths: np.ndarray, min_history: int) -> np.ndarray:
+    """Whether each event has `min_history` events of its user before it, for users' numbers of events `(U,)`."""
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    edge = np.zeros(int(lengths.sum()) + 1, np.int8)
+    edge[starts] = 1
+    edge[starts + np.minimum(lengths, min_history)] -= 1
+    return np.cumsum(edge[:-1], dtype=np.int8) == 0
+
+
+def _keys(log: Histories, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What tells `rows` apart whatever other users do: user, time and how many events of the user stand before."""
+    ends = np.cumsum(log.lengths)
+    user = np.searchsorted(ends, rows, side="right")
+    time = log.events.select(pl.col("time").to_physical()).collect(engine="streaming")["time"].gather(rows)
+    return log.users[user], time.to_numpy(), rows - (ends - log.lengths)[user]
 
 
 def _numbers(labels: pl.Series, behaviors: pl.Series) -> np.ndarray:

@@ -9,10 +9,13 @@ from trl import DPOTrainer
 
 from stages.common.console import track
 from stages.common.params import Dpo
-from stages.lm.hidden import hidden_states
-from stages.lm.likelihood import common_prefix, expand, read_prefix
+from stages.lm.likelihood import common_prefix, read_prefix
+from stages.lm.readers import reader_of
 from stages.lm.training import WarmupCosine
 from stages.lm.tree import AnswerTree, pack, step_log_probs
+
+# Pairs in one forward pass by default: they share one reading of what their prompts begin with, in 8 GB of memory.
+MICRO_BATCH = 8
 
 
 class PairCollator:
@@ -126,14 +129,12 @@ class PairTrainer(WarmupCosine, DPOTrainer):
 
 def pair_log_probs(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     """Log-probabilities (B, 2) of the chosen and the rejected answer of each packed pair, in float32."""
-    packed = {"input_ids": inputs["input_ids"], "position_ids": inputs["positions"], "attention_mask": inputs["mask"]}
-    if len(inputs["prefix"]):
-        past = read_prefix(model, inputs["prefix"])
-        packed |= {"past_key_values": expand(past, len(inputs["last"]), model.config), "use_cache": True}
-    hidden = hidden_states(model, **packed)
+    reader = reader_of(model)
+    past = read_prefix(reader, inputs["prefix"]) if len(inputs["prefix"]) else None
+    hidden, _ = reader.read(inputs["input_ids"], inputs["positions"], past, inputs["mask"])
     head = getattr(model, "module", model).get_output_embeddings()
     hidden = hidden.to(head.weight.dtype)
     return torch.stack([
-        step_log_probs(hidden[i], int(last), tree, head)
-        for i, (last, tree) in enumerate(zip(inputs["last"], inputs["trees"], strict=True))
+        step_log_probs(hidden[i, last : last + 1 + len(tree.tokens)], tree, head)
+        for i, (last, tree) in enumerate(zip(inputs["last"].tolist(), inputs["trees"], strict=True))
     ])

@@ -1,17 +1,25 @@
-"""p(y|x) over all candidates, exactly, with each prompt read once: one function for scoring, evaluation, prediction."""
+"""p(y|x) over all candidates, exactly, with each prompt read once: one function for scoring and evaluation.
+
+What all prompts begin with is read once for all. A prompt that another one begins with (a user's earlier window, while
+the history still grows) is not read at all: its candidates are read behind that part of the other.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stages.common.console import track
-from stages.lm.tree import AnswerTree, pack, step_log_probs
+from stages.lm.reader import Reader
+from stages.lm.readers import reader_of
+from stages.lm.store import KeysAndValues
+from stages.lm.tree import AnswerTree, additive, step_log_probs
 
-# Tokens read at once, padding included: enough to keep matrix products busy, little enough for 8 GB.
+# Tokens read at once, padding included: enough to keep matrix products busy, little enough for 8 GB. A GPU takes more.
 _TOKENS_A_BATCH = 4096
+_GPU_FACTOR = 8
 
 
 @dataclass(frozen=True)
@@ -29,37 +37,39 @@ def score(
 ) -> Scores:
     """Weigh every answer after every prompt: s(y) = sum of log P(token | prompt, earlier tokens), terminator included.
 
-    What all prompts begin with is read once and kept; the answers share one prefix tree behind each prompt.
-
     Args:
-        model: a causal language model with adapters merged, or none.
+        model: a causal language model, with adapters merged, beside it, or none.
         prompts: N token lists, none empty.
         answers: V token lists, each ending in a terminator.
         title: what the progress bar says.
     """
     model.eval()
+    reader, head, device = reader_of(model), model.get_output_embeddings(), model.device
+    limit = _TOKENS_A_BATCH * (1 if device.type == "cpu" else _GPU_FACTOR)
     tree = AnswerTree.of(answers)
-    head, body, device = model.get_output_embeddings(), model.get_decoder(), model.device
     shared = common_prefix(prompts)
-    past = read_prefix(body, torch.tensor(prompts[0][:shared], device=device)) if shared else None
+    past = read_prefix(reader, torch.tensor(prompts[0][:shared], device=device)) if shared else None
     log_p = np.empty((len(prompts), len(answers)), dtype=np.float32)
     embedding = np.empty((len(prompts), model.config.hidden_size), dtype=np.float32)
-    longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    riders = _riders(prompts)
+    longest_first = sorted(riders, key=lambda i: -len(prompts[i]))
+    sizes = {i: len(prompts[i]) - shared for i in riders}
     with track(title, len(prompts)) as progress:
-        for batch in _batches(longest_first, [len(p) - shared + len(tree.tokens) for p in prompts]):
-            packed = pack([prompts[i][shared:] for i in batch], [tree] * len(batch), shared, model.dtype)
-            hidden = body(
-                input_ids=packed.input_ids.to(device),
-                position_ids=packed.positions.to(device),
-                attention_mask=packed.mask.to(device),
-                past_key_values=expand(past, len(batch), model.config) if past else None,
-                use_cache=past is not None,
-            ).last_hidden_state
-            for at, (i, last) in enumerate(zip(batch, packed.last.tolist(), strict=True)):
-                sums = step_log_probs(hidden[at], last, tree, head)
-                log_p[i] = sums.log_softmax(dim=0).cpu().numpy()
-                embedding[i] = torch.nn.functional.normalize(hidden[at, last].float(), dim=0).cpu().numpy()
-            progress.advance(len(batch))
+        for batch in _batches(longest_first, sizes, limit):
+            hidden, own = _read_prompts(reader, [prompts[i][shared:] for i in batch], shared, past, device)
+            windows = [(at, i) for at, host in enumerate(batch) for i in riders[host]]
+            for few in _few(windows, len(tree.tokens), limit):
+                hosts, rows = map(list, zip(*few, strict=True))
+                ends = [len(prompts[i]) - shared for i in rows]
+                last = hidden[hosts, torch.tensor(ends) - 1]
+                states = last[:, None]
+                if len(tree.tokens):  # else each answer is one token
+                    behind = read_tree(reader, tree, _behind(past, own, hosts, max(ends)), shared, ends)
+                    states = torch.cat([states, behind], dim=1)
+                for i, each in zip(rows, states.to(head.weight.dtype), strict=True):
+                    log_p[i] = step_log_probs(each, tree, head).log_softmax(dim=0).cpu().numpy()
+                embedding[rows] = torch.nn.functional.normalize(last.float(), dim=-1).cpu().numpy()
+                progress.advance(len(few))
     return Scores(log_p, embedding)
 
 
@@ -71,28 +81,75 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return min(same, limit)
 
 
-KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
+def read_prefix(reader: Reader, tokens: torch.Tensor) -> KeysAndValues:
+    """Keys and values (1, kv, P, D) of each layer after reading `tokens` (P,); gradients flow through them."""
+    return reader.read(tokens[None], torch.arange(len(tokens), device=tokens.device)[None])[1]
 
 
-def read_prefix(model: torch.nn.Module, tokens: torch.Tensor) -> KeysAndValues:
-    """Keys and values (1, heads, P, D) of each layer after reading `tokens` (P,); gradients flow through them."""
-    cache = model(input_ids=tokens[None], use_cache=True).past_key_values
-    return [(layer.keys, layer.values) for layer in cache.layers]
+def read_tree(
+    reader: Reader, tree: AnswerTree, past: KeysAndValues, shared: int, ends: Sequence[int]
+) -> torch.Tensor:
+    """Hidden states (B, T, H) of the same T answer tokens behind B prompts.
+
+    Args:
+        past: keys and values (B, kv, shared + E, D) of a layer each, E the longest prompt's own tokens.
+        shared: tokens that all prompts begin with.
+        ends: how many tokens of its own each prompt has; what stands behind them in `past` is not seen.
+    """
+    own, size = max(ends), len(tree.tokens)
+    device = past[0][0].device
+    allowed = np.ones((len(ends), size, shared + own + size), dtype=bool)
+    allowed[:, :, shared : shared + own] = (np.arange(own) < np.array(ends)[:, None])[:, None]
+    allowed[:, :, shared + own :] = tree.ancestors
+    positions = torch.from_numpy(shared + np.array(ends)[:, None] + tree.depth).to(device)
+    ids = torch.from_numpy(tree.tokens).to(device).expand(len(ends), -1)
+    return reader.read(ids, positions, past, additive(allowed, past[0][0].dtype).to(device))[0]
 
 
-def expand(past: KeysAndValues, batch: int, config: PretrainedConfig) -> DynamicCache:
-    """A cache in which each of `batch` sequences has read the prefix."""
-    cache = DynamicCache(config=config)
-    for number, (keys, values) in enumerate(past):
-        cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
-    return cache
+def _riders(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
+    """For each prompt that is read, the prompts that it begins with, itself among them."""
+    riders: dict[int, list[int]] = {}
+    host = -1
+    # what a prompt is the beginning of stands right behind it in this order
+    for i in sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]), reverse=True):
+        if host < 0 or list(prompts[host][: len(prompts[i])]) != list(prompts[i]):
+            host = i
+        riders.setdefault(host, []).append(i)
+    return riders
 
 
-def _batches(order: list[int], sizes: list[int]) -> list[list[int]]:
+def _read_prompts(
+    reader: Reader, prompts: list[Sequence[int]], shared: int, past: KeysAndValues | None, device: torch.device
+) -> tuple[torch.Tensor, KeysAndValues]:
+    """Read prompts behind the shared prefix, padded at the end, where a causal model never looks."""
+    ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = torch.tensor(prompt)
+    return reader.read(ids.to(device), shared + torch.arange(ids.shape[1], device=device)[None], past)
+
+
+def _behind(past: KeysAndValues | None, own: KeysAndValues, hosts: list[int], longest: int) -> KeysAndValues:
+    """What a tree sees behind the hosts' prompts: the shared prefix, then their first `longest` tokens."""
+    parts = [(keys[hosts, :, :longest], values[hosts, :, :longest]) for keys, values in own]
+    if past is None:
+        return parts
+    return [
+        tuple(torch.cat([before.expand(len(hosts), -1, -1, -1), after], dim=2) for before, after in zip(*both, strict=True))
+        for both in zip(past, parts, strict=True)
+    ]
+
+
+def _batches(order: list[int], sizes: dict[int, int], limit: int) -> list[list[int]]:
     """Cut `order` (longest first) where the padded tokens of a batch would exceed the limit."""
     batches: list[list[int]] = []
     for i in order:
-        if not batches or (len(batches[-1]) + 1) * sizes[batches[-1][0]] > _TOKENS_A_BATCH:
+        if not batches or (len(batches[-1]) + 1) * sizes[batches[-1][0]] > limit:
             batches.append([])
         batches[-1].append(i)
     return batches
+
+
+def _few(windows: list[tuple[int, int]], tokens: int, limit: int) -> list[list[tuple[int, int]]]:
+    """`windows` in runs whose trees of `tokens` are read at once."""
+    size = max(1, limit // max(1, tokens))
+    return [windows[start : start + size] for start in range(0, len(windows), size)]

@@ -70,7 +70,10 @@ def save_adapter(model: PeftModel, manifest: Manifest, folder: Path) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path, config.revision = manifest.name, manifest.revision or None
     config.target_modules = sorted(config.target_modules)  # a set's order differs from run to run, and with it the hash
-    model.save_pretrained(str(folder), selected_adapters=["default"], safe_serialization=True)
+    # adapters leave the embeddings alone; unless told, PEFT asks a model hub whether they were resized
+    model.save_pretrained(
+        str(folder), selected_adapters=["default"], safe_serialization=True, save_embedding_layers=False
+    )
     (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     write_manifest(manifest, folder)
 

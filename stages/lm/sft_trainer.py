@@ -10,10 +10,15 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from stages.common.params import Sft
-from stages.lm.hidden import hidden_states
+from stages.lm.fused import TargetLoss
+from stages.lm.likelihood import read_prefix
+from stages.lm.reader import Reader
+from stages.lm.readers import reader_of
 from stages.lm.training import WarmupCosine
 
 IGNORED = -100
+# Sequences in one forward pass by default: they share one reading of what they begin with, in 8 GB of memory.
+MICRO_BATCH = 4
 
 
 class SeededByLength(LengthGroupedSampler):
@@ -51,16 +56,56 @@ class SequenceTrainer(WarmupCosine, SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross-entropy summed over the labelled tokens, divided by their number in the whole optimizer step."""
-        labels = inputs["labels"][:, 1:]
-        # padding stands at the end, where a causal model's real tokens never look: no mask, and the faster kernel
-        hidden = hidden_states(model, input_ids=inputs["input_ids"])
-        asked = labels != IGNORED
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        hidden, targets = labelled_states(reader_of(model), ids, labels, share=self.accelerator.num_processes == 1)
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        logits = head(hidden[:, :-1][asked].to(head.weight.dtype)).float()
-        loss = torch.nn.functional.cross_entropy(logits, labels[asked], reduction="sum")
+        loss = TargetLoss.apply(hidden.to(head.weight.dtype), head.weight, head.bias, targets)
         if num_items_in_batch is None:
-            return loss / asked.sum().clamp(min=1)
+            return loss / max(1, len(targets))
         return loss / num_items_in_batch * self.accelerator.num_processes
+
+
+def labelled_states(
+    reader: Reader, ids: torch.Tensor, labels: torch.Tensor, share: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states (N, H) before the batch's N labelled tokens, and these tokens (N,).
+
+    Args:
+        ids, labels: (B, S), padded at the end, where a causal model's real tokens never look: no mask is needed.
+        share: read what most of the rows begin with once for all of them. Rows that begin otherwise (conversations) are
+            read apart.
+    """
+    members, shared = shared_beginning(ids, labels) if share else (ids.new_zeros(len(ids), dtype=torch.bool), 0)
+    states, targets = [], []
+    for rows, start in ((members, shared), (~members, 0)):
+        if not rows.any():
+            continue
+        wanted = labels[rows, start + 1 :]
+        asked = wanted != IGNORED
+        # nothing behind the last label is asked for
+        size = int(asked.any(dim=0).nonzero().max()) + 1 if asked.any() else 1
+        past = read_prefix(reader, ids[rows][0, :start]) if start else None
+        positions = torch.arange(start, start + size, device=ids.device)[None]
+        hidden, _ = reader.read(ids[rows, start : start + size], positions, past)
+        states.append(hidden[:, : wanted.shape[1]][asked[:, :size]])
+        targets.append(wanted[asked])
+    return torch.cat(states), torch.cat(targets)
+
+
+def shared_beginning(ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Which rows (B,) of a batch begin alike, and with how many tokens, none of them nor the next one labelled."""
+    alike = (ids[:, None] == ids[None]).cumprod(dim=-1).sum(dim=-1)
+    first = torch.where((labels != IGNORED).any(dim=1), (labels != IGNORED).int().argmax(dim=1), ids.shape[1])
+    alike = torch.minimum(alike, (first - 1).clamp(min=0))
+    alike = torch.minimum(alike, alike.diagonal()[:, None])
+    middle = int(alike.sum(dim=1).argmax())
+    members = alike[middle] >= _WORTH_SHARING
+    if members.sum() < 2:
+        return torch.zeros_like(members), 0
+    return members, int(alike[middle][members].min())
+
+
+_WORTH_SHARING = 16  # tokens
 
 
 def labelled(sequences: pl.DataFrame, trained: Sequence[int]) -> Dataset:

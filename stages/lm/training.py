@@ -1,5 +1,6 @@
 """What A-Tuning and B-Tuning share: arguments, the rate's schedule, checkpoints that survive a kill, the best adapter."""
 
+import argparse
 import csv
 import math
 import os
@@ -17,9 +18,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stages.common.console import Track, console
 from stages.common.errors import UserError
-from stages.common.files import atomic_file, cache_folder, read_json, write_json
+from stages.common.files import atomic_file, atomic_folder, cache_folder, read_json, write_json
 from stages.common.params import Dpo, Sft
-from stages.lm.load import compute_dtype
+from stages.lm.load import compute_dtype, save_adapter
+from stages.lm.resolve import read_manifest
 
 _COMPLETE = "complete"
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -49,13 +51,14 @@ def arguments(params: Sft | Dpo, samples: int, folder: Path, seed: int, micro_ba
     share = params.batch_size // devices
     micro = max(size for size in range(1, share + 1) if share % size == 0 and size <= micro_batch)
     steps = steps_per_epoch(samples, params.batch_size)
-    # validation loss is a mean of batches' means: one sequence each, or the batch would be part of the result
+    # Trainer looks every `eval_steps` and at the end. Validation loss is a mean of batches' means: one
+    # sequence each, or the batch would be part of the result
     return dict(
         output_dir=str(folder), seed=seed, data_seed=seed, num_train_epochs=params.epochs,
         per_device_train_batch_size=micro, per_device_eval_batch_size=1,
         gradient_accumulation_steps=share // micro, learning_rate=params.learning_rate, weight_decay=0.0,
         bf16=compute_dtype() == torch.bfloat16, fp16=False, use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False, eval_strategy="steps",
+        activation_checkpointing=False, eval_strategy="steps",
         eval_steps=max(1, math.ceil(steps / params.validations_per_epoch)), eval_on_start=True, save_strategy="no",
         save_total_limit=2, logging_strategy="steps", logging_steps=max(1, steps // 20), report_to=[],
         dataloader_pin_memory=False, disable_tqdm=True, max_length=None,
@@ -107,10 +110,6 @@ class KeepBest(TrainerCallback):
     def best_step(self) -> int:
         """Optimizer step of the best look so far, the earliest among equals."""
         return int(max(self.looks, key=lambda step: (self.sign * self.looks[step], -int(step))))
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = True  # the end need not be a multiple of the steps between looks
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
         if self.metric not in (metrics or {}):
@@ -192,14 +191,33 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints, best = Checkpoints(folder), KeepBest(folder, metric, greater_is_better, patience)
     trainer = make_trainer([checkpoints, best, ShowProgress(stage)])
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    # PEFT compares vocabularies at every save: with the files that were loaded, not by asking a hub for the base's name
+    model.peft_config["default"].base_model_name_or_path = model.get_base_model().name_or_path
     for unwanted in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(unwanted)
     if start := checkpoints.latest():
         console.print(f"{stage}: going on from step {Path(start).name.split('-')[1]} of an interrupted run")
         trainer.args.eval_on_start = False  # an uninterrupted run takes no look there
     trainer.train(resume_from_checkpoint=start)
-    best.restore(trainer.accelerator.unwrap_model(trainer.model))
+    best.restore(model)
     return trainer, best
+
+
+def finish(trainer: Trainer, metrics: dict[str, Any], args: argparse.Namespace, scratch: Path) -> None:
+    """Write what a training stage makes, and only then remove its checkpoints.
+
+    Args:
+        trainer: as `fit` returned it.
+        metrics: of the stage.
+        args: the paths `out`, `history` and `metrics` are written; `model` is the folder that training began with.
+        scratch: folder of checkpoints.
+    """
+    with atomic_folder(args.out) as folder:
+        save_adapter(trainer.accelerator.unwrap_model(trainer.model), read_manifest(args.model), folder)
+    write_history(trainer.state.log_history, args.history)
+    write_json(args.metrics, metrics)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_history(history: list[dict[str, Any]], path: Path) -> None:
@@ -229,5 +247,5 @@ def summary(trainer: Trainer, best: KeepBest) -> dict[str, Any]:
 
 def _adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
     model = getattr(model, "module", model)  # DistributedDataParallel's wrapper
-    state = get_peft_model_state_dict(model, adapter_name="default")
+    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

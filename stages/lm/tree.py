@@ -9,7 +9,7 @@ Every token has the position that it would have behind the prompt on its own, so
 it would compute for each answer separately, and reads the prompt once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ class AnswerTree:
 
     `tokens`, `depth` (T,): token and distance behind the prompt, parents before children. `ancestors` (T, T): row t is
     True at t and its ancestors. The log-probability of answer `step_answer[i]` is the sum over its steps i of that of
-    `step_target[i]` after tree token `step_source[i]`, where -1 is the prompt's last token.
+    `step_target[i]` after tree token `step_source[i]`, where -1 is the prompt's last token; steps ascend by source.
     """
 
     tokens: np.ndarray
@@ -47,6 +47,7 @@ class AnswerTree:
         for path, node in nodes.items():
             if len(path) > 1:
                 ancestors[node] |= ancestors[nodes[path[:-1]]]
+        steps.sort(key=lambda step: step[1])
         answer, source, target = (np.array(column, dtype=np.int64) for column in zip(*steps, strict=True))
         return cls(
             tokens=np.array([path[-1] for path in nodes], dtype=np.int64),
@@ -59,7 +60,7 @@ class AnswerTree:
 class PackedBatch:
     """B packed sequences of S tokens at most, behind a shared prefix of P tokens that is not part of them.
 
-    `input_ids`, `positions` (B, S); `mask` (B, 1, S, P + S) additive; `last` (B,) is where each prompt ends.
+    `input_ids`, `positions` (B, S); `mask` (B, S, P + S) additive; `last` (B,) is where each prompt ends.
     """
 
     input_ids: torch.Tensor
@@ -86,26 +87,40 @@ def pack(
         allowed[i, :n, prefix : prefix + n] = np.tri(n, dtype=bool)
         allowed[i, n:stop, prefix : prefix + n] = True
         allowed[i, n:stop, prefix + n : prefix + stop] = tree.ancestors
-    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~torch.from_numpy(allowed), torch.finfo(dtype).min)
+    mask = additive(allowed, dtype)
     last = torch.tensor([len(p) - 1 for p in prompts])
-    return PackedBatch(torch.from_numpy(ids), torch.from_numpy(positions), mask[:, None], last)
+    return PackedBatch(torch.from_numpy(ids), torch.from_numpy(positions), mask, last)
 
 
-def step_log_probs(
-    hidden: torch.Tensor, last: int, tree: AnswerTree, head: torch.nn.Module
-) -> torch.Tensor:
-    """Log-probability (A,) of each answer of one packed sequence, summed in float32.
+def additive(allowed: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """A mask to be added to attention scores: 0 where `allowed`, else the lowest number there is."""
+    return torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~torch.from_numpy(allowed), torch.finfo(dtype).min)
+
+
+def step_log_probs(hidden: torch.Tensor, tree: AnswerTree, head: torch.nn.Module) -> torch.Tensor:
+    """Log-probability (A,) of each answer behind one prompt, summed in float32.
 
     Args:
-        hidden: last normed hidden states (S, H).
-        last: where the prompt ends in it.
-        tree: its answers.
+        hidden: last normed hidden states (1 + T, H), of the prompt's last token and of the tree's.
+        tree: the answers.
         head: the language-model head, H to vocabulary.
     """
-    read = hidden[last : last + 1 + len(tree.tokens)]
-    logits = head(read).float()
-    source = torch.from_numpy(tree.step_source + 1).to(logits.device)
-    target = torch.from_numpy(tree.step_target).to(logits.device)
-    steps = logits[source, target] - logits.logsumexp(dim=-1)[source]
-    answers = torch.from_numpy(tree.step_answer).to(logits.device)
-    return torch.zeros(tree.answers, device=logits.device).index_add(0, answers, steps)
+    steps = token_log_probs(hidden, tree.step_source + 1, tree.step_target, head)
+    answers = torch.from_numpy(tree.step_answer).to(hidden.device)
+    return torch.zeros(tree.answers, device=hidden.device).index_add(0, answers, steps)
+
+
+def token_log_probs(
+    hidden: torch.Tensor, rows: np.ndarray, targets: np.ndarray, head: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Log-probability (N,) in float32 of token `targets[i]` after hidden state `rows[i]` (ascending) of (R, H)."""
+    parts = []
+    for start in range(0, len(hidden), _HEAD_ROWS):
+        logits = head(hidden[start : start + _HEAD_ROWS]).float()
+        first, stop = np.searchsorted(rows, [start, start + _HEAD_ROWS])
+        row, target = (torch.from_numpy(n[first:stop]).to(hidden.device) for n in (rows - start, targets))
+        parts.append(logits[row, target] - logits.logsumexp(dim=-1)[row])
+    return torch.cat(parts)
+
+
+_HEAD_ROWS = 128  # at once: with 49,152 tokens in the vocabulary, 25 MB of logits in float32

@@ -28,3 +28,14 @@ def check_labels(labels: Sequence[str], special_tokens: Iterable[str] = ()) -> N
             raise UserError(f"behaviour {label!r}: holds {token!r}, a control token of the model; rename it by a taxonomy")
         if (twin := seen.setdefault(label.casefold(), label)) != label:
             raise UserError(f"behaviours {twin!r} and {label!r} differ in case only; merge them by a taxonomy")
+
+
+def check_places(places: Iterable[str], special_tokens: Sequence[str]) -> None:
+    """Refuse places that hold a control token of the model.
+
+    Raises:
+        UserError: the message names the place.
+    """
+    for place in places:
+        if token := next((token for token in special_tokens if token in place), None):
+            raise UserError(f"place {place!r}: holds {token!r}, a control token of the model; rename it in the log")

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.common.errors import UserError
 from stages.common.params import Prompt
-from stages.prompts.labels import check_labels
+from stages.prompts.labels import check_labels, check_places
 from stages.prompts.log import EventLog
 
 
@@ -43,9 +43,8 @@ class Layout(ABC):
         known = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         special = sorted({*tokenizer.all_special_tokens, *known})
         check_labels(log.behaviors, special)
-        for place in log.places:
-            if token := next((t for t in special if t in place), None):
-                raise UserError(f"place {place!r}: holds {token!r}, a control token of the model; rename it in the log")
+        check_places(log.places, special)
+        self.special = special
         self.tokenizer, self.log, self.max_tokens, self.length, self.seed = (
             tokenizer, log, prompt.max_tokens, history, seed,
         )

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.common.errors import UserError
 from stages.common.params import Prompt
+from stages.prompts.labels import check_labels, check_places
 from stages.prompts.layouts import Layout, TokenSequence
 from stages.prompts.log import WEEKDAYS, EventLog
 
@@ -36,8 +37,10 @@ class StreamLayout(Layout):
         self.prefix = _with_bos(tokenizer) + self.text(_INSTRUCTION.format(candidates="\n".join(self.candidates)))
         self._labels = [self.answer(label) for label in log.behaviors]
         self._contexts: dict[tuple[int, int, int], list[int]] = {}
-        if (least := len(self.prefix) + 16 + self.longest_answer) > self.max_tokens:
-            raise self.too_long(least)
+        context, place = self._longest_context()
+        if (least := len(self.prefix) + context + self.longest_answer) > self.max_tokens:
+            longest = f"{place[:60]!r}: {context} tokens with its time"
+            raise UserError(f"{self.too_long(least)}, or shorten places ({longest})")
 
     def answer(self, label: str) -> list[int]:
         return self.text(f" {label}\n")
@@ -47,6 +50,24 @@ class StreamLayout(Layout):
         context = self._context(row)
         room = self.max_tokens - len(self.prefix) - len(context) - self.longest_answer
         return self.prefix + [token for event in self._fit(history, room) for token in event] + context
+
+    def context(self, weekday: int, hour: int, place: str) -> list[int]:
+        """Tokens of an event's day (0 = Monday), hour and place: what a prompt ends with.
+
+        Raises:
+            UserError: the place, which need not be of the log, cannot stand in a prompt.
+        """
+        check_places([place], self.special)
+        return self.text(_when_and_where(weekday, hour, place))
+
+    def event(self, weekday: int, hour: int, place: str, behavior: str) -> list[int]:
+        """Tokens of a whole event, whose behaviour need not be a candidate.
+
+        Raises:
+            UserError: place or behaviour cannot stand in a prompt.
+        """
+        check_labels([behavior], self.special)
+        return self.context(weekday, hour, place) + self.answer(behavior)
 
     def sequences(self, rows: np.ndarray, limit: int, rng: np.random.Generator) -> list[TokenSequence]:
         is_target = np.zeros(len(self.log.first), dtype=bool)
@@ -93,9 +114,24 @@ class StreamLayout(Layout):
     def _context(self, row: int) -> list[int]:
         key = (int(self.log.weekday[row]), int(self.log.hour[row]), int(self.log.place[row]))
         if key not in self._contexts:
-            weekday, hour, place = key
-            self._contexts[key] = self.text(f"{WEEKDAYS[weekday]} {clock(hour)} {self.log.places[place]}:")
+            self._contexts[key] = self.text(self._when_and_where(row))
         return self._contexts[key]
+
+    def _when_and_where(self, row: int) -> str:
+        log = self.log
+        return _when_and_where(log.weekday[row], int(log.hour[row]), log.places[log.place[row]])
+
+    def _longest_context(self) -> tuple[int, str]:
+        """Tokens of the log's longest context, and its place.
+
+        Each that occurs is measured, since a tokenizer need not split it between hour and place; none is kept, since
+        most are never in a prompt.
+        """
+        log = self.log
+        _, rows = np.unique((log.place.astype(np.int64) * 7 + log.weekday) * 24 + log.hour, return_index=True)
+        return max(
+            ((len(self.text(self._when_and_where(row))), log.places[log.place[row]]) for row in rows), default=(0, "")
+        )
 
     def _fit(self, history: list[list[int]], room: int) -> list[list[int]]:
         kept = len(history)
@@ -105,6 +141,10 @@ class StreamLayout(Layout):
             kept -= 1
         self.dropped += len(history) - kept
         return history[len(history) - kept :]
+
+
+def _when_and_where(weekday: int, hour: int, place: str) -> str:
+    return f"{WEEKDAYS[weekday]} {clock(hour)} {place}:"
 
 
 def clock(hour: int) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from stages.common.errors import UserError
 from stages.common.params import Prompt
 from stages.prompts.layouts import Layout, TokenSequence
 from stages.prompts.log import WEEKDAYS, EventLog
@@ -48,6 +49,9 @@ class WindowLayout(Layout):
         while len(tokens) > room and kept:
             kept -= 1
             tokens = self._render(row, kept)
+        if len(tokens) > room:
+            place = self.log.places[self.log.place[row]]
+            raise UserError(f"{self.too_long(len(tokens) + self.longest_answer)}, or shorten places ({place[:60]!r})")
         self.dropped += events - kept
         return tokens
 

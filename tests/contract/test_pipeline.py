@@ -24,6 +24,7 @@ BELOW = {
     "lm": {"common", "events", "prompts"},
     "baselines": {"common", "events", "prompts", "lm"},
     "ranking": {"common"},
+    "benchmarks": {"common", "events", "prompts", "lm"},
 }
 
 

@@ -7,18 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from stages.events.simulator import BEHAVIORS
 from tests.end_to_end.project import SCRIPTS, Project, set_values
+from tests.tiny_model import build
 
 ROOT = Path(__file__).parents[2]
+
+SEED = 11  # of the model: one with which B-Tuning is better than A-Tuning at nearly every look
 
 SMALL = {
     "simulator.users": 40, "simulator.days": 12, "simulator.events_per_day": 10,
     "windowing.history": 8, "windowing.min_history": 3, "windowing.natural": 30, "windowing.balanced_per_behavior": 2,
     "prompt.stream_events": 12,
-    "auxiliary.conversations": 4, "auxiliary.max_tokens": 96,
+    "auxiliary.conversations": 24, "auxiliary.max_tokens": 96,  # a random model seldom ends a sentence
     "instructions.train_targets": 300, "instructions.valid_targets": 60,
     "scoring.pool_per_behavior": 2, "selection.per_behavior": 1,
-    "dpo.epochs": 1, "dpo.valid_per_behavior": 1,
+    # a look after every step, so that a better adapter than the A-tuned one is found and kept
+    "dpo.epochs": 1, "dpo.batch_size": 4, "dpo.learning_rate": 0.01, "dpo.valid_per_behavior": 3,
+    "dpo.validations_per_epoch": 100, "dpo.patience": 100,
     "evaluate.resamples": 20,
 }
 
@@ -39,7 +45,31 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def fresh(environment, tiny_model, tmp_path_factory) -> tuple[Project, str]:
+def teachable_model(tmp_path_factory) -> Path:
+    """The tiny model, but one in which B-Tuning soon changes what is predicted.
+
+    Every behaviour is one token, else a random model always says the shortest; and weights are larger, else hidden
+    states differ too little for more than one answer.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = build(tmp_path_factory.mktemp("teachable_model"), SEED)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer.add_tokens(list(BEHAVIORS))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(SEED)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.mul_(12)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fresh(environment, teachable_model, tmp_path_factory) -> tuple[Project, str]:
     """The copy after its first `dvc repro`, and what that printed; the result is committed on the branch main."""
     project = Project(tmp_path_factory.mktemp("repository"), environment)
     listed = subprocess.run(
@@ -53,7 +83,7 @@ def fresh(environment, tiny_model, tmp_path_factory) -> tuple[Project, str]:
     project.git("init", "--quiet", "--initial-branch", "main")
     project.git("config", "user.name", "Test")
     project.git("config", "user.email", "test@example.org")
-    set_values(project.folder / "params.yaml", SMALL | {"model.name": tiny_model})
+    set_values(project.folder / "params.yaml", SMALL | {"model.name": teachable_model})
     project.commit("a tiny model and a tiny log")
     output = project.dvc("repro")
     assert [path for path in project.changed() if not path.startswith(("dvc.lock", "metrics/"))] == []

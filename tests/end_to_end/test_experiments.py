@@ -29,6 +29,7 @@ def leaves(content: dict, prefix: str = "") -> dict[str, object]:
 def test_a_clone_runs_every_stage_once_and_then_nothing(fresh):
     project, output = fresh
     assert sorted(stages_run(output)) == sorted(stages_of(project.folder / "dvc.yaml"))
+    assert "Warning" not in output, "a library's notice that is nothing to the user"
     again = project.dvc("repro")
     assert stages_run(again) == []
     assert "up to date" in again
@@ -47,8 +48,9 @@ def test_beta_runs_b_tuning_and_its_evaluation_only(project):
     adapter = project.folder / "models" / "dpo" / "adapter_model.safetensors"
     weights = adapter.read_bytes()
     output = project.dvc("exp", "run", "--name", "hotter", "-S", "dpo.beta=0.3")
-    # where the tiny model does best untuned, both betas keep that very adapter, and there is nothing to evaluate anew
-    assert stages_run(output) == (["dpo"] if adapter.read_bytes() == weights else ["dpo", "evaluate@dpo"])
+    moved = adapter.read_bytes() != weights
+    assert moved, "no look was better than the A-tuned adapter's: the model in conftest.py needs another seed"
+    assert stages_run(output) == ["dpo", "evaluate@dpo"]
     after = (project.folder / "params.yaml").read_text(encoding="utf-8").splitlines()
     assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [("  beta: 0.1", "  beta: 0.3")]
 

@@ -1,10 +1,11 @@
 import csv
 import io
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.events import delimited
+from stages.events import delimited, reading
 from stages.events.rules import Rule
 
 
@@ -12,8 +13,8 @@ def records(tmp_path, text, names=("a", "b", "c"), **settings):
     file = tmp_path / "log"
     file.write_text(text, encoding="utf-8", newline="")
     settings = {"separator": ",", "quotes": True} | settings
-    return [row for frame in delimited.records(file, list(names), **settings)
-            for row in frame.select("line", "problem", *names).iter_rows()]
+    return [row for piece in delimited.records(file, list(names), **settings)
+            for row in piece.parse().select("line", "problem", *names).iter_rows()]
 
 
 def test_quotes_and_their_faults(tmp_path):
@@ -53,3 +54,20 @@ def test_separator_is_the_one_that_finds_the_columns(tmp_path):
         (tmp_path / "log").write_text(separator.join(["user", middle, "time"]) + "\n1")
         found, names = delimited.header(tmp_path / "log", ["user", "time"])
         assert found == separator and {"user", "time"} < set(names)
+
+
+@pytest.mark.parametrize("text", ["a\tb\tc\n\t\t\n1\t2\t3\n", "a\tb\tc\n \t \t\r\n1\t2\t3\n"])
+def test_lines_of_separators_only_are_blank_where_those_are_white(tmp_path, text):
+    assert records(tmp_path, text, separator="\t") == [(1, None, "a", "b", "c"), (3, None, "1", "2", "3")]
+
+
+def test_plain_lines_and_quoted_ones_have_the_same_fingerprint(tmp_path):
+    file = tmp_path / "log"
+    file.write_text("1,2,3\n" * 3 + '"1",2,3\n' + "1,2,3")
+    prints = []
+    for block in (6, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reading, "BLOCK", block)
+            pieces = list(delimited.records(file, ["a", "b", "c"], ",", quotes=True))
+            prints.append([mark for piece in pieces for mark in piece.parse()["fingerprint"]])
+    assert prints[0] == prints[1] and len(set(prints[0])) == 2

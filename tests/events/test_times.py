@@ -2,6 +2,8 @@ from datetime import datetime
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stages.common.errors import UserError
 from stages.events import times
@@ -80,3 +82,21 @@ def test_datetimes_of_parquet_need_no_format():
 def test_faulty_settings(time_format, time_zone, says):
     with pytest.raises(UserError, match=says):
         times.check(time_format, time_zone)
+
+
+WRITTEN = st.one_of(
+    st.datetimes().map(str), st.sampled_from(["", "x", "2024-03-01T09:05:00Z", " 2024-03-01 09:05:00", "2024-02-30 00:00:00",
+                                              "1989-12-31 23:59:59", "2101-01-01 00:00:00", "2024-03-01 24:00:00",
+                                              "2024-03-01 09:05:60", "2024-3-1 9:5:0", "2024-03-01 09:05:00+02"]),
+    st.text("0123456789-: T.Z+/", max_size=21),
+    st.tuples(st.integers(0, 18), st.characters(max_codepoint=0x250)).map(
+        lambda change: "2024-03-01 09:05:00"[: change[0]] + change[1] + "2024-03-01 09:05:00"[change[0] + 1 :]),
+)
+
+
+@given(st.lists(st.one_of(st.none(), WRITTEN), max_size=8), st.sampled_from(["", "Europe/Berlin"]))
+def test_the_quick_way_says_what_the_careful_one_does(values, time_zone):
+    series = pl.Series(values, dtype=pl.String)
+    assert times.local_times(series, "iso", time_zone).rows() == times._careful(series, "iso", time_zone).rows()
+    moments = times._careful(series, "iso", "UTC")["time"]
+    assert times.local_times(moments, "iso", "").rows() == times._careful(moments, "iso", "").rows()

@@ -17,14 +17,16 @@ def events():
 
 
 def make(events, seed=0, min_history=5, natural=200, balanced=20, behaviors=None):
-    split = windows.split_of(events["user"].to_numpy(), seed)
+    log = windows.histories(events.lazy())
+    split = windows.split_of(log.users, seed)
     if behaviors is None:
-        behaviors = windows.vocabulary(events.filter(pl.Series(split == "train")), 0.01)["behavior"]
-    return windows.windows(events, split, behaviors, seed, min_history, natural, balanced)
+        behaviors = windows.train_vocabulary(log, split == "train", 0.01)["behavior"]
+    return windows.windows(log, split, behaviors, seed, min_history, natural, balanced)
 
 
 def labelled(events, made):
-    return made.table.with_columns(events[made.table["row"]])
+    table = made.table.collect()
+    return table.with_columns(events[table["row"]])
 
 
 def test_split_is_8_1_1_and_belongs_to_seed_and_user():
@@ -48,7 +50,7 @@ def test_users_are_disjoint_between_splits(events):
 def test_nothing_of_another_user_in_a_history(events):
     made = make(events, min_history=5)
     user = events["user"].to_numpy()
-    rows = made.table["row"].to_numpy()
+    rows = made.table.collect()["row"].to_numpy()
     for back in range(1, 6):
         assert (user[rows - back] == user[rows]).all()
 
@@ -60,8 +62,8 @@ def test_every_window_of_train_and_valid_users_is_there(events):
     expected = (lengths["len"].cast(pl.Int64) - 5).clip(lower_bound=0).to_numpy()
     lost = sum(made.out_of_vocabulary.values())
     for name in ("train", "valid"):
-        assert abs((made.table["split"] == name).sum() - expected[split == name].sum()) <= lost
-    assert (made.table["split"] == "train").sum() == expected[split == "train"].sum()
+        assert abs(len(made.rows[name]) - expected[split == name].sum()) <= lost
+    assert len(made.rows["train"]) == expected[split == "train"].sum()
 
 
 def test_other_users_change_nothing_for_a_user(events):
@@ -78,7 +80,7 @@ def test_other_users_change_nothing_for_a_user(events):
 
 def test_test_sets_have_their_sizes_and_are_disjoint(events):
     made = make(events, natural=300, balanced=15)
-    natural, balanced = (set(made.table.filter(split=name)["row"]) for name in ("natural", "balanced"))
+    natural, balanced = (set(made.rows[name].tolist()) for name in ("natural", "balanced"))
     assert len(natural) == 300 and not natural & balanced
     counts = events[sorted(balanced)]["behavior"].value_counts()
     assert counts["count"].max() == 15
@@ -94,7 +96,7 @@ def test_balanced_takes_all_that_natural_leaves_of_rare_behaviours(events):
 
 def test_natural_takes_at_most_half(events):
     made = make(events, natural=10**6, balanced=10**6)
-    sizes = {name: (made.table["split"] == name).sum() for name in ("natural", "balanced")}
+    sizes = {name: len(made.rows[name]) for name in ("natural", "balanced")}
     assert abs(sizes["natural"] - sizes["balanced"]) <= 1
 
 

@@ -1,7 +1,10 @@
 import pytest
 import torch
 
+from stages.lm import dpo_trainer, likelihood, sft_trainer
+from stages.lm.llama import LlamaDecoder
 from stages.lm.load import load_base
+from stages.lm.reader import PlainReader
 from tests.small_log import a_tuned
 
 
@@ -25,3 +28,24 @@ def sharp_model(tiny_base):
 def tuned(tiny_base, tmp_path_factory):
     """A folder as `models/sft`, whose adapter is not 0."""
     return a_tuned(tiny_base, tmp_path_factory.mktemp("models") / "sft")
+
+
+@pytest.fixture(params=[LlamaDecoder, PlainReader], ids=["fast", "plain"])
+def reader(request, monkeypatch):
+    """Each reader in turn, wherever one is chosen."""
+    for module in (likelihood, sft_trainer, dpo_trainer):
+        monkeypatch.setattr(module, "reader_of", request.param)
+    return request.param
+
+
+@pytest.fixture
+def reads(reader, monkeypatch):
+    """Shapes (rows, tokens) of all that is read, in order."""
+    shapes, read = [], reader.read
+
+    def spy(self, ids, *args, **kwargs):
+        shapes.append(tuple(ids.shape))
+        return read(self, ids, *args, **kwargs)
+
+    monkeypatch.setattr(reader, "read", spy)
+    return shapes

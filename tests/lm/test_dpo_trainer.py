@@ -6,6 +6,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from stages.lm.dpo_trainer import PairCollator, PairTrainer, pair_log_probs
+from stages.lm.likelihood import score
 from stages.lm.load import load_adapter, load_tokenizer
 from stages.lm.training import arguments
 from tests.small_log import small_params
@@ -62,6 +63,7 @@ def naive(model, example, key):
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.usefixtures("reader")
 def test_log_probabilities_are_those_of_one_answer_at_a_time(tuned, share_prefix):
     model = load_adapter(tuned)
     batch = PairCollator(torch.float32, share_prefix)(PAIRS)
@@ -72,7 +74,7 @@ def test_log_probabilities_are_those_of_one_answer_at_a_time(tuned, share_prefix
 
 
 @pytest.mark.parametrize("beta", [0.1, 2.0])
-def test_before_the_first_step_every_margin_is_0_and_the_loss_ln_2(tuned, tmp_path, beta):
+def test_before_the_first_step_every_margin_is_0_and_the_loss_ln_2(tuned, tmp_path, reader, beta):
     trainer = trainer_of(tuned, tmp_path, beta=beta)
     loss = trainer.compute_loss(trainer.model, batch_of(trainer))
     assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
@@ -103,6 +105,7 @@ def test_the_reference_stays_while_the_policy_moves(tuned, tmp_path):
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.usefixtures("reader")
 def test_the_loss_and_its_gradients_are_those_of_trl(tuned, tmp_path, share_prefix):
     mine = trainer_of(tuned, tmp_path / "mine", share_prefix, beta=0.3)
     params = small_params().dpo
@@ -183,3 +186,29 @@ def test_a_look_leaves_the_model_as_it_was(tuned, tmp_path):
     assert trainer.evaluate()["eval_overall"] == 0.25
     assert seen == [(False, False)] and trainer.model.training
     assert trainer.state.log_history[-1]["eval_overall"] == 0.25
+
+
+def test_training_goes_on_from_a_look_as_if_there_had_been_none(tuned, tmp_path, reader):
+    found = []
+    for look in (True, False):
+        trainer = trainer_of(tuned, tmp_path / str(look))
+        prompts, answers = [pair["prompt_ids"] for pair in PAIRS], [pair["chosen_ids"] for pair in PAIRS]
+        trainer.validate = lambda model: {"overall": float(score(model, prompts, answers).log_p.mean())}  # noqa: B023
+        move(trainer.model)
+        if look:
+            trainer.evaluate()
+        trainer.model.train()
+        trainer.compute_loss(trainer.model, batch_of(trainer)).backward()
+        found.append({name: weight.grad for name, weight in trainer.model.named_parameters() if weight.requires_grad})
+    assert found[0].keys() == found[1].keys() and found[0]
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], atol=1e-6, rtol=0)
+
+
+def test_what_all_prompts_begin_with_is_read_once(tuned, reads):
+    model = load_adapter(tuned)
+    pair_log_probs(model, PairCollator(torch.float32, share_prefix=True)(PAIRS))
+    assert reads == [(1, len(PREFIX)), (len(PAIRS), 5 + 2)]
+    reads.clear()
+    pair_log_probs(model, PairCollator(torch.float32, share_prefix=False)(PAIRS))
+    assert reads == [(len(PAIRS), len(PREFIX) + 5 + 2)]

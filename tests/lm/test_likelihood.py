@@ -15,8 +15,14 @@ def tokens(length, seed):
     return np.random.default_rng(seed).integers(3, 400, size=length).tolist()
 
 
+@pytest.fixture
+def sharp_model(sharp_model, reader):
+    """Read by each reader in turn."""
+    return sharp_model
+
+
 @torch.inference_mode()
-def naive(model, prompts, answers):
+def sums_of(model, prompts, answers):
     """One forward pass for each prompt and candidate, nothing shared, nothing packed."""
     sums = np.empty((len(prompts), len(answers)))
     for i, prompt in enumerate(prompts):
@@ -24,6 +30,11 @@ def naive(model, prompts, answers):
             logits = model(torch.tensor([[*prompt, *answer]])).logits[0].float().log_softmax(dim=-1)
             steps = torch.arange(len(prompt) - 1, len(prompt) + len(answer) - 1)
             sums[i, k] = logits[steps, torch.tensor(answer)].sum()
+    return sums
+
+
+def naive(model, prompts, answers):
+    sums = sums_of(model, prompts, answers)
     return sums - np.log(np.exp(sums - sums.max(1, keepdims=True)).sum(1, keepdims=True)) - sums.max(1, keepdims=True)
 
 
@@ -69,32 +80,89 @@ def test_answers_of_one_token_and_a_single_answer(sharp_model, answers):
 
 
 @pytest.mark.parametrize("limit", [1, 40, 100])
-def test_many_small_batches_change_nothing(sharp_model, monkeypatch, limit):
+def test_many_small_batches_change_nothing(sharp_model, monkeypatch, reads, limit):
     prompts = PROMPTS["different lengths behind a common prefix"] * 2
     whole = score(sharp_model, prompts, ANSWERS)
     monkeypatch.setattr(likelihood, "_TOKENS_A_BATCH", limit)
-    seen = []
-    body = sharp_model.get_decoder()
-    hook = body.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape),
-                                          with_kwargs=True)
+    reads.clear()
     cut = score(sharp_model, prompts, ANSWERS)
-    hook.remove()
-    assert len(seen) > 2 and all(rows * columns <= limit or rows == 1 for rows, columns in seen)
+    assert len(reads) > 3 and all(rows * columns <= limit or rows == 1 for rows, columns in reads)
     np.testing.assert_allclose(cut.log_p, whole.log_p, atol=1e-5, rtol=0)
     np.testing.assert_allclose(cut.embedding, whole.embedding, atol=1e-5, rtol=0)
 
 
-def test_a_prompt_is_read_once_and_the_common_prefix_once_for_all(sharp_model):
+NODES = 3 + 2 + 3  # 40 41 42; 50 51; 60 40 41; an answer's last token is only predicted
+
+
+def test_a_prompt_is_read_once_and_the_common_prefix_once_for_all(sharp_model, reads):
     prompts = PROMPTS["different lengths behind a common prefix"]
-    seen = []
-    hook = sharp_model.get_decoder().register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
     score(sharp_model, prompts, ANSWERS)
-    hook.remove()
-    nodes = 3 + 2 + 3  # 40 41 42; 50 51; 60 40 41; an answer's last token is only predicted
     longest = max(map(len, prompts)) - len(SHARED)
-    assert seen == [(1, len(SHARED)), (len(prompts), longest + nodes)]
+    assert reads == [(1, len(SHARED)), (len(prompts), longest), (len(prompts), NODES)]
+
+
+def grown(user, sizes):
+    """One user's windows while the history grows: each prompt begins with the one before."""
+    history = SHARED + tokens(max(sizes), user)
+    return [history[: len(SHARED) + size] for size in sizes]
+
+
+NESTED = {
+    "one user": grown(70, (1, 4, 9, 20)),
+    "two users": grown(70, (1, 4, 9, 20)) + grown(71, (3, 5, 6, 17)),
+    "two that part late": grown(70, (4, 9)) + [[*grown(70, (9,))[0], 7, 8], [*grown(70, (9,))[0], 8, 7]],
+    "the same windows again": grown(70, (2, 8, 8, 2)) + grown(71, (3, 5)) + grown(70, (8, 5)),
+}
+# prompts that are read: rows, and the longest one's tokens behind what all have in common
+HOSTS = {"one user": (1, 20), "two users": (2, 20), "two that part late": (2, 8), "the same windows again": (2, 8)}
+
+
+@pytest.mark.parametrize("case", NESTED)
+def test_a_prompt_that_another_begins_with_is_not_read(sharp_model, reads, case):
+    prompts = np.random.default_rng(0).permutation(np.array(NESTED[case], dtype=object)).tolist()
+    score(sharp_model, prompts, ANSWERS)
+    assert reads == [(1, common_prefix(prompts)), HOSTS[case], (len(prompts), NODES)]
+    assert sum(rows * columns for rows, columns in reads[:2]) < sum(map(len, prompts)) / 2
+    agrees(sharp_model, prompts, ANSWERS)
+
+
+@pytest.mark.parametrize("limit", [1, 20, 50])
+def test_prompts_that_ride_on_others_may_be_spread_over_batches(sharp_model, monkeypatch, reads, limit):
+    monkeypatch.setattr(likelihood, "_TOKENS_A_BATCH", limit)
+    agrees(sharp_model, NESTED["the same windows again"], ANSWERS)
+    assert len(reads) > 3
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(st.lists(st.lists(st.integers(3, 4), min_size=1, max_size=5), min_size=1, max_size=6))
+def test_only_prompts_that_are_no_beginning_of_another_are_read(sharp_model, reads, prompts):
+    reads.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likelihood, "_TOKENS_A_BATCH", 1)
+        agrees(sharp_model, prompts, [[40], [END]])  # no tree
+    shared = common_prefix(prompts)
+    hosts = {tuple(p) for p in prompts if not any(len(o) > len(p) and o[: len(p)] == p for o in prompts)}
+    own = sorted((len(host) - shared for host in hosts), reverse=True)
+    assert reads == [(1, shared)] * (shared > 0) + [(1, size) for size in own]
+
+
+def test_answers_of_one_token_need_no_tree(sharp_model, reads):
+    prompts = NESTED["two users"]
+    agrees(sharp_model, prompts, [[END], [40], [41]])
+    assert reads == [(1, common_prefix(prompts)), HOSTS["two users"]]
+
+
+def test_four_hundred_candidates_of_several_tokens(sharp_model):
+    rng = np.random.default_rng(0)
+    answers = [[*map(int, rng.integers(3, 30, size=rng.integers(1, 5))), 100 + number, END] for number in range(400)]
+    prompts = NESTED["two that part late"]
+    log_p = score(sharp_model, prompts, answers).log_p
+    np.testing.assert_allclose(np.exp(log_p.astype(np.float64)).sum(axis=1), 1, atol=1e-5)
+    few = [0, 1, 57, 128, 255, 256, 311, 399]
+    expected = sums_of(sharp_model, prompts, [answers[number] for number in few])
+    found = log_p[:, few] - log_p[:, few[:1]]
+    np.testing.assert_allclose(found, expected - expected[:, :1], atol=1e-4, rtol=0)
+    assert np.ptp(expected, axis=1).min() > 5
 
 
 def test_the_order_of_the_prompts_does_not_matter(sharp_model):

@@ -1,11 +1,25 @@
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PhiConfig, PhiForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from stages.common import tables
+from stages.lm import sft_trainer
+from stages.lm.fused import TargetLoss
 from stages.lm.load import load_adapter, load_tokenizer
-from stages.lm.sft_trainer import IGNORED, SeededByLength, SequenceTrainer, labelled
+from stages.lm.sft_trainer import (
+    IGNORED,
+    SeededByLength,
+    SequenceTrainer,
+    labelled,
+    labelled_states,
+    shared_beginning,
+)
 from stages.lm.training import arguments
 from tests.small_log import small_params
 
@@ -37,12 +51,19 @@ def test_sequences_without_a_label_are_dropped():
     assert labelled(sequences(TAIL, STREAM, EMPTY, CHAT), [4])["input_ids"] == [TAIL[0], STREAM[0]]
 
 
-@pytest.fixture
-def trainers(tuned, tmp_path):
+# what the first rows of a batch begin with, and what the last one begins with: a conversation
+BEGINNINGS = {"rows of their own": (0, 0), "rows that begin alike": (40, 40), "and a conversation": (40, 0)}
+
+
+@pytest.fixture(params=BEGINNINGS)
+def trainers(request, tuned, tmp_path, reader):
     """Ours and TRL's, of the same model and data."""
     torch.manual_seed(0)
-    rows = [(torch.randint(3, 400, (length,)).tolist(), [length - 5, length - 2], [length - 3, length], [0, 1])
-            for length in (9, 30, 17, 6)]
+    beginning, rows = torch.randint(3, 400, (40,)).tolist(), []
+    for length, shared in zip((9, 30, 17, 6), [BEGINNINGS[request.param][0]] * 3 + [BEGINNINGS[request.param][1]],
+                              strict=True):
+        row = beginning[:shared] + torch.randint(3, 400, (length,)).tolist()
+        rows.append((row, [len(row) - 5, len(row) - 2], [len(row) - 3, len(row)], [0, 1]))
     data, params = labelled(sequences(*rows), [0, 1]), small_params(sft__batch_size=4)
     config = SFTConfig(**arguments(params.sft, 4, tmp_path, 0, 4), dataset_kwargs={"skip_prepare_dataset": True})
     same = {"args": config, "train_dataset": data, "eval_dataset": data, "processing_class": load_tokenizer(tuned)}
@@ -91,6 +112,134 @@ def test_a_batch_without_a_label_has_no_loss(trainers):
     batch = next(iter(trainer.get_train_dataloader()))
     batch["labels"] = torch.full_like(batch["labels"], IGNORED)
     assert trainer.compute_loss(trainer.model, batch).item() == 0
+    batch["input_ids"] = batch["input_ids"][:1].repeat(4, 1)
+    assert trainer.compute_loss(trainer.model, batch).item() == 0, "nor one of the same row again and again"
+
+
+@pytest.mark.parametrize("trainers", ["and a conversation"], indirect=True)
+def test_what_rows_begin_with_is_read_once_for_all(trainers, reads):
+    trainer, _ = trainers
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.compute_loss(trainer.model, dict(batch))
+    # of the longest row's own 30 tokens the last one is a label and only ever predicted
+    assert reads == [(1, 40), (3, 30 - 1), (1, 6 - 1)]
+
+
+def padded(*rows):
+    """Token ids and labels (B, S) of (ids, positions of labels)."""
+    size = max(len(ids) for ids, _ in rows)
+    ids, labels = torch.full((len(rows), size), 2), torch.full((len(rows), size), IGNORED)
+    for at, (row, places) in enumerate(rows):
+        ids[at, : len(row)] = torch.tensor(row)
+        labels[at, list(places)] = torch.tensor(row)[list(places)]
+    return ids, labels
+
+
+LONG = list(range(100, 130))
+ROWS = {
+    "two that begin alike": ([(LONG + [5, 6, 7], [31, 32]), (LONG + [8, 9], [31])], [0, 1], 30),
+    "of different lengths": ([(LONG[:20] + [5, 6], [21]), (LONG + [8, 9], [31])], [0, 1], 20),
+    "a conversation among them":
+        ([(LONG + [5, 6], [31]), ([9] + LONG, [3, 4]), (LONG + [7, 8, 9], [31, 32])], [0, 2], 30),
+    "a conversation first": ([([9] + LONG, [3]), (LONG + [5, 6], [31]), (LONG + [7, 8], [31])], [1, 2], 30),
+    "an early label": ([(LONG + [5, 6], [21, 31]), (LONG + [7, 8], [31])], [0, 1], 20),
+    "a label right behind": ([(LONG + [5, 6], [30, 31]), (LONG + [7, 8], [31])], [0, 1], 29),
+    "labels too early to share": ([(LONG + [5], [10, 30]), (LONG + [7, 8], [31])], [], 0),
+    "one whose label is too early":
+        ([(LONG + [5], [10, 30]), (LONG + [7, 8], [31]), (LONG + [9], [30])], [1, 2], 29),
+    "a label on the first token": ([(LONG + [5, 6], [0, 31]), (LONG + [7], [30]), (LONG + [8], [30])], [1, 2], 29),
+    "the same row again": ([(LONG, [29])] * 3, [0, 1, 2], 28),
+    "a single row": ([(LONG + [5, 6], [31])], [], 0),
+    "too little alike": ([(LONG[:15] + [5, 6], [16]), (LONG[:15] + [7, 8], [16])], [], 0),
+    "just enough alike": ([(LONG[:16] + [5, 6], [17]), (LONG[:16] + [7, 8], [17])], [0, 1], 16),
+    "only conversations": ([(list(range(at, at + 25)), [20, 24]) for at in (10, 50, 90)], [], 0),
+    "two beginnings: most rows win": (
+        [(LONG + [5, 6], [31]), (LONG[::-1] + [5, 6], [31]), (LONG[::-1] + [7, 8], [31]), (LONG[::-1] + [9, 8], [31])],
+        [1, 2, 3], 30,
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "members", "size"), ROWS.values(), ids=ROWS.keys())
+def test_rows_share_what_they_begin_with_before_any_label(rows, members, size):
+    found, shared = shared_beginning(*padded(*rows))
+    assert found.dtype == torch.bool and found.shape == (len(rows),)
+    assert (found.nonzero().flatten().tolist(), shared) == (members, size)
+
+
+@pytest.mark.parametrize(("rows", "members", "size"), ROWS.values(), ids=ROWS.keys())
+def test_states_before_the_labels_are_those_of_each_row_alone(tuned, reader, rows, members, size):
+    model = load_adapter(tuned).eval()
+    states, targets = labelled_states(reader(model), *padded(*rows))
+    expected, labels = [], []
+    others = [at for at in range(len(rows)) if at not in members]
+    for row, places in (rows[at] for at in [*members, *others]):
+        hidden = model.get_decoder()(torch.tensor([row])).last_hidden_state[0]
+        expected += [hidden[place - 1] for place in places if place]
+        labels += [row[place] for place in places if place]
+    assert targets.tolist() == labels
+    torch.testing.assert_close(states, torch.stack(expected), atol=2e-5, rtol=0)
+
+
+@st.composite
+def batches(draw):
+    """Rows of which some begin alike, with labels anywhere behind their first token."""
+    token, rows = st.integers(3, 400), []
+    beginnings = [draw(st.lists(token, min_size=2, max_size=10)) for _ in range(2)]
+    for _ in range(draw(st.integers(1, 5))):
+        beginning = draw(st.sampled_from(beginnings))
+        row = beginning[: draw(st.integers(1, len(beginning)))] + draw(st.lists(token, min_size=1, max_size=6))
+        rows.append((row, draw(st.lists(st.integers(1, len(row) - 1), min_size=1, max_size=4, unique=True).map(sorted))))
+    return padded(*rows)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(batch=batches())
+def test_sharing_changes_neither_states_nor_loss_nor_gradients(tuned, reader, batch):
+    ids, labels = batch
+    model = load_adapter(tuned).eval()
+    head = model.get_output_embeddings()
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft_trainer, "_WORTH_SHARING", 2)
+        members, size = shared_beginning(ids, labels)
+        for share in (True, False):
+            states, targets = labelled_states(reader(model), ids, labels, share)
+            loss = TargetLoss.apply(states, head.weight, head.bias, targets)
+            model.zero_grad()
+            loss.backward()
+            found.append((states.detach(), targets, loss.item(), {
+                name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad
+            }))
+    (states, targets, loss, gradients), (plain_states, plain_targets, plain_loss, plain_gradients) = found
+    row = (labels[:, 1:] != IGNORED).nonzero()[:, 0]
+    order = torch.cat([members[row].nonzero(), (~members[row]).nonzero()]).flatten()
+    assert targets.tolist() == plain_targets[order].tolist() and len(targets) == (labels[:, 1:] != IGNORED).sum()
+    torch.testing.assert_close(states, plain_states[order], atol=2e-5, rtol=0)
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(
+            gradient, plain_gradients[name], atol=2e-5 * max(1, float(plain_gradients[name].abs().max())), rtol=0
+        )
+    if members.any():
+        assert members.sum() > 1 and size >= 2
+        assert len({tuple(each) for each in ids[members, :size].tolist()}) == 1
+        assert (labels[members, : size + 1] == IGNORED).all(), "the state before a label belongs to its row"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_loss_is_that_of_the_models_own_logits(bias):
+    torch.manual_seed(0)
+    model = PhiForCausalLM(PhiConfig(
+        vocab_size=60, hidden_size=32, intermediate_size=40, num_hidden_layers=1, num_attention_heads=4,
+    )).eval()
+    model.lm_head.bias.data.normal_(std=float(bias))
+    ids = torch.randint(0, 60, (2, 9))
+    labels = ids.clone().index_fill_(1, torch.arange(5), IGNORED)
+    alone = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1, unwrap_model=lambda model: model))
+    with torch.no_grad():
+        found = SequenceTrainer.compute_loss(alone, model, {"input_ids": ids, "labels": labels})
+        assert found.item() == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), abs=1e-5)
 
 
 def test_the_order_of_the_sequences_follows_from_seed_and_epoch_alone():

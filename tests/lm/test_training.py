@@ -9,7 +9,7 @@ from stages.common.files import read_json
 from stages.common.params import Lora
 from stages.lm import training
 from stages.lm.load import new_adapter
-from stages.lm.training import Checkpoints, KeepBest, WarmupCosine, arguments, checkpoint_folder, write_history
+from stages.lm.training import Checkpoints, KeepBest, WarmupCosine, arguments, checkpoint_folder, finish, write_history
 from tests.small_log import small_params
 
 
@@ -192,3 +192,20 @@ def test_the_history_has_one_row_a_step(tmp_path):
     assert (tmp_path / "history.csv").read_text(encoding="utf-8").splitlines() == [
         "step,epoch,eval_loss,loss", "0,,3.0,", "1,0.5,2.0,2.5", "2,1.0,,2.25",
     ]
+
+
+def test_checkpoints_go_only_when_all_is_written(adapter, tiny_base, tmp_path):
+    (scratch := tmp_path / "scratch").mkdir()
+    trainer = SimpleNamespace(model=adapter, accelerator=SimpleNamespace(unwrap_model=lambda model: model),
+                              state=SimpleNamespace(log_history=[{"loss": 2.5, "step": 1}]))
+    args = SimpleNamespace(model=tiny_base, out=tmp_path / "out", history=tmp_path / "history.csv",
+                           metrics=tmp_path / "metrics.json")
+    args.metrics.mkdir()
+    with pytest.raises(OSError):
+        finish(trainer, {"steps": 1}, args, scratch)
+    assert scratch.exists()
+    args.metrics.rmdir()
+    finish(trainer, {"steps": 1}, args, scratch)
+    assert not scratch.exists()
+    assert read_json(args.metrics) == {"steps": 1} and (args.out / "adapter_model.safetensors").exists()
+    assert args.history.read_text(encoding="utf-8") == "step,epoch,loss\n1,,2.5\n"

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.lm import tree as tree_module
 from stages.lm.tree import AnswerTree, pack, step_log_probs
 
 END = 9
@@ -57,7 +58,7 @@ def test_a_packed_token_sees_the_prefix_its_prompt_and_its_ancestors_only(prefix
     packed = pack(prompts, trees, prefix, torch.float32)
     size = max(len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True))
     assert packed.input_ids.shape == packed.positions.shape == (len(trees), size)
-    assert packed.mask.shape == (len(trees), 1, size, prefix + size)
+    assert packed.mask.shape == (len(trees), size, prefix + size)
     for i, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
         n, stop = len(prompt), len(prompt) + len(tree.tokens)
         assert packed.input_ids[i, :stop].tolist() == prompt + tree.tokens.tolist()
@@ -65,8 +66,8 @@ def test_a_packed_token_sees_the_prefix_its_prompt_and_its_ancestors_only(prefix
         assert packed.positions[i, :stop].tolist() == [prefix + k for k in range(n)] + [
             prefix + n + depth for depth in tree.depth
         ]
-        seen = packed.mask[i, 0] == 0
-        assert (packed.mask[i, 0][~seen] == torch.finfo(torch.float32).min).all()
+        seen = packed.mask[i] == 0
+        assert (packed.mask[i][~seen] == torch.finfo(torch.float32).min).all()
         for at in range(stop):
             expected = set(range(prefix))
             expected |= {prefix + k for k in range(min(at + 1, n))}
@@ -74,27 +75,44 @@ def test_a_packed_token_sees_the_prefix_its_prompt_and_its_ancestors_only(prefix
                 expected |= {prefix + n + k for k in np.flatnonzero(tree.ancestors[at - n])}
             assert set(torch.nonzero(seen[at]).flatten().tolist()) == expected
         assert seen.any(dim=-1).all(), "a row that sees nothing is NaN"
+        assert not seen[:, prefix:].triu(1).any(), "a reader may leave out what stands behind a token"
 
 
-@pytest.mark.parametrize("last", [0, 2])
-def test_an_answers_log_probability_is_the_sum_over_its_tokens(last):
+@pytest.mark.parametrize("rows", [1, 2, 128])
+def test_an_answers_log_probability_is_the_sum_over_its_tokens(monkeypatch, rows):
+    monkeypatch.setattr(tree_module, "_HEAD_ROWS", rows)
     torch.manual_seed(0)
-    answers = [[1, 2, END], [1, END], [END]]
+    answers = [[1, 2, END], [1, END], [END], [3, 4, END]]
     tree, head = AnswerTree.of(answers), torch.nn.Linear(6, 12, bias=False)
-    hidden = torch.randn(last + 1 + len(tree.tokens) + 2, 6)
+    hidden = torch.randn(1 + len(tree.tokens), 6)
     log_p = head(hidden).log_softmax(dim=-1)
-    nodes = {(): last, (1,): last + 1, (1, 2): last + 2}
+    nodes = {(): 0, (1,): 1, (1, 2): 2, (3,): 3, (3, 4): 4}
     expected = [
         sum(log_p[nodes[tuple(answer[:k])], token] for k, token in enumerate(answer)) for answer in answers
     ]
-    assert torch.allclose(step_log_probs(hidden, last, tree, head), torch.stack(expected), atol=1e-6)
+    assert torch.allclose(step_log_probs(hidden, tree, head), torch.stack(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [2, 128])
+def test_gradients_reach_every_hidden_state_that_predicts(monkeypatch, rows):
+    monkeypatch.setattr(tree_module, "_HEAD_ROWS", rows)
+    torch.manual_seed(0)
+    tree, head = AnswerTree.of([[1, 2, END], [3, END]]), torch.nn.Linear(6, 12, bias=False)
+    hidden = torch.randn(1 + len(tree.tokens), 6, requires_grad=True)
+    log_p = head(hidden).log_softmax(dim=-1)
+    first, second = log_p[0, 1] + log_p[1, 2] + log_p[2, END], log_p[0, 3] + log_p[3, END]
+    (expected,) = torch.autograd.grad(2 * first - second, hidden)
+    found = step_log_probs(hidden, tree, head)
+    (found,) = torch.autograd.grad(2 * found[0] - found[1], hidden)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert found.abs().amax(dim=1).min() > 1e-2
 
 
 def test_log_probabilities_are_summed_in_float32():
     torch.manual_seed(0)
     tree, head = AnswerTree.of([[1] * 30 + [END]]), torch.nn.Linear(6, 12, bias=False)
     hidden = torch.randn(1 + len(tree.tokens), 6)
-    low = step_log_probs(hidden.bfloat16(), 0, tree, head.bfloat16())
+    low = step_log_probs(hidden.bfloat16(), tree, head.bfloat16())
     logits = torch.nn.functional.linear(hidden.bfloat16(), head.weight).float()
     expected = logits.log_softmax(dim=-1)[torch.arange(31), torch.tensor([1] * 30 + [END])].sum()
     assert low.dtype == torch.float32 and torch.allclose(low, expected, atol=1e-4)

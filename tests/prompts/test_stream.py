@@ -1,4 +1,7 @@
+import re
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -97,3 +100,40 @@ def test_a_tokenizer_that_begins_texts_with_a_token_begins_prompts_with_it_once(
         )
         prompt = layout_of(small_log(), tokens=tokenizer).prompt(9)
         assert prompt[0] == begin and prompt.count(begin) == 1 and end not in prompt
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(
+    places=st.lists(st.text(st.characters(categories=("L", "N", "Zs", "S")), max_size=60), min_size=1, max_size=4),
+    lengths=st.lists(st.integers(1, 25), min_size=1, max_size=3), spare=st.integers(0, 60), seed=st.integers(0, 99),
+)
+def test_no_prompt_and_no_sequence_is_longer_than_the_limit_whatever_the_places(
+    layout_of, places, lengths, spare, seed
+):
+    """One token less than instruction, longest context and longest answer is refused; from there on everything fits."""
+    rng = np.random.default_rng(seed)
+    events = small_log(lengths, seed).with_columns(place=pl.Series(rng.choice(places, size=sum(lengths)).tolist()))
+    whole = layout_of(events, max_tokens=100_000, history=1)
+    rows = range(len(events))
+    contexts = [whole.text(line(whole.log, row)) for row in rows]
+    least = len(whole.prefix) + max(map(len, contexts)) + whole.longest_answer
+    with pytest.raises(UserError, match=f"prompt.max_tokens: {least - 1}: .* take {least} tokens"):
+        layout_of(events, max_tokens=least - 1)
+    layout = layout_of(events, max_tokens=least + spare, stream_events=20)
+    for row, context in zip(rows, contexts, strict=True):
+        prompt = layout.prompt(row)
+        assert len(prompt) + layout.longest_answer <= least + spare
+        assert prompt[len(prompt) - len(context) :] == context, "the target's own context is never cut"
+    targets = np.flatnonzero(np.arange(len(events)) - layout.log.first >= 3)
+    for sequence in layout.sequences(targets, 10**6, rng):
+        assert len(sequence.input_ids) <= least + spare
+
+
+def test_a_place_that_fits_no_prompt_is_named(layout_of):
+    longest = "the waiting room behind the second platform " * 9
+    events = small_log().with_columns(
+        place=pl.when(pl.int_range(pl.len()) == 50).then(pl.lit(longest)).otherwise(pl.lit("home"))
+    )
+    with pytest.raises(UserError, match=re.escape(f"or shorten places ({longest[:60]!r}: ")):
+        layout_of(events, max_tokens=300)
+    layout_of(events.filter(pl.col("place") == "home"), max_tokens=300)

@@ -1,5 +1,8 @@
 import numpy as np
+import polars as pl
+import pytest
 
+from stages.common.errors import UserError
 from stages.prompts import window
 from stages.prompts.log import WEEKDAYS
 from tests.small_log import small_log
@@ -64,3 +67,12 @@ def test_a_training_sequence_is_a_test_prompt_and_its_answer(layout_of, rows_in)
         assert behavior == layout.log.behavior[row] and sequence.input_ids[start:] == layout.answers[behavior]
         assert end == len(sequence.input_ids)
     assert sorted(found) == rows.tolist()
+
+
+def test_a_place_that_no_prompt_has_room_for_is_named(layout_of):
+    events = small_log()
+    places = ["home"] * (len(events) - 1) + ["the far end of " * 60]
+    layout = layout_of(events.with_columns(place=pl.Series(places)), "window", max_tokens=330)
+    assert len(layout.prompt(20)) + layout.longest_answer <= 330
+    with pytest.raises(UserError, match=r"prompt\.max_tokens: 330: .*'the far end of"):
+        layout.prompt(len(events) - 1)

@@ -1,0 +1,174 @@
+"""What will this person do next? Reads events and questions as JSON Lines, answers each question as they come.
+
+An event is a line such as {"time": "2024-05-06T16:20", "place": "home", "behavior": "Gaming"}; a line without a behavior
+asks what it will be, and one line of JSON answers it:
+
+    {"line": 8, "predictions": [{"behavior": "Gaming", "probability": 0.41}, ...]}
+
+Lines of several people are told apart by a key "user", which goes no further than this program's memory. What a
+person's events left in the model is kept between the lines, so an answer costs the new events, not the history.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stages.common import tables
+from stages.common.errors import UserError, run
+from stages.common.inputs import at_least_1
+from stages.common.params import Params, read_params
+from stages.lm.load import load_merged, load_tokenizer
+from stages.lm.session import Candidates, Session
+from stages.prompts.layouts import make_layout
+from stages.prompts.log import EventLog
+
+
+class Predictor:
+    """A tuned model that follows people, one `Person` each."""
+
+    def __init__(self, model: Path, vocabulary: pl.DataFrame, params: Params):
+        """Load the model.
+
+        Args:
+            model: folder with base.json, and an adapter if it has one.
+            vocabulary: the candidates.
+            params: `prompt` and `windowing` are used.
+
+        Raises:
+            UserError: the layout is not `stream`, in whose prompts alone the history stands before all that changes.
+        """
+        if params.prompt.layout != "stream":
+            raise UserError(
+                f"prompt.layout: {params.prompt.layout}: a history can be kept between predictions in layout stream only"
+            )
+        nothing = EventLog.of(pl.DataFrame(schema=tables.SCHEMAS["events"]), vocabulary)
+        self.layout = make_layout(
+            load_tokenizer(model), nothing, params.prompt, params.windowing.history, params.windowing.min_history,
+            params.seed,
+        )
+        self.numbers = {behavior: number for number, behavior in enumerate(self.layout.candidates)}
+        self.candidates = Candidates(
+            load_merged(model), self.layout.prefix, self.layout.answers, params.windowing.history,
+            params.prompt.max_tokens,
+        )
+
+    def person(self) -> "Person":
+        """Someone of whom nothing is known yet."""
+        return Person(self)
+
+
+class Person:
+    """One person's state."""
+
+    def __init__(self, predictor: Predictor):
+        self.predictor, self.session = predictor, Session(predictor.candidates)
+
+    def append(self, time: datetime, place: str, behavior: str) -> None:
+        """They did something; events come in the order of their time.
+
+        Raises:
+            UserError: the place or the behaviour, which need not be a candidate, cannot stand in a prompt.
+        """
+        tokens = self._fitting(self.predictor.layout.event(time.weekday(), time.hour, place, behavior))
+        self.session.append(tokens, self.predictor.numbers.get(behavior, -1))
+
+    def predict(self, time: datetime, place: str, top: int | None = None) -> list[dict[str, Any]]:
+        """All candidates with their probabilities, likeliest first.
+
+        Args:
+            top: only the order of the likeliest `top`, about three times faster: `probability` is left out for
+                `at_least` and `at_most`.
+        """
+        context = self._fitting(self.predictor.layout.context(time.weekday(), time.hour, place))
+        weighed = self.session.weigh(context, top)
+        names = [self.predictor.layout.candidates[number] for number in weighed.candidates]
+        if top is None:
+            return [{"behavior": n, "probability": float(p)} for n, p in zip(names, weighed.low, strict=True)]
+        return [
+            {"behavior": n, "at_least": float(low), "at_most": float(high)}
+            for n, low, high in zip(names, weighed.low, weighed.high, strict=True)
+        ]
+
+    def _fitting(self, tokens: list[int]) -> list[int]:
+        if len(tokens) > (room := self.predictor.candidates.room):
+            raise UserError(
+                f"place and behavior are {len(tokens)} tokens long; beside the instruction, prompt.max_tokens leaves {room}"
+            )
+        return tokens
+
+
+def answers(lines: Iterable[str], predictor: Predictor, top: int, order_only: bool) -> Iterator[dict[str, Any]]:
+    """The answer to each question among `lines`.
+
+    Raises:
+        UserError: a line is neither event nor question; the message names its number and what is wrong.
+    """
+    people: dict[Any, Person] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            user, time, place, behavior = _parsed(line)
+            if user not in people:
+                people[user] = predictor.person()
+            person = people[user]
+            if behavior is not None:
+                person.append(time, place, behavior)
+                continue
+            predictions = person.predict(time, place, top if order_only else None)[:top]
+        except UserError as error:
+            raise UserError(f"line {number}: {error}") from None
+        yield {"line": number, "predictions": predictions}
+
+
+def _parsed(line: str) -> tuple[Any, datetime, str, str | None]:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"no JSON ({error})") from None
+    if not isinstance(found, dict) or not isinstance(found.get("time"), str):
+        raise UserError('an object with "time" is needed, such as {"time": "2024-05-06T16:20", "place": "home"}')
+    if unknown := found.keys() - {"user", "time", "place", "behavior"}:
+        raise UserError(f"key {min(unknown)!r}: not one of user, time, place, behavior")
+    try:
+        time = datetime.fromisoformat(found["time"])
+    except ValueError:
+        raise UserError(f"time {found['time']!r}: not an ISO time such as 2024-05-06T16:20") from None
+    place, behavior = found.get("place") or "unknown", found.get("behavior")
+    for key, value in (("place", place), ("behavior", behavior or "")):
+        if not isinstance(value, str):
+            raise UserError(f"{key} {value!r}: text is needed")
+    user = found.get("user")
+    if not isinstance(user, str | int | None):
+        raise UserError("user: text or a whole number is needed")
+    return user, time, place, behavior
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=Path("models/dpo"),
+                        help="folder with base.json, and an adapter if it has one (default: %(default)s)")
+    parser.add_argument("--vocabulary", type=Path, default=Path("data/vocabulary.parquet"),
+                        help="the candidates, from stage windowing (default: %(default)s)")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
+    parser.add_argument("--input", type=argparse.FileType(encoding="utf-8"), default=sys.stdin,
+                        help="JSON Lines (default: standard input)")
+    parser.add_argument("--top", type=at_least_1, default=5, help="candidates in an answer (default: %(default)s)")
+    parser.add_argument("--order-only", action="store_true",
+                        help="weigh no more candidates than their order needs: faster, probabilities as bounds")
+    args = parser.parse_args()
+    predictor = Predictor(args.model, tables.read("vocabulary", args.vocabulary), read_params(args.params))
+    for answer in answers(args.input, predictor, args.top, args.order_only):
+        print(json.dumps(answer, ensure_ascii=False), flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,108 @@
+"""What `read_log` and `windows` do, row by row and as plainly as Python can say it: the fast code is held against it."""
+
+import re
+import unicodedata
+from datetime import datetime
+
+from stages.events.hashing import bits, pseudonym
+from stages.events.rules import LONGEST, Rule
+
+MISSING = {"", "nan", "null", "none", "n/a"}
+# times that tests write, and what becomes of them
+TIMES = {
+    "2024-03-01 09:00:00": datetime(2024, 3, 1, 9), "2024-03-01T09:00": datetime(2024, 3, 1, 9),
+    "2023-12-31 23:59:59.5": datetime(2023, 12, 31, 23, 59, 59, 500_000),
+    " 2024-03-01 09:00:00": datetime(2024, 3, 1, 9), "2024-03-02 00:00:00": datetime(2024, 3, 2), "x": Rule.TIME, "": Rule.NO_TIME, "NULL": Rule.NO_TIME,
+    "2024-03-01": Rule.TIME, "1e9": Rule.TIME, "2024-03-01T09:00:00+01:00": Rule.OFFSET,
+    "1989-12-31 23:59:59": Rule.TIME_RANGE, "2101-01-01 00:00:00": Rule.TIME_RANGE,
+}
+
+
+def plain_log(files: list[tuple[str, bytes]], separator: str) -> tuple[list[tuple], list[tuple]]:
+    """Events (user, time, place, behavior) and quarantine (file, line, rule, text) of files with the header
+    user, time, place, behavior."""
+    events, quarantine, seen = [], [], set()
+    for name, content in files:
+        for number, line in enumerate(content.decode().split("\n")[1:], start=2):
+            line = line.rstrip("\r")
+            if not line.strip():
+                continue
+            fields, rule = _fields(line, separator)
+            event, rule = _event(fields) if rule is None else (None, rule)
+            if rule is None and (event[:2], line) in seen:
+                rule, fields = Rule.DUPLICATE, ["", event[1].strftime("%Y-%m-%d %H:%M:%S.%f"), *event[2:]]
+            if rule is None:
+                seen.add((event[:2], line))
+                events.append(event)
+            else:
+                quarantine.append((name, number, str(rule), " | ".join(fields[1:])))
+    return sorted(events, key=lambda event: event[:2]), quarantine
+
+
+def _fields(line: str, separator: str) -> tuple[list[str], Rule | None]:
+    mark = re.escape(separator)
+    pieces = re.findall(rf'{mark}(?:[ ]*"(?:[^"]|"")*"[ ]*|[^{mark}"][^{mark}]*|)', separator + line)
+    if "".join(pieces) != separator + line:
+        return [], Rule.QUOTES
+    if len(pieces) != 4:
+        return [], Rule.FIELDS
+    fields = [piece[1:] for piece in pieces]
+    return [f.strip(" ")[1:-1].replace('""', '"') if f.strip(" ")[:1] == '"' else f for f in fields], None
+
+
+def _event(fields: list[str]) -> tuple[tuple | None, Rule | None]:
+    user, time, place, behavior = fields
+    if _missing(user):
+        return None, Rule.NO_USER
+    if isinstance(TIMES[time], Rule):
+        return None, TIMES[time]
+    if _missing(behavior):
+        return None, Rule.NO_BEHAVIOR
+    area = "unknown" if _missing(place) else _clean(place)
+    if rule := _label_rule(behavior) or _label_rule(area):
+        return None, rule
+    return (pseudonym(user.strip()), TIMES[time], area, _clean(behavior)), None
+
+
+def _missing(text: str) -> bool:
+    return text.strip().lower() in MISSING
+
+
+def _clean(text: str) -> str:
+    return unicodedata.normalize("NFC", re.sub(r"\s+", " ", text).strip())
+
+
+def _label_rule(text: str) -> Rule | None:
+    text = text.strip()
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029" for c in text):
+        return Rule.CONTROL
+    if re.search(r"<\|[^|]*\|>|</?s>", text):
+        return Rule.CHAT
+    return Rule.LONG if len(text) > LONGEST else None
+
+
+def plain_windows(
+    events: list[tuple], split: dict[int, str], seed: int, min_history: int, natural: int, per_behavior: int,
+) -> tuple[dict[str, list[int]], dict[str, int]]:
+    """Rows of each split's windows, and windows lost by label, for sorted events and the split of each user."""
+    known = {event[3] for event in events if split[event[0]] == "train"}
+    rows, lost, seen, test = {"train": [], "valid": []}, {}, {}, []
+    for row, (user, time, _, behavior) in enumerate(events):
+        position = seen[user] = seen.get(user, -1) + 1
+        if position < min_history:
+            continue
+        if behavior not in known:
+            lost[behavior] = lost.get(behavior, 0) + 1
+        elif split[user] == "test":
+            micros = (time - datetime(1970, 1, 1)).total_seconds() * 1_000_000
+            draws = [int(bits(seed, purpose, user, int(micros), position)) for purpose in (201, 202)]
+            test.append((draws, behavior, row))
+        else:
+            rows[split[user]].append(row)
+    test.sort(key=lambda window: window[0][0])
+    size, taken = min(natural, len(test) // 2), {}
+    rows["natural"] = sorted(row for _, _, row in test[:size])
+    for _, behavior, row in sorted(test[size:], key=lambda window: window[0][1]):
+        taken.setdefault(behavior, []).append(row)
+    rows["balanced"] = sorted(row for of_one in taken.values() for row in of_one[:per_behavior])
+    return rows, lost

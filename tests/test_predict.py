@@ -1,0 +1,122 @@
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+
+from stages import predict
+from stages.common import tables
+from stages.common.errors import UserError
+from stages.lm.likelihood import score
+from stages.lm.load import load_merged
+from tests.small_log import BEHAVIORS, PLACES, a_tuned, all_behaviors, small_params
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setenv("BEHAVIORLM_DTYPE", "float32")
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_base, tmp_path_factory):
+    return a_tuned(tiny_base, tmp_path_factory.mktemp("models") / "dpo")
+
+
+@pytest.fixture
+def predictor(tuned):
+    return predict.Predictor(tuned, all_behaviors(), small_params())
+
+
+START = datetime(2024, 3, 1, 7)
+
+
+def lines(count, user=None, seed=0):
+    """Events, each behind the question what it will be."""
+    rng, found = np.random.default_rng(seed), []
+    for number in range(count):
+        event = {"time": (START + timedelta(hours=5 * number)).isoformat(), "place": str(rng.choice(PLACES))}
+        if user is not None:
+            event["user"] = user
+        found += [event, event | {"behavior": str(rng.choice(BEHAVIORS))}]
+    return [json.dumps(line) for line in found]
+
+
+def test_probabilities_are_those_of_the_whole_prompt(predictor, tuned):
+    model, candidates = load_merged(tuned), predictor.layout.candidates
+    person = predictor.person()
+    for line in map(json.loads, lines(15)):
+        time = datetime.fromisoformat(line["time"])
+        if "behavior" in line:
+            person.append(time, line["place"], line["behavior"])
+            continue
+        found = person.predict(time, line["place"])
+        prompt = predictor.layout.prefix + person.session.history() + predictor.layout.context(
+            time.weekday(), time.hour, line["place"]
+        )
+        expected = np.exp(score(model, [prompt], predictor.layout.answers).log_p[0])
+        assert [entry["behavior"] for entry in found] == [candidates[i] for i in np.argsort(-expected)]
+        np.testing.assert_allclose([e["probability"] for e in found], np.sort(expected)[::-1], atol=1e-5)
+
+
+def test_each_question_is_answered_with_its_line(predictor):
+    asked = lines(4)
+    found = list(predict.answers([*asked[:4], "", *asked[4:]], predictor, top=2, order_only=False))
+    assert [answer["line"] for answer in found] == [1, 3, 6, 8]
+    for answer in found:
+        assert len(answer["predictions"]) == 2
+        assert answer["predictions"][0]["probability"] >= answer["predictions"][1]["probability"] > 0
+
+
+def test_the_order_alone_is_the_same_order(predictor):
+    exact = list(predict.answers(lines(10), predictor, top=3, order_only=False))
+    order = list(predict.answers(lines(10), predictor, top=3, order_only=True))
+    for a, b in zip(exact, order, strict=True):
+        assert [e["behavior"] for e in a["predictions"]] == [e["behavior"] for e in b["predictions"]]
+        for precise, bounds in zip(a["predictions"], b["predictions"], strict=True):
+            assert bounds["at_least"] - 1e-6 <= precise["probability"] <= bounds["at_most"] + 1e-6
+
+
+def test_people_are_told_apart_and_not_named(predictor):
+    one, other = lines(6, "anna", seed=1), lines(6, 42, seed=2)
+    mixed = [line for pair in zip(one, other, strict=True) for line in pair]
+    together = [answer["predictions"] for answer in predict.answers(mixed, predictor, 3, False)]
+    apart = [[a["predictions"] for a in predict.answers(each, predictor, 3, False)] for each in (one, other)]
+    assert together[::2] == apart[0] and together[1::2] == apart[1]
+    assert "anna" not in json.dumps(together)
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("{", ["line 3", "no JSON"]),
+    ("[1]", ["line 3", '"time"']),
+    ('{"place": "home"}', ["line 3", '"time"']),
+    ('{"time": "yesterday"}', ["line 3", "'yesterday'", "2024-05-06T16:20"]),
+    ('{"time": "2024-03-01T08:00", "when": 1}', ["line 3", "'when'", "behavior"]),
+    ('{"time": "2024-03-01T08:00", "place": 3}', ["line 3", "place 3", "text"]),
+    ('{"time": "2024-03-01T08:00", "behavior": "a\\nb"}', ["line 3", "control character"]),
+    ('{"time": "2024-03-01T08:00", "user": ["secret"]}', ["line 3", "user"]),
+    (json.dumps({"time": "2024-03-01T08:00", "place": "far " * 2000}), ["line 3", "tokens long", "prompt.max_tokens"]),
+])
+def test_a_bad_line_is_named(predictor, line, words):
+    with pytest.raises(UserError) as error:
+        list(predict.answers([*lines(1), line], predictor, 3, False))
+    assert all(word in str(error.value) for word in words) and "secret" not in str(error.value)
+
+
+def test_the_layout_window_is_refused(tuned):
+    with pytest.raises(UserError, match=r"prompt\.layout: window"):
+        predict.Predictor(tuned, all_behaviors(), small_params(prompt__layout="window"))
+
+
+def test_the_command_answers_line_by_line(tuned, tmp_path):
+    tables.write(all_behaviors(), "vocabulary", tmp_path / "vocabulary.parquet")
+    command = [sys.executable, "-m", "stages.predict", "--model", str(tuned), "--vocabulary",
+               str(tmp_path / "vocabulary.parquet"), "--top", "1"]
+    asked = "\n".join(lines(2)) + "\n"
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [1, 3]
+    bad = subprocess.run(command, input=asked + "{\n", capture_output=True, text=True, timeout=120)
+    assert bad.returncode != 0 and "line 5" in bad.stderr and "Traceback" not in bad.stderr
+    assert len(bad.stdout.splitlines()) == 2, "what was answered before stays answered"
