@@ -22,8 +22,6 @@ from stages.common.console import console
 from stages.lm import session
 from stages.lm.likelihood import score
 from stages.lm.load import load_merged
-from stages.prompts.log import WEEKDAYS
-from stages.prompts.stream import clock
 
 _TARGET = 15
 
@@ -84,7 +82,7 @@ class OurSession:
         return [*self.layout.prefix, *self.kept.history(), *self._context(context)]
 
     def _context(self, context: Context) -> list[int]:
-        return self.layout.text(f"{WEEKDAYS[context.time.weekday()]} {clock(context.time.hour)} {context.place}:")
+        return self.layout.context(context.time.weekday(), context.time.hour, context.place)
 
     def _tokens(self, event: Event) -> tuple[list[int], int]:
         tokens = self._context(event.context) + self.layout.answer(event.behavior)

@@ -2,7 +2,7 @@
 
 A prompt of layout `stream` grows at its end, so the keys and values of everything before stay valid. They would not when
 the oldest event falls out of the history; so the history grows from L to 2 L events while a second reading, which begins
-L events later, follows it, and takes over when the first is full. Each event is read twice in its life, and nothing is
+L events later, follows it at some distance, and takes over when the first is full. Each event is read twice in its life, and nothing is
 ever read again.
 """
 
@@ -21,6 +21,7 @@ from stages.lm.readers import reader_of
 from stages.lm.store import Store
 from stages.lm.tree import AnswerTree, additive, token_log_probs
 
+_TOKENS_AHEAD = 48  # of the second reading that are read at once: it is in no hurry, and few cost almost as much as many
 _GUESSED_TOKENS = 10  # of answers that are read before it is known whether they are needed
 
 
@@ -70,6 +71,10 @@ class Candidates:
             self.head.reorder()
         self.device = model.device
         self.tree = AnswerTree.of(answers)
+        # which of the tree's tokens each answer consists of
+        self.nodes = np.zeros((len(answers), len(self.tree.tokens)), dtype=bool)
+        inner = self.tree.step_source >= 0
+        self.nodes[self.tree.step_answer[inner], self.tree.step_source[inner]] = True
         self.begin, self.length = len(prefix), length
         self.room = max_tokens - len(prefix) - max(map(len, answers))
 
@@ -131,7 +136,7 @@ class Session:
             needed = self._undecided(bound, complete, top or len(bound))
             if not needed.any():
                 break
-            nodes = np.flatnonzero(self._nodes(np.flatnonzero(needed)) & ~known)
+            nodes = np.flatnonzero(self.shared.nodes[needed].any(axis=0) & ~known)
             self._read_more(nodes, values)
             known[nodes] = True
         best = np.argsort(-np.where(complete, bound, -np.inf), kind="stable")[:top]
@@ -142,7 +147,9 @@ class Session:
     def _read_first(self, context: Sequence[int], nodes: np.ndarray, values: np.ndarray) -> None:
         """Read what is pending, the context, some of the answers' tokens, and the second reading's events, in one go."""
         current, following = self.current, self.following
-        line, ahead = [*current.pending, *context], following.pending if following else []
+        line, ahead = [*current.pending, *context], []
+        if following and len(following.pending) >= _TOKENS_AHEAD:
+            ahead, following.pending = following.pending, []
         self.end = current.end + len(context)
         size = len(line) + len(nodes)
         among = np.tri(size, dtype=bool)
@@ -155,7 +162,6 @@ class Session:
         runs = [Run(current.store, size, self._mask(among))]
         if ahead:
             runs.append(Run(following.store, len(ahead)))
-            following.pending = []
         hidden = self._read(ids, positions, runs)
         current.pending, self.context, self.stored = [], list(context), nodes
         self._weigh_steps(hidden[len(line) - 1 : size], np.concatenate([[-1], nodes]), values)
@@ -209,17 +215,10 @@ class Session:
                 counts[candidate] += 1
         nodes = np.zeros(len(self.tree.tokens), dtype=bool)
         for candidate in np.argsort(-(self.prior + counts / max(counts.sum(), 1)), kind="stable"):
-            more = nodes | self._nodes([candidate])
+            more = nodes | self.shared.nodes[candidate]
             if more.sum() > _GUESSED_TOKENS and nodes.any():
                 break
             nodes = more
-        return nodes
-
-    def _nodes(self, answers: Sequence[int]) -> np.ndarray:
-        """Which of the tree's tokens these answers consist of."""
-        sources = self.tree.step_source[np.isin(self.tree.step_answer, answers)]
-        nodes = np.zeros(len(self.tree.tokens), dtype=bool)
-        nodes[sources[sources >= 0]] = True
         return nodes
 
     def _tokens(self) -> int:

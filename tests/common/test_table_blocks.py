@@ -8,7 +8,8 @@ from stages.common.errors import UserError
 
 
 def block(start, size):
-    return pl.DataFrame({"row": range(start, start + size), "split": ["train"] * size}, schema=tables.SCHEMAS["windows"])
+    rows = {"row": range(start, start + size), "split": ["train"] * size}
+    return pl.DataFrame(rows, schema=tables.SCHEMAS["windows"])
 
 
 def test_blocks_make_the_table_that_one_frame_makes(tmp_path, monkeypatch):
@@ -32,7 +33,8 @@ def broken():
 
 
 @pytest.mark.parametrize(("blocks", "says"), [
-    (broken, "no more"), (lambda: iter([block(0, 3), block(3, 2).cast({"row": pl.Int32})]), "row: Int32, expected Int64"),
+    (broken, "no more"),
+    (lambda: iter([block(0, 3), block(3, 2).cast({"row": pl.Int32})]), "row: Int32, expected Int64"),
 ])
 def test_a_block_that_fails_leaves_no_table(tmp_path, blocks, says):
     with pytest.raises(UserError, match=says):

@@ -1,4 +1,4 @@
-"""What `read_log` and `windows` do, row by row and as plainly as Python can say it: the fast code is held against it."""
+"""What `read_log` and `windows` do, row by row, as plainly as Python can say it: the fast code is held against it."""
 
 import re
 import unicodedata
@@ -11,9 +11,9 @@ MISSING = {"", "nan", "null", "none", "n/a"}
 # times that tests write, and what becomes of them
 TIMES = {
     "2024-03-01 09:00:00": datetime(2024, 3, 1, 9), "2024-03-01T09:00": datetime(2024, 3, 1, 9),
-    "2023-12-31 23:59:59.5": datetime(2023, 12, 31, 23, 59, 59, 500_000),
-    " 2024-03-01 09:00:00": datetime(2024, 3, 1, 9), "2024-03-02 00:00:00": datetime(2024, 3, 2), "x": Rule.TIME, "": Rule.NO_TIME, "NULL": Rule.NO_TIME,
-    "2024-03-01": Rule.TIME, "1e9": Rule.TIME, "2024-03-01T09:00:00+01:00": Rule.OFFSET,
+    " 2024-03-01 09:00:00": datetime(2024, 3, 1, 9), "2024-03-02 00:00:00": datetime(2024, 3, 2),
+    "2023-12-31 23:59:59.5": datetime(2023, 12, 31, 23, 59, 59, 500_000), "x": Rule.TIME, "2024-03-01": Rule.TIME,
+    "1e9": Rule.TIME, "": Rule.NO_TIME, "NULL": Rule.NO_TIME, "2024-03-01T09:00:00+01:00": Rule.OFFSET,
     "1989-12-31 23:59:59": Rule.TIME_RANGE, "2101-01-01 00:00:00": Rule.TIME_RANGE,
 }
 

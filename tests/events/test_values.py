@@ -6,7 +6,8 @@ from stages.events.values import Values
 
 def judge(strings):
     name = pl.col("name")
-    return strings.to_frame("name").select(upper=name.str.to_uppercase(), rule=pl.when(name == "").then(pl.lit("empty")))
+    rule = pl.when(name == "").then(pl.lit("empty"))
+    return strings.to_frame("name").select(upper=name.str.to_uppercase(), rule=rule)
 
 
 def test_what_is_said_of_a_value_stands_at_its_number():

@@ -54,7 +54,9 @@ def spy(candidates, monkeypatch):
     return read
 
 
-def test_a_session_agrees_with_the_whole_prompt_over_several_histories(sharp_model, candidates):
+@pytest.mark.parametrize("ahead", [1, 9, 1000])
+def test_a_session_agrees_with_the_whole_prompt_over_several_histories(sharp_model, candidates, monkeypatch, ahead):
+    monkeypatch.setattr(session, "_TOKENS_AHEAD", ahead)
     rng, person, events, lengths = np.random.default_rng(0), Session(candidates), [], []
     for _ in range(5 * LENGTH):
         context, candidate = happening(rng)
