@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 _QUERIES = 192  # a block: larger ones multiply more keys in vain, smaller ones keep the cores less busy
 
@@ -25,6 +26,7 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, qkv, cos, sin, old_keys, old_values, mask, heads: int, kv: int):
+        ctx.set_materialize_grads(False)
         batch, size, width = qkv.shape
         depth, groups = width // (heads + 2 * kv), heads // kv
         old = 0 if old_keys is None else old_keys.shape[2]
@@ -56,11 +58,14 @@ class Attend(torch.autograd.Function):
         return mixed.permute(0, 3, 1, 2, 4).reshape(batch, size, heads * depth), keys[:, :, old:], values[:, :, old:]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad, grad_new_keys, grad_new_values):
         queries, keys, values, cos, sin, *weights = ctx.saved_tensors
         heads, kv, old, old_batch = ctx.shape
         batch, _, groups, size, depth = queries.shape
-        grad = grad.view(batch, size, kv, groups, depth).permute(0, 2, 3, 1, 4)
+        if grad is None:  # nobody asked for the mix, only for the keys and values
+            grad = queries.new_zeros(batch, size, heads * depth)
+        grad = grad.reshape(batch, size, kv, groups, depth).permute(0, 2, 3, 1, 4)
         grad_queries = torch.empty_like(queries)
         # blocks are added up: in bf16 that would round each time
         grad_keys, grad_values = (torch.zeros_like(keys, dtype=torch.float32).flatten(0, 1) for _ in range(2))

@@ -9,6 +9,7 @@ what a backward pass needs is kept instead of computed again. Weights are frozen
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Context = Any  # torch.autograd.function.FunctionCtx, without a public type of its own
@@ -31,6 +32,7 @@ class LoraLinear(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Context, grad):
         x, weight, a, b, low = ctx.saved_tensors
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
@@ -52,6 +54,7 @@ class RmsNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Context, grad):
         x, weight, scale = ctx.saved_tensors
         normed = torch.mul(x, scale)  # scale is float32, and so is the product
@@ -71,6 +74,7 @@ class SwiGlu(torch.autograd.Function):
         return active * up
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Context, grad):
         gate_up, active = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
@@ -94,17 +98,18 @@ class TargetLoss(torch.autograd.Function):
         grads = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden), _HEAD_ROWS):
             rows, wanted = hidden[start : start + _HEAD_ROWS], targets[start : start + _HEAD_ROWS, None]
-            logits = functional.linear(rows, weight, bias).float()
-            spread = logits.logsumexp(dim=-1, keepdim=True)
-            total += (spread - logits.gather(1, wanted)).sum()
+            log_p = torch.log_softmax(functional.linear(rows, weight, bias), dim=-1, dtype=torch.float32)
+            chosen = log_p.gather(1, wanted)
+            total -= chosen.sum()
             if grads is not None:
-                p = logits.sub_(spread).exp_()
-                p.scatter_add_(1, wanted, torch.full_like(spread, -1.0))
+                p = log_p.exp_()
+                p.scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
                 torch.mm(p.to(weight.dtype), weight, out=grads[start : start + _HEAD_ROWS])
         ctx.save_for_backward(grads)
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Context, grad):
         (grads,) = ctx.saved_tensors
         return grads * grad, None, None, None

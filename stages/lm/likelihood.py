@@ -20,6 +20,7 @@ from stages.lm.tree import AnswerTree, additive, step_log_probs
 # Tokens read at once, padding included: enough to keep matrix products busy, little enough for 8 GB. A GPU takes more.
 _TOKENS_A_BATCH = 4096
 _GPU_FACTOR = 8
+_KEPT = 4  # tokens whose keys and values are kept, for each token read at once
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def score(
     longest_first = sorted(riders, key=lambda i: -len(prompts[i]))
     sizes = {i: len(prompts[i]) - shared for i in riders}
     with track(title, len(prompts)) as progress:
-        for batch in _batches(longest_first, sizes, limit):
+        for batch in _batches(longest_first, sizes, shared, limit):
             hidden, own = _read_prompts(reader, [prompts[i][shared:] for i in batch], shared, past, device)
             windows = [(at, i) for at, host in enumerate(batch) for i in riders[host]]
-            for few in _few(windows, len(tree.tokens), limit):
+            for few in _few(windows, len(tree.tokens), shared + sizes[batch[0]], limit):
                 hosts, rows = map(list, zip(*few, strict=True))
                 ends = [len(prompts[i]) - shared for i in rows]
                 last = hidden[hosts, torch.tensor(ends) - 1]
@@ -139,17 +140,18 @@ def _behind(past: KeysAndValues | None, own: KeysAndValues, hosts: list[int], lo
     ]
 
 
-def _batches(order: list[int], sizes: dict[int, int], limit: int) -> list[list[int]]:
-    """Cut `order` (longest first) where the padded tokens of a batch would exceed the limit."""
+def _batches(order: list[int], sizes: dict[int, int], shared: int, limit: int) -> list[list[int]]:
+    """Cut `order` (longest first) where the padded tokens of a batch, or what they see, would exceed its limit."""
     batches: list[list[int]] = []
     for i in order:
-        if not batches or (len(batches[-1]) + 1) * sizes[batches[-1][0]] > limit:
+        longest = sizes[batches[-1][0]] if batches else 0
+        if not batches or (len(batches[-1]) + 1) * max(longest, (shared + longest) / _KEPT) > limit:
             batches.append([])
         batches[-1].append(i)
     return batches
 
 
-def _few(windows: list[tuple[int, int]], tokens: int, limit: int) -> list[list[tuple[int, int]]]:
-    """`windows` in runs whose trees of `tokens` are read at once."""
-    size = max(1, limit // max(1, tokens))
+def _few(windows: list[tuple[int, int]], tokens: int, longest: int, limit: int) -> list[list[tuple[int, int]]]:
+    """`windows` in runs whose trees of `tokens` are read at once, each behind a prompt of `longest` tokens at most."""
+    size = max(1, int(limit / max(tokens, longest / _KEPT)))
     return [windows[start : start + size] for start in range(0, len(windows), size)]

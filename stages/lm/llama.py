@@ -36,6 +36,8 @@ class LlamaDecoder(Reader):
         Raises:
             UnsupportedModel: another architecture, another device, weights that train, adapters of another kind.
         """
+        if any(each.is_prompt_learning for each in getattr(model, "peft_config", {}).values()):
+            raise UnsupportedModel("tokens that are tuned and stand in front of every prompt")
         self.decoder = model.get_decoder()
         config = self.config = self.decoder.config
         _check(config, self.decoder)

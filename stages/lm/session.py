@@ -22,7 +22,7 @@ from stages.lm.store import Store
 from stages.lm.tree import AnswerTree, additive, token_log_probs
 
 _TOKENS_AHEAD = 48  # of the second reading that are read at once: it is in no hurry, and few cost almost as much as many
-_GUESSED_TOKENS = 10  # of answers that are read before it is known whether they are needed
+_GUESSED_TOKENS = 16  # of answers that are read before it is known whether they are needed
 
 
 @dataclass(frozen=True)

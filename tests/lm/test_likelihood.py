@@ -205,3 +205,24 @@ def test_scoring_keeps_no_gradients_and_ends_training_mode(sharp_model):
     sharp_model.train()
     score(sharp_model, [[5, 6]], [[END]])
     assert not sharp_model.training
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(
+    sizes=st.lists(st.integers(1, 200), min_size=1, max_size=60), shared=st.integers(0, 600), tree=st.integers(0, 90),
+    limit=st.integers(1, 400),
+)
+def test_what_is_read_and_what_is_seen_at_once_is_limited(sizes, shared, tree, limit):
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    batches = likelihood._batches(order, dict(enumerate(sizes)), shared, limit)
+    assert [i for batch in batches for i in batch] == order
+    for batch in batches:
+        longest = sizes[batch[0]]
+        assert len(batch) == 1 or len(batch) * longest <= limit
+        assert len(batch) == 1 or len(batch) * (shared + longest) <= likelihood._KEPT * limit
+    windows = [(0, i) for i in order]
+    runs = likelihood._few(windows, tree, shared + max(sizes), limit)
+    assert [window for run in runs for window in run] == windows
+    for run in runs:
+        assert len(run) == 1 or len(run) * tree <= limit
+        assert len(run) == 1 or len(run) * (shared + max(sizes)) <= likelihood._KEPT * limit
