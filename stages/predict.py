@@ -5,17 +5,22 @@ asks what it will be, and one line of JSON answers it:
 
     {"line": 8, "predictions": [{"behavior": "Gaming", "probability": 0.41}, ...]}
 
-Lines of several people are told apart by a key "user", which goes no further than this program's memory. What a
-person's events left in the model is kept between the lines, so an answer costs the new events, not the history.
+Behaviors are named as in the vocabulary, after any taxonomy; a place may be left out. Times are local, or have an offset
+if params.yaml has a source.time_zone, and each person's lines stand in their order. Lines of several people are told
+apart by a key "user" (text or a whole number), which goes no further than this program's memory. What a person's events
+left in the model is kept between the lines, so an answer costs the new events, not the history; layout stream is
+needed. With --order-only an answer has "at_least" and "at_most" for "probability". A bad line ends the program.
 """
 
 import argparse
 import json
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -52,6 +57,7 @@ class Predictor:
             load_tokenizer(model), nothing, params.prompt, params.windowing.history, params.windowing.min_history,
             params.seed,
         )
+        self.zone = params.source.time_zone
         self.numbers = {behavior: number for number, behavior in enumerate(self.layout.candidates)}
         self.candidates = Candidates(
             load_merged(model), self.layout.prefix, self.layout.answers, params.windowing.history,
@@ -68,23 +74,34 @@ class Person:
 
     def __init__(self, predictor: Predictor):
         self.predictor, self.session = predictor, Session(predictor.candidates)
+        self.latest: datetime | None = None
 
     def append(self, time: datetime, place: str, behavior: str) -> None:
-        """They did something; events come in the order of their time.
+        """They did something, at a local time (or one with an offset, where the log's time zone is set).
 
         Raises:
-            UserError: the place or the behaviour, which need not be a candidate, cannot stand in a prompt.
+            UserError: the place or the behaviour, which need not be a candidate, cannot stand in a prompt, or the time is
+                before the last event's.
         """
+        time = self._local(time)
+        twin = next((name for name in self.predictor.numbers if name.casefold() == behavior.casefold()), behavior)
+        if twin != behavior:
+            raise UserError(f"behavior {behavior!r}: the vocabulary writes it {twin!r}")
         tokens = self._fitting(self.predictor.layout.event(time.weekday(), time.hour, place, behavior))
         self.session.append(tokens, self.predictor.numbers.get(behavior, -1))
+        self.latest = time
 
     def predict(self, time: datetime, place: str, top: int | None = None) -> list[dict[str, Any]]:
         """All candidates with their probabilities, likeliest first.
 
         Args:
-            top: only the order of the likeliest `top`, about three times faster: `probability` is left out for
-                `at_least` and `at_most`.
+            top: only the order of the likeliest `top`, which is faster: `at_least` and `at_most` take the place of
+                `probability`.
+
+        Raises:
+            UserError: as `append`.
         """
+        time = self._local(time)
         context = self._fitting(self.predictor.layout.context(time.weekday(), time.hour, place))
         weighed = self.session.weigh(context, top)
         names = [self.predictor.layout.candidates[number] for number in weighed.candidates]
@@ -94,6 +111,15 @@ class Person:
             {"behavior": n, "at_least": float(low), "at_most": float(high)}
             for n, low, high in zip(names, weighed.low, weighed.high, strict=True)
         ]
+
+    def _local(self, time: datetime) -> datetime:
+        if time.tzinfo is not None:
+            if not self.predictor.zone:
+                raise UserError(f"time {time.isoformat()!r}: has an offset; give local time, or set source.time_zone")
+            time = time.astimezone(ZoneInfo(self.predictor.zone)).replace(tzinfo=None)
+        if self.latest and time < self.latest:
+            raise UserError(f"time {time.isoformat()!r}: before the last event's, {self.latest.isoformat()!r}")
+        return time
 
     def _fitting(self, tokens: list[int]) -> list[int]:
         if len(tokens) > (room := self.predictor.candidates.room):
@@ -130,24 +156,34 @@ def answers(lines: Iterable[str], predictor: Predictor, top: int, order_only: bo
 def _parsed(line: str) -> tuple[Any, datetime, str, str | None]:
     try:
         found = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"no JSON ({error})") from None
+    except (ValueError, RecursionError):
+        raise UserError("no JSON object that can be read") from None
     if not isinstance(found, dict) or not isinstance(found.get("time"), str):
         raise UserError('an object with "time" is needed, such as {"time": "2024-05-06T16:20", "place": "home"}')
     if unknown := found.keys() - {"user", "time", "place", "behavior"}:
         raise UserError(f"key {min(unknown)!r}: not one of user, time, place, behavior")
     try:
+        if len(found["time"].strip()) <= len("2024-05-06"):
+            raise ValueError("a day without an hour")
         time = datetime.fromisoformat(found["time"])
     except ValueError:
         raise UserError(f"time {found['time']!r}: not an ISO time such as 2024-05-06T16:20") from None
-    place, behavior = found.get("place") or "unknown", found.get("behavior")
-    for key, value in (("place", place), ("behavior", behavior or "")):
-        if not isinstance(value, str):
-            raise UserError(f"{key} {value!r}: text is needed")
     user = found.get("user")
-    if not isinstance(user, str | int | None):
+    if isinstance(user, bool) or not isinstance(user, str | int | None):
         raise UserError("user: text or a whole number is needed")
-    return user, time, place, behavior
+    return user, time, _text(found, "place") or "unknown", _text(found, "behavior")
+
+
+def _text(found: dict[str, Any], key: str) -> str | None:
+    """A name as stage `ingest` writes it; None where there is none."""
+    value = found.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{key} {value!r}: text is needed")
+    if bad := next((c for c in value if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None):
+        raise UserError(f"{key} {value!r}: has the control character {bad!r}; names are one line of printable text")
+    return " ".join(unicodedata.normalize("NFC", value).split())
 
 
 def main() -> None:
@@ -166,8 +202,11 @@ def main() -> None:
                         help="weigh no more candidates than their order needs: faster, probabilities as bounds")
     args = parser.parse_args()
     predictor = Predictor(args.model, tables.read("vocabulary", args.vocabulary), read_params(args.params))
-    for answer in answers(args.input, predictor, args.top, args.order_only):
-        print(json.dumps(answer, ensure_ascii=False), flush=True)
+    try:
+        for answer in answers(args.input, predictor, args.top, args.order_only):
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+    except BrokenPipeError:  # whoever asked has heard enough
+        sys.stdout = None
 
 
 if __name__ == "__main__":

@@ -89,6 +89,15 @@ def test_people_are_told_apart_and_not_named(predictor):
 
 @pytest.mark.parametrize(("line", "words"), [
     ("{", ["line 3", "no JSON"]),
+    ("[" * 5000, ["line 3", "no JSON"]),
+    ('{"time": "2024-03-02"}', ["line 3", "'2024-03-02'", "ISO"]),
+    ('{"time": "2024-03-02T08:00Z"}', ["line 3", "offset", "source.time_zone"]),
+    ('{"time": "2024-02-01T08:00"}', ["line 3", "before the last event", "2024-03-01T07:00"]),
+    ('{"time": "2024-03-02T08:00", "behavior": 0}', ["line 3", "behavior 0", "text"]),
+    ('{"time": "2024-03-02T08:00", "behavior": "taking a taxi"}', ["line 3", "'Taking a taxi'"]),
+    ('{"time": "2024-03-02T08:00", "place": "home: Gaming\\nFri 9am home"}', ["line 3", "control character"]),
+    ('{"time": "2024-03-02T08:00", "place": "\\ud800"}', ["line 3", "control character"]),
+    ('{"time": "2024-03-02T08:00", "user": true}', ["line 3", "user"]),
     ("[1]", ["line 3", '"time"']),
     ('{"place": "home"}', ["line 3", '"time"']),
     ('{"time": "yesterday"}', ["line 3", "'yesterday'", "2024-05-06T16:20"]),

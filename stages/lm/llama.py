@@ -74,7 +74,6 @@ class LlamaDecoder(Reader):
                 kept.append((keys, values))
             return _norm(hidden, self.decoder.norm).view(batch, size, -1), kept
 
-
     def extend(self, ids: torch.Tensor, positions: torch.Tensor, runs: Sequence[Run]) -> torch.Tensor:
         if torch.is_grad_enabled():
             return super().extend(ids, positions, runs)
@@ -107,7 +106,8 @@ class JoinedLinear:
 
     def reorder(self) -> None:
         """Keep the weights in oneDNN's own order too: else it reorders them at each product."""
-        if self.weight.dtype == torch.bfloat16 and not self.adapted and torch.backends.mkldnn.is_available():
+        on_cpu = self.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        if on_cpu and self.weight.dtype == torch.bfloat16 and not self.adapted:
             self.reordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, 32)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,7 @@ class Reader(ABC):
         Returns:
             Normed last hidden states (S, H).
         """
-        states, start = [], 0
+        states, read, start = [], [], 0
         for run in runs:
             stop = start + run.tokens
             mask = run.mask
@@ -54,9 +54,11 @@ class Reader(ABC):
                 seen = mask.new_zeros(run.tokens, run.store.size + run.tokens - mask.shape[1])
                 mask = torch.cat([seen, mask], dim=1)[None]
             hidden, own = self.read(ids[None, start:stop], positions[None, start:stop], run.store.past(), mask)
-            run.store.append(own)
+            read.append((run.store, own))
             states.append(hidden[0])
             start = stop
+        for store, own in read:  # all or none
+            store.append(own)
         return torch.cat(states)
 
 

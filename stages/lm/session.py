@@ -3,7 +3,7 @@
 A prompt of layout `stream` grows at its end, so the keys and values of everything before stay valid. They would not when
 the oldest event falls out of the history; so the history grows from L to 2 L events while a second reading, which begins
 L events later, follows it at some distance, and takes over when the first is full. Each event is read twice in its life, and nothing is
-ever read again.
+ever read again, unless the limit of tokens comes before 2 L events: then the later half is read anew.
 """
 
 from collections import deque
@@ -106,12 +106,11 @@ class Session:
 
     def extend(self, events: Iterable[tuple[Sequence[int], int]]) -> None:
         """Append many: only the last L are read, at the next prediction."""
-        for event, candidate in events:
-            self.recent.append((list(event), candidate))
+        self.recent.extend([(list(event), candidate) for event, candidate in events])
         self._restart(list(self.recent)[-self.shared.length :])
 
     def history(self) -> list[int]:
-        """Tokens of the events that the next prediction sees, oldest first."""
+        """Tokens of the events that the last prediction saw, and of those since, oldest first."""
         events = list(self.recent)[len(self.recent) - self.current.events :]
         return [token for event, _ in events for token in event]
 
@@ -122,7 +121,12 @@ class Session:
         Args:
             top: how many; the order is exact, and answers that cannot be among them are not read, so probabilities come
                 with bounds. None: all, exactly.
+
+        Raises:
+            ValueError: the context is empty.
         """
+        if not context:
+            raise ValueError("an empty context: there is nothing behind which to weigh candidates")
         self._forget(len(self.context))
         while self.current.events and self._tokens() + len(context) > self.shared.room:
             self._take_over()
@@ -149,7 +153,7 @@ class Session:
         current, following = self.current, self.following
         line, ahead = [*current.pending, *context], []
         if following and len(following.pending) >= _TOKENS_AHEAD:
-            ahead, following.pending = following.pending, []
+            ahead = following.pending
         self.end = current.end + len(context)
         size = len(line) + len(nodes)
         among = np.tri(size, dtype=bool)
@@ -163,15 +167,18 @@ class Session:
         if ahead:
             runs.append(Run(following.store, len(ahead)))
         hidden = self._read(ids, positions, runs)
+        if ahead:
+            following.pending = []
         current.pending, self.context, self.stored = [], list(context), nodes
         self._weigh_steps(hidden[len(line) - 1 : size], np.concatenate([[-1], nodes]), values)
 
     def _read_more(self, nodes: np.ndarray, values: np.ndarray) -> None:
         """Read further tokens of answers behind the context and those read before."""
-        self.stored = np.concatenate([self.stored, nodes])
-        among = self.tree.ancestors[np.ix_(nodes, self.stored)]
+        stored = np.concatenate([self.stored, nodes])
+        among = self.tree.ancestors[np.ix_(nodes, stored)]
         run = Run(self.current.store, len(nodes), self._mask(among))
         hidden = self._read(self.tree.tokens[nodes], self.end + self.tree.depth[nodes], [run])
+        self.stored = stored
         self._weigh_steps(hidden, nodes, values)
 
     def _read(self, ids: np.ndarray, positions: np.ndarray, runs: list[Run]) -> torch.Tensor:
@@ -227,8 +234,8 @@ class Session:
 
     def _take_over(self) -> None:
         """The second reading becomes the one that predicts."""
-        if self.following is None:  # long events: the limit came before the second reading began
-            kept = self.current.events // 2
+        kept = self.current.events // 2
+        if self.following is None or self.following.events < kept:  # the limit came before it was of use
             self._restart(list(self.recent)[len(self.recent) - kept :])
             return
         self.current, self.following = self.following, None
@@ -237,6 +244,7 @@ class Session:
         self.current, self.following = _Reading(Store(self.shared.past)), None
         # what the last prediction read and may still be of use: its context, and tokens of answers behind it
         self.context: list[int] = []
+        self.end = 0  # position behind that context
         self.stored = np.zeros(0, dtype=np.int64)
         while sum(len(event) for event, _ in events) > self.shared.room and events:
             events = events[1:]

@@ -9,9 +9,9 @@ class Store:
     """Keys and values (1, kv, `size`, D) of each layer, in buffers that grow as needed."""
 
     def __init__(self, beginning: KeysAndValues):
-        """A copy of what was read so far, with room for more."""
+        """Of what was read so far, which is copied, with room for more, when something is read behind it."""
         self.size = beginning[0][0].shape[2]
-        self.layers = [tuple(_grown(part, self.size, 2 * self.size) for part in layer) for layer in beginning]
+        self.layers = list(beginning)
 
     def reserve(self, more: int) -> None:
         """See that `more` tokens fit behind the present ones."""

@@ -109,7 +109,7 @@ def gradients(model, loss):
     return found
 
 
-def same_gradients(found, expected, tolerance=2e-5):
+def same_gradients(found, expected, tolerance=1e-4):
     assert found.keys() == expected.keys() and expected
     for name, gradient in expected.items():
         close(found[name], gradient, tolerance)

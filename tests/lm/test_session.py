@@ -168,6 +168,41 @@ def test_what_cannot_win_is_not_read(sharp_model, monkeypatch):
     assert several < sum(map(len, read))
 
 
+@pytest.mark.parametrize("limit", [34, 45])
+def test_a_limit_of_tokens_halves_the_history_and_no_less(sharp_model, limit):
+    person, before = Session(Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, limit)), 0
+    for number in range(30):
+        agrees(sharp_model, person, [20, 21])
+        person.append([20, 21, *ANSWERS[0]], 0)
+        assert person.current.events >= (before + 1) // 2
+        before = person.current.events
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_pass_that_fails_leaves_nothing_wrong_behind(sharp_model, candidates, monkeypatch, failing):
+    monkeypatch.setattr(session, "_GUESSED_TOKENS", 1)
+    monkeypatch.setattr(session, "_TOKENS_AHEAD", 1)
+    rng, person, extend = np.random.default_rng(8), Session(candidates), candidates.reader.extend
+    for _ in range(4 * LENGTH):
+        context, candidate = happening(rng)
+        passes = []
+
+        def fails(*args, passes=passes):
+            passes.append(1)
+            if len(passes) == failing:
+                raise MemoryError
+            return extend(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(candidates.reader, "extend", fails)
+            try:
+                person.weigh(context, 2)
+            except MemoryError:
+                pass
+        agrees(sharp_model, person, context)
+        person.append(context + ANSWERS[candidate], candidate)
+
+
 def test_sessions_do_not_know_of_each_other(sharp_model, candidates):
     one, other = Session(candidates), Session(candidates)
     one.weigh([20])
