@@ -28,6 +28,7 @@ from stages.common import tables
 from stages.common.errors import UserError, run
 from stages.common.inputs import at_least_1
 from stages.common.params import Params, read_params
+from stages.events.rules import clean
 from stages.lm.load import load_merged, load_tokenizer
 from stages.lm.session import Candidates, Session
 from stages.prompts.layouts import make_layout
@@ -183,7 +184,7 @@ def _text(found: dict[str, Any], key: str) -> str | None:
         raise UserError(f"{key} {value!r}: text is needed")
     if bad := next((c for c in value if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None):
         raise UserError(f"{key} {value!r}: has the control character {bad!r}; names are one line of printable text")
-    return " ".join(unicodedata.normalize("NFC", value).split())
+    return pl.select(clean(pl.lit(value))).item()
 
 
 def main() -> None:

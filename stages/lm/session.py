@@ -130,19 +130,14 @@ class Session:
         self._forget(len(self.context))
         while self.current.events and self._tokens() + len(context) > self.shared.room:
             self._take_over()
-        known = np.zeros(len(self.tree.tokens), dtype=bool)
-        wanted = ~known if top is None else self._guess()
         values = np.full(len(self.tree.step_source), np.nan)
-        self._read_first(context, np.flatnonzero(wanted), values)
-        known |= wanted
+        self._read_first(context, np.arange(len(self.tree.tokens)) if top is None else self._guess(), values)
         while True:
             bound, complete = self._bounds(values)
             needed = self._undecided(bound, complete, top or len(bound))
             if not needed.any():
                 break
-            nodes = np.flatnonzero(self.shared.nodes[needed].any(axis=0) & ~known)
-            self._read_more(nodes, values)
-            known[nodes] = True
+            self._read_more(np.setdiff1d(np.flatnonzero(self.shared.nodes[needed].any(axis=0)), self.stored), values)
         best = np.argsort(-np.where(complete, bound, -np.inf), kind="stable")[:top]
         ceiling, floor = np.logaddexp.reduce(bound), np.logaddexp.reduce(bound[complete])
         self.prior = np.exp(bound - ceiling)
@@ -154,13 +149,13 @@ class Session:
         line, ahead = [*current.pending, *context], []
         if following and len(following.pending) >= _TOKENS_AHEAD:
             ahead = following.pending
-        self.end = current.end + len(context)
+        end = current.end + len(context)
         size = len(line) + len(nodes)
         among = np.tri(size, dtype=bool)
         among[len(line) :, len(line) :] = self.tree.ancestors[np.ix_(nodes, nodes)]
         ids = np.concatenate([line, self.tree.tokens[nodes], ahead])
         positions = np.concatenate([
-            np.arange(self.end - len(line), self.end), self.end + self.tree.depth[nodes],
+            np.arange(end - len(line), end), end + self.tree.depth[nodes],
             np.arange(len(ahead)) + (following.store.size if following else 0),
         ])
         runs = [Run(current.store, size, self._mask(among))]
@@ -177,7 +172,8 @@ class Session:
         stored = np.concatenate([self.stored, nodes])
         among = self.tree.ancestors[np.ix_(nodes, stored)]
         run = Run(self.current.store, len(nodes), self._mask(among))
-        hidden = self._read(self.tree.tokens[nodes], self.end + self.tree.depth[nodes], [run])
+        end = self.current.store.size - len(self.stored)
+        hidden = self._read(self.tree.tokens[nodes], end + self.tree.depth[nodes], [run])
         self.stored = stored
         self._weigh_steps(hidden, nodes, values)
 
@@ -226,7 +222,7 @@ class Session:
             if more.sum() > _GUESSED_TOKENS and nodes.any():
                 break
             nodes = more
-        return nodes
+        return np.flatnonzero(nodes)
 
     def _tokens(self) -> int:
         """Tokens of the events that the next prediction sees."""
@@ -244,7 +240,6 @@ class Session:
         self.current, self.following = _Reading(Store(self.shared.past)), None
         # what the last prediction read and may still be of use: its context, and tokens of answers behind it
         self.context: list[int] = []
-        self.end = 0  # position behind that context
         self.stored = np.zeros(0, dtype=np.int64)
         while sum(len(event) for event, _ in events) > self.shared.room and events:
             events = events[1:]
