@@ -16,7 +16,7 @@ from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
 from stages.lm.load import load_tokenizer
 from stages.prompts.conversations import encode_conversation
-from stages.prompts.layouts import Layout, TokenSequence, make_layout
+from stages.prompts.layouts import Layout, TokenSequence, make_layout, table
 from stages.prompts.log import EventLog
 
 TABLES = ("events", "windows", "vocabulary", "conversations")
@@ -40,24 +40,12 @@ def instructions(
             raise UserError(f"no window of split {split}: the log has too few users, or too short ones")
         before = layout.dropped
         sequences = layout.sequences(rows, limit, rng)
-        frames[split] = _frame(sequences)
+        frames[split] = table(sequences)
         counts[split] = _counts(sequences, layout, layout.dropped - before)
     chats = [encode_conversation(tokenizer, turns) for turns in conversations["turns"].to_list()]
-    frames["auxiliary"] = _frame(chats)
+    frames["auxiliary"] = table(chats)
     counts["auxiliary"] = {"sequences": len(chats), "tokens": sum(len(c.input_ids) for c in chats)}
     return frames, counts
-
-
-def _frame(sequences: list[TokenSequence]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "input_ids": [s.input_ids for s in sequences],
-            "target_start": [[start for start, _ in s.spans] for s in sequences],
-            "target_end": [[end for _, end in s.spans] for s in sequences],
-            "target_behavior": [s.behaviors for s in sequences],
-        },
-        schema=tables.SCHEMAS["instructions"],
-    )
 
 
 def _counts(sequences: list[TokenSequence], layout: Layout, dropped: int) -> dict:

@@ -7,13 +7,14 @@ import torch
 
 from stages.common.errors import UserError
 from stages.common.params import Prompt
-from stages.events.simulator import BEHAVIORS, simulated_log
+from stages.events.simulator import BEHAVIORS
 from stages.events.windows import positions, vocabulary
 from stages.lm.likelihood import score
 from stages.lm.load import load_base, load_tokenizer
 from stages.lm.resolve import EMBEDDED, resolve, write_manifest
 from stages.prompts.layouts import make_layout, prompts
 from stages.prompts.log import EventLog
+from tests.events.helpers import simulated_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, Trainer
 
 from stages.benchmarks.data import Material, labels_among, stretches
 from stages.benchmarks.sft import (
-    Choice, count_targets, our_rate, our_sequences, our_trainer, their_choice, their_trainer, their_windows, trials,
+    PACKED, Choice, count_targets, our_rate, our_sequences, our_trainer, their_choice, their_trainer, their_windows, trials,
 )
 from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row
@@ -61,8 +61,7 @@ def find_choice(material: Material, sizes: Sizes, folder: Path) -> Choice | None
     """Theirs' better settings, from one trial of each."""
     rows = stretches(material, sizes.sft_targets, material.params.seed)
     batches, seen = trials(material, their_choice(material, rows, sizes.sft_windows), sizes, folder)
-    names = {False: "packing off", True: "packing on"}
-    choices = [Choice(packing, batch, seen[names[packing]]["rates"][str(batch)]) for packing, batch in batches.items()]
+    choices = [Choice(packing, batch, seen[PACKED[packing]]["rates"][str(batch)]) for packing, batch in batches.items()]
     return max(choices, key=lambda choice: choice.rate, default=None)
 
 

@@ -16,7 +16,7 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import Params, read_params
 from stages.lm.load import load_tokenizer
-from stages.prompts.layouts import Layout, TokenSequence, make_layout
+from stages.prompts.layouts import Layout, make_layout
 from stages.prompts.log import EventLog
 
 # The simulator knows 35 behaviours, and the comparison is for 37 candidates.
@@ -104,12 +104,9 @@ def stretches(material: Material, targets: int, seed: int) -> np.ndarray:
 
     A seeded choice of stretches; the rows are ascending. Fewer where the log has no more.
     """
-    log, windowing = material.log, material.params.windowing
     rows = material.rows("train")
-    step = material.params.prompt.stream_events - windowing.min_history
-    key = np.stack([log.first[rows], (rows - log.first[rows] - windowing.min_history) // step])
-    _, stretch = np.unique(key, axis=1, return_inverse=True)
-    labels = np.bincount(stretch, weights=np.isin(log.behavior[rows], material.trained))
+    _, stretch = np.unique(material.stream.starts_of(rows), return_inverse=True)
+    labels = np.bincount(stretch, weights=np.isin(material.log.behavior[rows], material.trained))
     order = np.random.default_rng([seed, 11]).permutation(len(labels))
     enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1
     return rows[np.isin(stretch, order[:enough])]
@@ -118,19 +115,6 @@ def stretches(material: Material, targets: int, seed: int) -> np.ndarray:
 def labels_among(material: Material, rows: np.ndarray) -> np.ndarray:
     """Those of `rows` whose behaviour is trained on."""
     return rows[np.isin(material.log.behavior[rows], material.trained)]
-
-
-def frame(sequences: list[TokenSequence]) -> pl.DataFrame:
-    """Table `instructions` of token sequences."""
-    return pl.DataFrame(
-        {
-            "input_ids": [s.input_ids for s in sequences],
-            "target_start": [[start for start, _ in s.spans] for s in sequences],
-            "target_end": [[end for _, end in s.spans] for s in sequences],
-            "target_behavior": [s.behaviors for s in sequences],
-        },
-        schema=tables.SCHEMAS["instructions"],
-    )
 
 
 def _stage(name: str, **paths: Path) -> None:

@@ -16,10 +16,8 @@ import numpy as np
 
 from stages.common.params import Params, read_params
 from stages.events.hashing import bits, pseudonym, uniform
+from stages.events.rules import CHAT, CONTROL, LONGEST, MISSING, Rule
 
-_MISSING = ["", "nan", "null", "none", "n/a"]
-_CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
-_CHAT = r"(?i)<\|[^|]*\|>|<｜[^｜]*｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
 _MICROSECONDS = "%Y-%m-%d %H:%M:%S.%f"
 _SPLIT, _NATURAL, _BALANCED = range(200, 203)  # as in stages.events.windows: the draws are the same
 
@@ -64,14 +62,15 @@ def _events(log: Path, fast: bool) -> tuple[Any, Any]:
         broken, misplaced = _label_rule(raw["behavior"]), _area_rule(raw["place"])
     rule = pd.Series(np.select(
         [no_user, no_time, time.isna(), ~in_range, broken != "", misplaced != ""],
-        ["no user", "no time", "unreadable time", "time outside 1990 to 2100", broken, misplaced], ""), dtype="str")
+        [Rule.NO_USER.value, Rule.NO_TIME.value, Rule.TIME.value, Rule.TIME_RANGE.value, broken, misplaced], ""),
+        dtype="str")
     twice = (rule == "") & raw.duplicated()
     events = pd.DataFrame({"user": user, "time": time.astype("datetime64[us]"), "place": area, "behavior": label})
     bad, again = raw[rule != ""], events[twice]
     written = bad["time"].dt.strftime(_MICROSECONDS) if log.suffix == ".parquet" else bad["time"]
     quarantine = pd.concat([
         pd.DataFrame({"line": bad.index + first, "rule": rule[bad.index], "text": _text(bad, written)}),
-        pd.DataFrame({"line": again.index + first, "rule": "duplicate of an earlier row",
+        pd.DataFrame({"line": again.index + first, "rule": Rule.DUPLICATE.value,
                       "text": _text(again, again["time"].dt.strftime(_MICROSECONDS))}),
     ]).sort_values("line")
     quarantine.insert(0, "file", log.as_posix())
@@ -96,7 +95,7 @@ def _pseudonyms(names: Any) -> Any:
 
 
 def _absent(text: Any) -> Any:
-    return text.str.strip().str.lower().isin(_MISSING)
+    return text.str.strip().str.lower().isin(MISSING)
 
 
 def _clean(text: Any) -> Any:
@@ -107,10 +106,9 @@ def _label_rule(text: Any) -> Any:
     import pandas as pd
 
     text = text.str.strip()
-    rules = [_absent(text), text.str.contains(_CONTROL), text.str.contains(_CHAT), text.str.len() > 100]
-    names = ["no behaviour", "control character or line break in a label", "chat-template token in a label",
-             "label longer than 100 characters"]
-    return pd.Series(np.select(rules, names, ""), dtype="str")
+    rules = [_absent(text), text.str.contains(CONTROL), text.str.contains(CHAT), text.str.len() > LONGEST]
+    names = [Rule.NO_BEHAVIOR, Rule.CONTROL, Rule.CHAT, Rule.LONG]
+    return pd.Series(np.select(rules, [name.value for name in names], ""), dtype="str")
 
 
 def _area(text: Any) -> Any:

@@ -17,12 +17,12 @@ from stages.benchmarks import flops
 from stages.benchmarks.data import Material
 from stages.benchmarks.machine import peak
 from stages.benchmarks.peers import installed
-from stages.benchmarks.sft import peak_rows, shared_prefix
+from stages.benchmarks.sft import peak_rows
 from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate, now
 from stages.benchmarks.training import fastest
 from stages.common.console import console
-from stages.lm.likelihood import score
+from stages.lm.likelihood import score, shared_prefix
 from stages.lm.load import load_merged
 from stages.prompts.layouts import prompts
 

@@ -18,17 +18,19 @@ from transformers import Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from stages.benchmarks import flops
-from stages.benchmarks.data import Material, frame, labels_among, stretches
+from stages.benchmarks.data import Material, labels_among, stretches
 from stages.benchmarks.machine import peak
 from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate
 from stages.benchmarks.training import NO_LOOKS, Clock, fastest, listening, their_arguments, trained
 from stages.common.console import console
+from stages.lm.likelihood import shared_prefix
 from stages.lm.load import load_base, new_adapter
 from stages.lm.sft_trainer import IGNORED, MICRO_BATCH, SequenceTrainer, labelled
 from stages.lm.training import arguments, steps_per_epoch
+from stages.prompts.layouts import table
 
-_PACKED = {False: "packing off", True: "packing on"}
+PACKED = {False: "packing off", True: "packing on"}
 # Tokens of a packed row, its default: about two windows fit.
 _PACK = 1024
 # Samples an optimizer step of theirs: the paper's eight windows.
@@ -58,22 +60,22 @@ def compare(
     if not ours_only:
         batches, details["trials"] = trials(material, chosen, sizes, folder)
     for packing, batch in batches.items():
-        sides[_PACKED[packing]] = lambda _, p=packing, b=batch: their_rate(material, chosen, p, b, folder)
+        sides[PACKED[packing]] = lambda _, p=packing, b=batch: their_rate(material, chosen, p, b, folder)
     results = alternate(sides, sizes.rounds)
-    theirs = [max(values) for values in zip(*(results[_PACKED[p]] for p in batches), strict=True)] if batches else []
-    best = max(batches, key=lambda p: np.median(results[_PACKED[p]]), default=None)
-    choice = None if best is None else Choice(best, batches[best], float(np.median(results[_PACKED[best]])))
+    theirs = [max(values) for values in zip(*(results[PACKED[p]] for p in batches), strict=True)] if batches else []
+    best = max(batches, key=lambda p: np.median(results[PACKED[p]]), default=None)
+    choice = None if best is None else Choice(best, batches[best], float(np.median(results[PACKED[best]])))
     needed, targets = needed_flops(material, sequences), count_targets(material, sequences)
     details |= {
         "our_targets": targets, "our_sequences": len(sequences),
         "our_tokens": int(sequences["input_ids"].list.len().sum()),
         "their_windows": len(chosen), "their_tokens_a_window": float(np.mean([len(w) for w in chosen["input_ids"]])),
         "flops_a_target": {"linear": needed.linear / targets, "total": needed.total / targets},
-        "peak_flops_a_second": results["peak"], "their_rates": {_PACKED[p]: results[_PACKED[p]] for p in batches},
+        "peak_flops_a_second": results["peak"], "their_rates": {PACKED[p]: results[PACKED[p]] for p in batches},
     }
     speed = Row(
         "SFT", "TRL SFTTrainer, the better of packing on and off", "labelled targets/s", results["ours"], theirs,
-        target=25, note=f"theirs: {_PACKED[best]}, batch {batches[best]}" if choice else "",
+        target=25, note=f"theirs: {PACKED[best]}, batch {batches[best]}" if choice else "",
     )
     return Comparison([speed, *peak_rows("SFT", needed, targets, results)], details), choice
 
@@ -93,7 +95,7 @@ def peak_rows(work: str, needed: flops.Flops, units: int, results: dict[str, lis
 
 def our_sequences(material: Material, rows: np.ndarray) -> pl.DataFrame:
     """Streams that hold each of `rows` as a target once."""
-    return frame(material.stream.sequences(rows, len(rows), np.random.default_rng(material.params.seed)))
+    return table(material.stream.sequences(rows, len(rows), np.random.default_rng(material.params.seed)))
 
 
 def count_targets(material: Material, sequences: pl.DataFrame) -> int:
@@ -176,9 +178,9 @@ def trials(
             fastest([1], lambda size, p=packing: their_rate(material, windows.select([0]), p, size, folder), "warm-up")
             batch, rates = fastest(
                 sizes_tried, lambda size, p=packing: their_rate(material, few, p, size, folder),
-                f"TRL, {_PACKED[packing]}",
+                f"TRL, {PACKED[packing]}",
             )
-        seen[_PACKED[packing]] = {"rates": rates, "warnings": heard}
+        seen[PACKED[packing]] = {"rates": rates, "warnings": heard}
         if batch is not None:
             batches[packing] = batch
     return batches, seen
@@ -193,9 +195,3 @@ def needed_flops(material: Material, sequences: pl.DataFrame) -> flops.Flops:
         prefix=shared_prefix(samples["input_ids"]), steps=steps_per_epoch(len(samples), material.params.sft.batch_size),
         read=read, labelled=sum(label != IGNORED for labels in samples["labels"] for label in labels),
     )
-
-
-def shared_prefix(sequences: list[list[int]]) -> int:
-    """Tokens that all sequences begin with."""
-    first, last = min(sequences), max(sequences)
-    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

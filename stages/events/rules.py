@@ -6,10 +6,10 @@ import polars as pl
 
 LONGEST = 100  # characters of a label
 
-_MISSING = ["", "nan", "null", "none", "n/a"]
-_CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+MISSING = ["", "nan", "null", "none", "n/a"]
+CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 # the marks of the usual chat templates: ChatML and Llama 3, Llama 2 and Mistral, Gemma, DeepSeek, sentencepiece
-_CHAT = r"(?i)<\|[^|]*\|>|<｜[^｜]*｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
+CHAT = r"(?i)<\|[^|]*\|>|<｜[^｜]*｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
 
 
 class Rule(StrEnum):
@@ -56,7 +56,7 @@ CURES = {
 
 def missing(text: pl.Expr) -> pl.Expr:
     """Whether a field says nothing: null, blank, or one of the words that programs write for it."""
-    return text.is_null() | text.str.strip_chars().str.to_lowercase().is_in(_MISSING)
+    return text.is_null() | text.str.strip_chars().str.to_lowercase().is_in(MISSING)
 
 
 def clean(text: pl.Expr) -> pl.Expr:
@@ -68,7 +68,7 @@ def label_rule(text: pl.Expr) -> pl.Expr:
     """The rule that a label breaks, or null. White space around it does not count."""
     text = text.str.strip_chars()
     return (
-        pl.when(text.str.contains(_CONTROL)).then(pl.lit(Rule.CONTROL.value))
-        .when(text.str.contains(_CHAT)).then(pl.lit(Rule.CHAT.value))
+        pl.when(text.str.contains(CONTROL)).then(pl.lit(Rule.CONTROL.value))
+        .when(text.str.contains(CHAT)).then(pl.lit(Rule.CHAT.value))
         .when(text.str.len_chars() > LONGEST).then(pl.lit(Rule.LONG.value))
     )

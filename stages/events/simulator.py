@@ -157,12 +157,6 @@ def blocks(seed: int, users: int, days: int, events_per_day: float) -> Iterator[
         row += events.height
 
 
-def simulated_log(seed: int, users: int, days: int, events_per_day: float) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The whole tables `events` and `oracle` of a small simulated log."""
-    events, oracle = zip(*blocks(seed, users, days, events_per_day), strict=True)
-    return pl.concat(events, rechunk=False), pl.concat(oracle, rechunk=False)
-
-
 def calibrate(users: int = 3000, days: int = 45, events_per_day: float = 12, rounds: int = 16) -> np.ndarray:
     """Log base rates that give the behaviours the shares of the table: what BASE holds.
 

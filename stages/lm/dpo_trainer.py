@@ -130,7 +130,7 @@ class PairTrainer(WarmupCosine, DPOTrainer):
 def pair_log_probs(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     """Log-probabilities (B, 2) of the chosen and the rejected answer of each packed pair, in float32."""
     reader = reader_of(model)
-    past = read_prefix(reader, inputs["prefix"]) if len(inputs["prefix"]) else None
+    past = read_prefix(reader, inputs["prefix"])
     hidden, _ = reader.read(inputs["input_ids"], inputs["positions"], past, inputs["mask"])
     head = getattr(model, "module", model).get_output_embeddings()
     hidden = hidden.to(head.weight.dtype)

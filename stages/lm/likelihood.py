@@ -49,7 +49,7 @@ def score(
     limit = _TOKENS_A_BATCH * (1 if device.type == "cpu" else _GPU_FACTOR)
     tree = AnswerTree.of(answers)
     shared = common_prefix(prompts)
-    past = read_prefix(reader, torch.tensor(prompts[0][:shared], device=device)) if shared else None
+    past = read_prefix(reader, torch.tensor(prompts[0][:shared], dtype=torch.long, device=device))
     log_p = np.empty((len(prompts), len(answers)), dtype=np.float32)
     embedding = np.empty((len(prompts), model.config.hidden_size), dtype=np.float32)
     riders = _riders(prompts)
@@ -76,14 +76,19 @@ def score(
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that all prompts begin with; at least one token of each prompt is left out of it."""
-    first, last = min(prompts), max(prompts)
-    limit = min(map(len, prompts)) - 1
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), limit)
-    return min(same, limit)
+    return min(shared_prefix(prompts), min(map(len, prompts)) - 1)
 
 
-def read_prefix(reader: Reader, tokens: torch.Tensor) -> KeysAndValues:
-    """Keys and values (1, kv, P, D) of each layer after reading `tokens` (P,); gradients flow through them."""
+def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens that all sequences begin with."""
+    first, last = min(sequences), max(sequences)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def read_prefix(reader: Reader, tokens: torch.Tensor) -> KeysAndValues | None:
+    """Keys and values (1, kv, P, D) of each layer after reading `tokens` (P,), None for none; gradients flow through."""
+    if not len(tokens):
+        return None
     return reader.read(tokens[None], torch.arange(len(tokens), device=tokens.device)[None])[1]
 
 

@@ -50,6 +50,8 @@ def load_adapter(folder: Path, dtype: torch.dtype | None = None) -> PeftModel:
     """Base and adapter, the adapter ready to be trained on."""
     model = PeftModel.from_pretrained(_load(read_manifest(folder), dtype or compute_dtype()), str(folder),
                                       is_trainable=True)
+    # PEFT compares vocabularies at every save: with the files that were loaded, not by asking a hub for the base's name
+    model.peft_config["default"].base_model_name_or_path = model.get_base_model().name_or_path
     return model.to(device())
 
 

@@ -84,7 +84,7 @@ def labelled_states(
         asked = wanted != IGNORED
         # nothing behind the last label is asked for
         size = int(asked.any(dim=0).nonzero().max()) + 1 if asked.any() else 1
-        past = read_prefix(reader, ids[rows][0, :start]) if start else None
+        past = read_prefix(reader, ids[rows][0, :start])
         positions = torch.arange(start, start + size, device=ids.device)[None]
         hidden, _ = reader.read(ids[rows, start : start + size], positions, past)
         states.append(hidden[:, : wanted.shape[1]][asked[:, :size]])

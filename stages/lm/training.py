@@ -191,16 +191,13 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints, best = Checkpoints(folder), KeepBest(folder, metric, greater_is_better, patience)
     trainer = make_trainer([checkpoints, best, ShowProgress(stage)])
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    # PEFT compares vocabularies at every save: with the files that were loaded, not by asking a hub for the base's name
-    model.peft_config["default"].base_model_name_or_path = model.get_base_model().name_or_path
     for unwanted in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(unwanted)
     if start := checkpoints.latest():
         console.print(f"{stage}: going on from step {Path(start).name.split('-')[1]} of an interrupted run")
         trainer.args.eval_on_start = False  # an uninterrupted run takes no look there
     trainer.train(resume_from_checkpoint=start)
-    best.restore(model)
+    best.restore(trainer.accelerator.unwrap_model(trainer.model))
     return trainer, best
 
 

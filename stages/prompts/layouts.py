@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 from transformers import PreTrainedTokenizerBase
 
+from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import Prompt
 from stages.prompts.labels import check_labels, check_places
@@ -24,6 +26,19 @@ class TokenSequence:
     input_ids: list[int]
     spans: list[tuple[int, int]] = field(default_factory=list)
     behaviors: list[int] = field(default_factory=list)
+
+
+def table(sequences: Sequence[TokenSequence]) -> pl.DataFrame:
+    """Table `instructions` of token sequences."""
+    return pl.DataFrame(
+        {
+            "input_ids": [s.input_ids for s in sequences],
+            "target_start": [[start for start, _ in s.spans] for s in sequences],
+            "target_end": [[end for _, end in s.spans] for s in sequences],
+            "target_behavior": [s.behaviors for s in sequences],
+        },
+        schema=tables.SCHEMAS["instructions"],
+    )
 
 
 class Layout(ABC):

@@ -83,13 +83,14 @@ class StreamLayout(Layout):
             targets += len(sequence.spans)
         return chosen
 
+    def starts_of(self, rows: np.ndarray) -> np.ndarray:
+        """The first row (N,) of the sequence in which each of `rows` (N,) is a target."""
+        first, step = self.log.first[rows], self.events - self.min_history
+        return first + (rows - first - self.min_history) // step * step
+
     def _starts(self, rows: np.ndarray) -> np.ndarray:
         """Row ranges (S, 2) that hold each of `rows` as a target once: neighbours overlap by the context-only events."""
-        first = self.log.first[rows]
-        step = self.events - self.min_history
-        block = (rows - first - self.min_history) // step
-        starts = np.unique(np.stack([first, block], axis=1), axis=0)
-        starts = starts[:, 0] + starts[:, 1] * step
+        starts = np.unique(self.starts_of(rows))
         ends = np.searchsorted(self.log.first, self.log.first[starts], side="right")
         return np.stack([starts, np.minimum(starts + self.events, ends)], axis=1)
 

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from stages.common.params import Params, read_params
+from stages.events import simulator
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -45,3 +48,9 @@ def write_log(path: Path, rows: list[str], header: str = HEADER) -> Path:
 def write_params(path: Path, params: Params) -> Path:
     path.write_text(json.dumps(params.model_dump(by_alias=True)), encoding="utf-8")  # JSON is YAML
     return path
+
+
+def simulated_log(seed: int, users: int, days: int, events_per_day: float) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The whole tables `events` and `oracle` of a small simulated log."""
+    events, oracle = zip(*simulator.blocks(seed, users, days, events_per_day), strict=True)
+    return pl.concat(events, rechunk=False), pl.concat(oracle, rechunk=False)

@@ -10,6 +10,7 @@ from stages.events.hashing import uniform
 from stages.events.simulator import BEHAVIORS, simulate
 from stages.events.simulator_days import PLACES
 from stages.events.simulator_habits import HABITS
+from tests.events.helpers import simulated_log
 
 SHARES = np.array([habit.share for habit in HABITS]) / sum(habit.share for habit in HABITS)
 
@@ -88,9 +89,9 @@ def test_a_users_log_depends_on_seed_and_number_alone():
 
 
 def test_blocks_change_nothing(monkeypatch):
-    events, oracle = simulator.simulated_log(1, 30, 10, 6.0)
+    events, oracle = simulated_log(1, 30, 10, 6.0)
     monkeypatch.setattr(simulator, "_BLOCK", 7)
-    again, oracle_again = simulator.simulated_log(1, 30, 10, 6.0)
+    again, oracle_again = simulated_log(1, 30, 10, 6.0)
     assert events.equals(again) and oracle.equals(oracle_again)
     assert events.equals(events.sort("user", "time", maintain_order=True))
     assert oracle["row"].to_list() == list(range(events.height))
@@ -98,7 +99,7 @@ def test_blocks_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize(("days", "events_per_day"), [(1, 0.2), (1, 30.0), (400, 1.0)])
 def test_odd_sizes(days, events_per_day):
-    events, oracle = simulator.simulated_log(0, 20, days, events_per_day)
+    events, oracle = simulated_log(0, 20, days, events_per_day)
     assert events.height == oracle.height
     assert events["behavior"].is_in(BEHAVIORS).all()
 

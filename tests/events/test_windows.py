@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stages.events import windows
 from stages.events.hashing import bits
-from stages.events.simulator import simulated_log
+from tests.events.helpers import simulated_log
 
 
 @pytest.fixture(scope="module")
