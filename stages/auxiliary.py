@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True)
     args = parser.parse_args()
     params = read_params(args.params)
-    frame, counts = auxiliary(params.auxiliary, args.model, args.prompts, params.seed)
+    frame, counts = auxiliary(params.auxiliary, args.model, args.prompts, params.data_seed)
     tables.write(frame, "conversations", args.out)
     write_json(args.metrics, counts)
     console.print(f"auxiliary task: {counts['kept']} conversations, {counts['tokens']:,} tokens")

@@ -39,7 +39,7 @@ def dpo(
     tokenizer = load_tokenizer(model)
     log = EventLog.of(events, vocabulary)
     layout = make_layout(
-        tokenizer, log, params.prompt, params.windowing.history, params.windowing.min_history, params.seed
+        tokenizer, log, params.prompt, params.windowing.history, params.windowing.min_history, params.data_seed
     )
     samples = pair_tokens(pairs, layout, vocabulary)
     policy = load_adapter(model)
@@ -121,7 +121,7 @@ def main() -> None:
     args = parser.parse_args()
     params = read_params(args.params)
     inputs = [*(getattr(args, name) for name in TABLES), args.model, Path(__file__).parent]
-    used = [params.seed, params.windowing.history, params.prompt.model_dump(), params.dpo.model_dump()]
+    used = [params.seed, params.data_seed, params.windowing.history, params.prompt.model_dump(), params.dpo.model_dump()]
     scratch = checkpoint_folder("dpo", fingerprint(used, inputs))
     trainer, metrics = dpo(*read_tables(args, TABLES), params, args.model, scratch, args.micro_batch)
     if not trainer.is_world_process_zero():

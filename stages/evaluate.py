@@ -1,63 +1,78 @@
-"""Stage `evaluate`: one model on both test sets; its log-probabilities and its metrics."""
+"""Stage `evaluate`: one model's predictions become decisions, metrics and the data of plots."""
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
-from stages.common.files import write_json
-from stages.common.inputs import read_tables, stage_parser
+from stages.common.files import atomic_folder, read_json, write_json
+from stages.common.inputs import TABLES, read_tables
 from stages.common.params import Params, read_params
-from stages.lm.likelihood import score
-from stages.lm.load import load_merged, load_tokenizer
-from stages.prompts.layouts import make_layout, prompts
-from stages.prompts.log import EventLog
+from stages.ranking.curves import curves_of
 from stages.ranking.summary import metrics_of
 
-CONTEXT = "next"
-TABLES = ("events", "windows", "vocabulary")
+READ = ("events", "vocabulary", "predictions")
+_FACTS = ("layout", "context", "events_dropped")
+_DIGITS = 6
 
 
 def evaluate(
-    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, model: Path
-) -> tuple[pl.DataFrame, dict]:
-    """Table `predictions` of the model in `model` (a base, or an adapter) on the test windows, and the metrics.
+    events: pl.DataFrame, vocabulary: pl.DataFrame, predictions: pl.DataFrame, facts: dict[str, Any], params: Params
+) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
+    """The metrics of a table of `predictions`, and the tables that plots draw, by name.
+
+    Args:
+        facts: what stage `predictions` wrote beside the table; `layout`, `context` and `events_dropped` head the
+            metrics.
 
     Raises:
-        UserError: there is no test window.
+        UserError: the predictions are of another log, another vocabulary or other windows than the facts say.
     """
-    test = windows.filter(pl.col("split").is_in(["natural", "balanced"])).sort("split", "row", descending=[True, False])
-    if not len(test):
-        raise UserError("windows: none of split natural or balanced; the log has too few users, or too short ones")
-    log = EventLog.of(events, vocabulary)
-    layout = make_layout(
-        load_tokenizer(model), log, params.prompt, params.windowing.history, params.windowing.min_history, params.seed
-    )
-    result = score(
-        load_merged(model), prompts(layout, test["row"].to_list()), layout.answers, f"evaluating {model.name}"
-    )
-    predictions = test.with_columns(
-        behavior=events["behavior"].gather(test["row"]),
-        log_p=pl.Series(result.log_p.tolist(), dtype=tables.FLOATS),
-    )
-    metrics = metrics_of(predictions, events, vocabulary, params.evaluate, params.seed)
-    head = {"layout": params.prompt.layout, "context": CONTEXT, "events_dropped": layout.dropped}
-    return predictions, head | metrics
+    if facts["windows"] != len(predictions):
+        raise UserError(f"the facts are of {facts['windows']} windows, the predictions of {len(predictions)}; run "
+                        "`dvc repro`")
+    metrics = metrics_of(predictions, events, vocabulary, params.evaluate, params.data_seed)
+    plots = curves_of(predictions, events, vocabulary, params.evaluate, metrics)
+    return {key: facts[key] for key in _FACTS} | metrics, plots
+
+
+def write_plots(plots: dict[str, pl.DataFrame], folder: Path) -> None:
+    """Write each table as `folder/<name>.csv`, all or none."""
+    with atomic_folder(folder) as part:
+        for name, frame in plots.items():
+            frame.with_columns(pl.col(pl.Float64).round(_DIGITS)).write_csv(part / f"{name}.csv")
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); `dvc repro` makes it") from None
+    if missing := [key for key in (*_FACTS, "windows") if key not in facts]:
+        raise UserError(f"{path}: no {', '.join(missing)}; it must be what stage predictions wrote")
+    return facts
 
 
 def main() -> None:
-    args = stage_parser(
-        "evaluate", __doc__, TABLES, model="folder with base.json, and an adapter if it has one",
-        out="file for the table of predictions",
-    ).parse_args()
-    predictions, metrics = evaluate(*read_tables(args, TABLES), read_params(args.params), args.model)
-    tables.write(predictions, "predictions", args.out)
+    parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
+    for name in READ:
+        parser.add_argument(f"--{name}", type=Path, required=True, help=f"table: {TABLES[name]}")
+    parser.add_argument("--facts", type=Path, required=True, help="JSON that stage predictions wrote beside its table")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file for the metrics")
+    parser.add_argument("--plots", type=Path, required=True, help="folder for the CSV files that plots draw")
+    args = parser.parse_args()
+    metrics, plots = evaluate(*read_tables(args, READ), _read_facts(args.facts), read_params(args.params))
+    write_plots(plots, args.plots)
     write_json(args.metrics, metrics)
-    natural, balanced = metrics["natural"], metrics["balanced"]
+    natural, balanced, adjusted = metrics["natural"], metrics["balanced"], metrics["adjusted"]
     shown = [("accuracy", natural["rec_w"])] + [(key, balanced[key]) for key in ("overall", "head", "medium", "tail")]
-    console.print(f"{args.model.name}: " + ", ".join(f"{key} {value:.3f}" for key, value in shown if value is not None))
+    shown.append((f"overall (logits adjusted, τ {adjusted['tau']:g})", adjusted["balanced"]["overall"]))
+    text = ", ".join(f"{key} {value:.3f}" for key, value in shown if value is not None)
+    console.print(f"{args.predictions.stem}: {text}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def _simulate(params: Params, oracle: Path) -> Log:
 
     def oracles() -> Iterator[pl.DataFrame]:
         with track("simulating, users", people.users) as bar:
-            for events, p in simulator.blocks(params.seed, people.users, people.days, people.events_per_day):
+            for events, p in simulator.blocks(params.data_seed, people.users, people.days, people.events_per_day):
                 parts.append(events)
                 bar.advance(events["user"].n_unique())
                 yield p

@@ -29,7 +29,7 @@ def instructions(
     """Tables `train`, `valid` and `auxiliary` of token sequences, and the counts."""
     layout = make_layout(
         tokenizer, EventLog.of(events, vocabulary), params.prompt, params.windowing.history,
-        params.windowing.min_history, params.seed,
+        params.windowing.min_history, params.data_seed,
     )
     limits = {"train": params.instructions.train_targets, "valid": params.instructions.valid_targets}
     frames, counts = {}, {"layout": params.prompt.layout}

@@ -10,6 +10,9 @@ if params.yaml has a source.time_zone, and each person's lines stand in their or
 apart by a key "user" (text or a whole number), which goes no further than this program's memory. What a person's events
 left in the model is kept between the lines, so an answer costs the new events, not the history; layout stream is
 needed. With --order-only an answer has "at_least" and "at_most" for "probability". A bad line ends the program.
+
+A question's time and place count where prompt.context is next; where it is history or id they are ignored (a time has to
+be there all the same), as are with id those of the events, but for their order.
 """
 
 import argparse
@@ -56,7 +59,7 @@ class Predictor:
         nothing = EventLog.of(pl.DataFrame(schema=tables.SCHEMAS["events"]), vocabulary)
         self.layout = make_layout(
             load_tokenizer(model), nothing, params.prompt, params.windowing.history, params.windowing.min_history,
-            params.seed,
+            params.data_seed,
         )
         self.zone = params.source.time_zone
         self.numbers = {behavior: number for number, behavior in enumerate(self.layout.candidates)}
@@ -96,14 +99,17 @@ class Person:
         """All candidates with their probabilities, likeliest first.
 
         Args:
+            time, place: of the event to predict; ignored unless `prompt.context` is `next`.
             top: only the order of the likeliest `top`, which is faster: `at_least` and `at_most` take the place of
                 `probability`.
 
         Raises:
             UserError: as `append`.
         """
-        time = self._local(time)
-        context = self._fitting(self.predictor.layout.context(time.weekday(), time.hour, place))
+        context: list[int] = []
+        if self.predictor.layout.told == "next":
+            time = self._local(time)
+            context = self._fitting(self.predictor.layout.context(time.weekday(), time.hour, place))
         weighed = self.session.weigh(context, top)
         names = [self.predictor.layout.candidates[number] for number in weighed.candidates]
         if top is None:

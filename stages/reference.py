@@ -1,4 +1,4 @@
-"""Stage `reference`: the metrics of the trivial rows, and of the oracle where the log is simulated."""
+"""Stage `reference`: predictions and metrics of the trivial rows, and of the oracle where the log is simulated."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from stages.baselines.trivial import LastBehavior, Majority, Markov, MostFrequen
 from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
-from stages.common.files import write_json
+from stages.common.files import atomic_folder, write_json
 from stages.common.params import Params, read_params
 from stages.events.simulator import BEHAVIORS
+from stages.events.tested import tested
 from stages.ranking.adjust import adjusted
-from stages.ranking.summary import SPLITS, metrics_of
+from stages.ranking.summary import metrics_of
 
 # float32 probabilities may underflow; one in a thousand billion costs nothing and keeps logarithms finite
 _LEAST = 1e-12
@@ -24,23 +25,43 @@ _SHOWN = (("natural", "rec_w"), ("natural", "log_loss"), ("balanced", "overall")
 
 
 def reference(
-    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, oracle: pl.DataFrame, params: Params
-) -> dict[str, Any]:
-    """Metrics of every row by its name, each shaped as in `metrics/eval/<model>.json`.
+    events: pl.DataFrame,
+    windows: pl.DataFrame,
+    vocabulary: pl.DataFrame,
+    wanted: pl.DataFrame,
+    oracle: pl.DataFrame,
+    params: Params,
+) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+    """Table `predictions` of every row by its name, and its metrics, each shaped as in `metrics/eval/<model>.json`.
 
-    `oracle` needs the rows of the test windows only. It is empty for a real log, and then there is no such row. The
-    most likely behaviour is the best answer for the natural metrics only: for a mean over behaviours it is the one of
-    largest p(y|x) / π(y). Hence the rows ending in `_adjusted`, logit adjustment with τ = 1, whose ceiling on the
-    balanced test set is `oracle_adjusted`.
+    The most likely behaviour is the best answer for the natural metrics only: for a mean over behaviours it is the one
+    of largest p(y|x) / π(y). Hence row `oracle_adjusted`, the oracle after logit adjustment with τ = 1 exactly: the
+    ceiling of the balanced test set. It is not adjusted again. In every other row `adjusted` has the τ of
+    `evaluate.tau`, as a model has.
+
+    Args:
+        wanted: the windows that every model answers, as `tested` gives them.
+        oracle: needs the rows of `wanted` only. It is empty for a real log, and then there are no oracle rows.
+
+    Raises:
+        UserError: the oracle does not know a behaviour or a window.
     """
-    test = windows.filter(pl.col("split").is_in(SPLITS))
-    rows = test["row"].to_numpy()
-    test = test.with_columns(behavior=events["behavior"].gather(rows))
+    share, rows = vocabulary["share"].to_numpy(), wanted["row"].to_numpy()
+    log_p = _distributions(events, windows, vocabulary, rows, params.windowing.history)
+    if oracle.height:
+        log_p["oracle"] = oracle_log_p(oracle, rows, BEHAVIORS, vocabulary)
+        log_p["oracle_adjusted"] = adjusted(log_p["oracle"], share, 1)
+    predictions = {
+        name: wanted.with_columns(log_p=pl.Series(values=values)).cast(tables.SCHEMAS["predictions"])
+        for name, values in log_p.items()
+    }
     metrics = {}
-    for name, log_p in _distributions(events, windows, vocabulary, oracle, rows, params.windowing.history).items():
-        predictions = test.with_columns(log_p=pl.Series(values=log_p)).cast(tables.SCHEMAS["predictions"])
-        metrics[name] = metrics_of(predictions, events, vocabulary, params.evaluate, params.seed)
-    return metrics
+    for name, frame in predictions.items():
+        done = {"tau": 0.0} if name == "oracle_adjusted" else {}
+        metrics[name] = metrics_of(
+            frame, events, vocabulary, params.evaluate.model_copy(update=done), params.data_seed
+        )
+    return predictions, metrics
 
 
 def oracle_log_p(
@@ -70,21 +91,11 @@ def oracle_log_p(
 
 
 def _distributions(
-    events: pl.DataFrame,
-    windows: pl.DataFrame,
-    vocabulary: pl.DataFrame,
-    oracle: pl.DataFrame,
-    rows: np.ndarray,
-    history: int,
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, rows: np.ndarray, history: int
 ) -> dict[str, np.ndarray]:
-    share = vocabulary["share"].to_numpy()
+    """Log-probabilities `(N, V)` of `rows` under each trivial system."""
     systems = {"majority": Majority(), "last": LastBehavior(), "frequent": MostFrequent(history), "markov": Markov()}
-    log_p = {name: system.fit(events, windows, vocabulary).log_p(events, rows) for name, system in systems.items()}
-    log_p["markov_adjusted"] = adjusted(log_p["markov"], share, 1)
-    if oracle.height:
-        log_p["oracle"] = oracle_log_p(oracle, rows, BEHAVIORS, vocabulary)
-        log_p["oracle_adjusted"] = adjusted(log_p["oracle"], share, 1)
-    return log_p
+    return {name: system.fit(events, windows, vocabulary).log_p(events, rows) for name, system in systems.items()}
 
 
 def main() -> None:
@@ -94,28 +105,33 @@ def main() -> None:
     parser.add_argument("--windows", type=Path, required=True, help="windows and their splits: windows.parquet")
     parser.add_argument("--vocabulary", type=Path, required=True, help="behaviours and groups: vocabulary.parquet")
     parser.add_argument("--oracle", type=Path, required=True, help="the simulator's own probabilities: oracle.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder for each row's table of predictions")
     parser.add_argument("--metrics", type=Path, required=True, help="where the metrics go, JSON")
     args = parser.parse_args()
     params = read_params(args.params)
     events, windows, vocabulary = (
         tables.read(table, getattr(args, table)) for table in ("events", "windows", "vocabulary")
     )
-    oracle = _tested(tables.scan("oracle", args.oracle), windows, args.oracle)
-    rows = reference(events, windows, vocabulary, oracle, params)
-    write_json(args.metrics, rows)
-    for name, metrics in rows.items():
-        shown = [f"{split} {key} {_shown(metrics[split][key])}" for split, key in _SHOWN]
+    wanted = tested(events, windows, params.predictions, params.data_seed)
+    oracle = _of(wanted, tables.scan("oracle", args.oracle), args.oracle)
+    predictions, metrics = reference(events, windows, vocabulary, wanted, oracle, params)
+    with atomic_folder(args.out) as part:
+        for name, frame in predictions.items():
+            tables.write(frame, "predictions", part / f"{name}.parquet")
+    write_json(args.metrics, metrics)
+    for name, values in metrics.items():
+        shown = [f"{split} {key} {_shown(values[split][key])}" for split, key in _SHOWN]
         console.print(f"{name}: {', '.join(shown)}", soft_wrap=True)
 
 
-def _tested(oracle: pl.LazyFrame, windows: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """The oracle's rows for the test windows: the table of a long log is larger than memory.
+def _of(wanted: pl.DataFrame, oracle: pl.LazyFrame, path: Path) -> pl.DataFrame:
+    """The oracle's rows for the windows that are wanted: the table of a long log is larger than memory.
 
     Its first row comes too, so that an oracle of another log is not taken for that of a real log, which is empty.
     """
-    rows = windows.filter(pl.col("split").is_in(SPLITS))["row"]
     with tables.reading(path):
-        return oracle.filter(pl.col("row").is_in(rows.implode()) | (pl.col("row") == 0)).collect(engine="streaming")
+        rows = pl.col("row").is_in(wanted["row"].implode()) | (pl.col("row") == 0)
+        return oracle.filter(rows).collect(engine="streaming")
 
 
 def _shown(value: float | None) -> str:

@@ -30,7 +30,7 @@ def scoring(
     rows = pool(events, windows, params.scoring.pool_per_behavior, params.seed)
     log = EventLog.of(events, vocabulary)
     layout = make_layout(
-        load_tokenizer(model), log, params.prompt, params.windowing.history, params.windowing.min_history, params.seed
+        load_tokenizer(model), log, params.prompt, params.windowing.history, params.windowing.min_history, params.data_seed
     )
     result = score(load_merged(model), prompts(layout, rows), layout.answers, "scoring training windows")
     frame = table(rows, log.behavior[rows], result, vocabulary)

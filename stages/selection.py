@@ -21,19 +21,26 @@ from stages.common.params import Selection, read_params
 _LEAST_WEIGHT = 1e-6
 
 
-def selection(scores: pl.DataFrame, params: Selection, seed: int) -> tuple[pl.DataFrame, dict]:
+def selection(
+    scores: pl.DataFrame, vocabulary: pl.DataFrame, params: Selection, seed: int
+) -> tuple[pl.DataFrame, dict]:
     """Table `pairs` and the counts.
+
+    Of each anchor F = `per_behavior` windows are kept, of each tail behaviour F · `tail_factor`, rounded to an even
+    number where it lies halfway; all where there are fewer.
 
     chosen is the true behaviour; rejected the prediction, or the most likely wrong candidate where the prediction was
     right, since a pair of equals has no gradient. The result does not depend on the order of `scores`.
 
     Raises:
-        UserError: the rule keeps no window at all.
+        UserError: the rule keeps no window at all, or a scored behaviour is not in the vocabulary.
     """
+    sizes = sizes_of(scores, vocabulary, params)
     scores = scores.sort("row").with_columns(difficulty=pl.Series(difficulty(scores.sort("row"), params)))
     rule, kept = RULES[params.method], []
-    for number, (_, group) in enumerate(scores.sort("behavior", "row").group_by("behavior", maintain_order=True)):
-        kept.append(group[np.sort(rule(group, params.per_behavior, np.random.default_rng([seed, 3, number])))])
+    for number, group in enumerate(scores.sort("behavior", "row").partition_by("behavior", maintain_order=True)):
+        size = sizes[group["behavior"][0]]
+        kept.append(group[np.sort(rule(group, size, np.random.default_rng([seed, 3, number])))])
     chosen = pl.concat(kept).sort("row")
     if not len(chosen):
         raise UserError(f"selection.method: {params.method}: keeps no window; the model makes no mistake of that kind")
@@ -42,12 +49,29 @@ def selection(scores: pl.DataFrame, params: Selection, seed: int) -> tuple[pl.Da
         "row", chosen="behavior", rejected=pl.when(right).then("runner_up").otherwise("predicted"),
         difficulty="difficulty",
     )
-    sizes = chosen.group_by("behavior").len()["len"]
+    found = chosen.group_by("behavior").len()["len"]
     return pairs, {
-        "pairs": len(pairs), "behaviors": len(sizes), "fewest": int(sizes.min()), "most": int(sizes.max()),
+        "pairs": len(pairs), "behaviors": len(found), "fewest": int(found.min()), "most": int(found.max()),
         "mispredicted": float((chosen["predicted"] != chosen["behavior"]).mean()),
         "mean_difficulty": float(chosen["difficulty"].mean()), "pool_mean_difficulty": float(scores["difficulty"].mean()),
     }
+
+
+def sizes_of(scores: pl.DataFrame, vocabulary: pl.DataFrame, params: Selection) -> dict[str, int]:
+    """Windows to keep of each behaviour in the vocabulary, at most.
+
+    Raises:
+        UserError: a behaviour of `scores` is not among them.
+    """
+    tail = round(params.per_behavior * params.tail_factor)
+    anchors = vocabulary.select("behavior", "is_anchor").iter_rows()
+    sizes = {behavior: params.per_behavior if is_anchor else tail for behavior, is_anchor in anchors}
+    if unknown := sorted(set(scores["behavior"]) - sizes.keys()):
+        raise UserError(
+            f"scores: {', '.join(map(repr, unknown[:3]))}{', …' if len(unknown) > 3 else ''}: not in the vocabulary; "
+            "both must come from the same log: run `dvc repro`"
+        )
+    return sizes
 
 
 def difficulty(scores: pl.DataFrame, params: Selection) -> np.ndarray:
@@ -120,11 +144,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--scores", type=Path, required=True)
+    parser.add_argument("--vocabulary", type=Path, required=True, help="tells anchors from tail")
     parser.add_argument("--out", type=Path, required=True, help="table of preference pairs")
     parser.add_argument("--metrics", type=Path, required=True)
     args = parser.parse_args()
     params = read_params(args.params)
-    pairs, counts = selection(tables.read("scores", args.scores), params.selection, params.seed)
+    scores, vocabulary = tables.read("scores", args.scores), tables.read("vocabulary", args.vocabulary)
+    pairs, counts = selection(scores, vocabulary, params.selection, params.seed)
     tables.write(pairs, "pairs", args.out)
     write_json(args.metrics, counts)
     console.print(f"selected {counts['pairs']:,} pairs, {counts['mispredicted']:.0%} of them mistakes of the model")

@@ -1,13 +1,17 @@
 """Stage `sft`: A-Tuning (paper 3.2), or its controls by `sft.labels`: a LoRA adapter from labelled sequences.
 
-Runs on several devices by `accelerate launch -m stages.sft ...`; an interrupted run goes on where it was.
+`sft.logit_adjustment` changes the loss (stages/lm/adjustment.py); `sft.labels: none` trains nothing. Runs on several
+devices by `accelerate launch -m stages.sft ...`; an interrupted run goes on where it was.
 """
 
+import argparse
+import os
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from datasets import concatenate_datasets
+from peft import PeftModel
 from trl import SFTConfig
 
 from stages.common import tables
@@ -16,11 +20,14 @@ from stages.common.errors import UserError, run
 from stages.common.files import fingerprint
 from stages.common.inputs import add_training_options, read_tables, stage_parser
 from stages.common.params import Params, Sft, read_params
+from stages.lm.adjustment import LogitAdjustment
 from stages.lm.load import load_tokenizer, new_adapter
 from stages.lm.sft_trainer import MICRO_BATCH, SequenceTrainer, labelled
-from stages.lm.training import arguments, checkpoint_folder, finish, fit, summary
+from stages.lm.training import arguments, checkpoint_folder, finish, fit, summary, write_results
 
 TABLES = ("vocabulary",)
+# What a run that trains logs beside step and epoch: DVC plots want the columns where nothing was trained, too
+LOGGED = ("eval_loss", "grad_norm", "learning_rate", "loss")
 
 
 def sft(
@@ -29,21 +36,29 @@ def sft(
 ) -> tuple[SequenceTrainer, dict]:
     """Train an adapter; returns the trainer, its model at the best look, and the metrics.
 
+    Conversations are learned by plain cross-entropy. The looks at the validation data are at the loss that is trained,
+    logit-adjusted or not, by the prior of the training events.
+
     Args:
         sequences: tables `train`, `valid` and `auxiliary` of token sequences.
-        vocabulary: tells anchors from tail.
-        params: `seed`, `lora` and `sft` are used.
+        vocabulary: tells anchors from tail, and how frequent each behaviour is.
+        params: `seed`, `lora` and `sft` are used; `sft.labels` is not `none`, see `untuned`.
         model: folder with base.json.
         scratch: folder of checkpoints.
         micro_batch: most sequences in one forward pass; changes speed and memory only.
+
+    Raises:
+        UserError: there is nothing to train on, to look at or to mix in, or no adjustment fits the labels' tokens.
     """
-    trained = trained_behaviors(vocabulary, params.sft)
-    train, valid = labelled(sequences["train"], trained), labelled(sequences["valid"], trained)
+    trained, tau = trained_behaviors(vocabulary, params.sft), params.sft.logit_adjustment
+    # none at 0, whose shifts would change nothing but the time
+    adjustment = LogitAdjustment.of(sequences["train"], vocabulary, trained, tau) if tau else None
+    train, valid = (labelled(sequences[split], trained, adjustment) for split in ("train", "valid"))
     for split, samples in (("training", train), ("validation", valid)):
         if not len(samples):
             raise UserError(f"sft.labels: {params.sft.labels}: no {split} sequence has such a label")
     chats, counts = auxiliary_share(sequences["auxiliary"], train["length"], params.sft.epsilon, params.seed)
-    samples = concatenate_datasets([train, labelled(chats, [-1])]) if len(chats) else train
+    samples = concatenate_datasets([train, labelled(chats, [-1], adjustment)]) if len(chats) else train
     config = SFTConfig(
         **arguments(params.sft, len(samples), scratch, params.seed, micro_batch),
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -52,7 +67,7 @@ def sft(
     trainer, best = fit(
         lambda callbacks: SequenceTrainer(
             model=new_adapter(model, params.lora, params.seed), args=config, train_dataset=samples, eval_dataset=valid,
-            processing_class=tokenizer, callbacks=callbacks, schedule=params.sft,
+            processing_class=tokenizer, callbacks=callbacks, schedule=params.sft, adjustment=adjustment,
         ),
         f"A-Tuning ({params.sft.labels})", scratch, "eval_loss", greater_is_better=False, patience=params.sft.patience,
     )
@@ -60,10 +75,23 @@ def sft(
     return trainer, counts | summary(trainer, best)
 
 
+def untuned(params: Params, model: Path) -> tuple[PeftModel, dict]:
+    """What `sft.labels: none` makes: a fresh adapter, which leaves the model as it is (B = 0), and the metrics.
+
+    They lack `first_look` and `best_look`: without labels there is no loss.
+    """
+    nothing = ("steps", "best_step", "trained_parameters", "sequences", "trained_behaviors", "epsilon",
+               "auxiliary_conversations", "auxiliary_tokens", "auxiliary_passes")
+    return new_adapter(model, params.lora, params.seed), {"labels": params.sft.labels} | dict.fromkeys(nothing, 0)
+
+
 def trained_behaviors(vocabulary: pl.DataFrame, params: Sft) -> list[int]:
     """Numbers of the behaviours in the vocabulary that `sft.labels` stands for."""
     anchor = vocabulary["is_anchor"].to_numpy()
-    chosen = {"anchors": anchor, "all": np.ones_like(anchor), "tail": ~anchor}[params.labels]
+    chosen = {
+        "anchors": anchor, "all": np.ones_like(anchor), "tail": ~anchor, "none": np.zeros_like(anchor),
+        "tail_and_medium": (vocabulary["group"] != "head").to_numpy(),
+    }[params.labels]
     return np.flatnonzero(chosen).tolist()
 
 
@@ -103,6 +131,23 @@ def main() -> None:
     add_training_options(parser, MICRO_BATCH, "sequences")
     args = parser.parse_args()
     params = read_params(args.params)
+    if params.sft.labels == "none":
+        write_untuned(params, args)
+    else:
+        train_and_write(params, args)
+
+
+def write_untuned(params: Params, args: argparse.Namespace) -> None:
+    """Write what `sft.labels: none` makes."""
+    if int(os.environ.get("RANK", "0")):
+        return  # one of the processes of `accelerate launch` is enough
+    adapter, metrics = untuned(params, args.model)
+    write_results(adapter, [], metrics, args, LOGGED)
+    console.print("A-Tuning: sft.labels is none: nothing was trained, the adapter leaves the model as it is")
+
+
+def train_and_write(params: Params, args: argparse.Namespace) -> None:
+    """Train and write what came of it."""
     names = ("train", "valid", "auxiliary")
     sequences = {name: tables.read("instructions", args.instructions / f"{name}.parquet") for name in names}
     inputs = [args.instructions, args.vocabulary, args.model, Path(__file__).parent]

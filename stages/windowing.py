@@ -14,7 +14,7 @@ import polars as pl
 
 from stages.common import errors, files, tables
 from stages.common.console import console
-from stages.common.params import Params, read_params
+from stages.common.params import Params, Windowing, read_params
 from stages.events import windows
 
 
@@ -26,11 +26,11 @@ def windowing(
     Raises:
         UserError: no user has enough events, a split has no usable user, or the training users know one behaviour only.
     """
-    settings, seed = params.windowing, params.seed
+    settings, seed = params.windowing, params.data_seed
     log = windows.histories(events.lazy())
     usable = log.lengths > settings.min_history
-    split = windows.split_of(log.users, seed)
-    _check_users(log.users[usable], split[usable], log.lengths, settings.min_history, seed)
+    split = windows.split_of(log.users, seed, settings.fold)
+    _check_users(log.users[usable], split[usable], log.lengths, settings, seed)
 
     vocabulary = windows.train_vocabulary(log, split == "train", settings.anchor_threshold)
     if vocabulary.height < 2:
@@ -44,7 +44,8 @@ def windowing(
     return made.table, vocabulary, metrics
 
 
-def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, min_history: int, seed: int) -> None:
+def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, settings: Windowing, seed: int) -> None:
+    min_history = settings.min_history
     if not len(usable):
         raise errors.UserError(
             f"no user is long enough: a window needs {min_history + 1} events of one user, the longest has "
@@ -56,10 +57,10 @@ def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, min
             "are needed, one each for training, validation and test: bring more users or lower windowing.min_history"
         )
     if missing := [name for name in ("train", "valid", "test") if name not in split]:
-        fits = next((s for s in range(10_000) if len(set(windows.split_of(usable, s))) == 3), None)
-        cure = "bring more users" + (f", or set seed to {fits}, which gives each split one" if fits is not None else "")
+        fits = next((s for s in range(10_000) if len(set(windows.split_of(usable, s, settings.fold))) == 3), None)
+        cure = "bring more users" + (f", or set data_seed to {fits}, which gives each split one" if fits is not None else "")
         raise errors.UserError(
-            f"split {' and '.join(missing)} got none of the {len(usable)} users that are long enough (seed {seed}); "
+            f"split {' and '.join(missing)} got none of the {len(usable)} users that are long enough (data_seed {seed}); "
             f"{cure}"
         )
 
@@ -80,6 +81,14 @@ def _metrics(made: windows.Windows, vocabulary: pl.DataFrame, user_split: np.nda
     }
 
 
+def frequencies(vocabulary: pl.DataFrame) -> pl.DataFrame:
+    """Each behaviour's share of the training events, most frequent first, anchors and tail told apart (Figure 1a)."""
+    kind = pl.when("is_anchor").then(pl.lit("anchor")).otherwise(pl.lit("tail"))
+    return vocabulary.select(
+        rank=pl.int_range(1, pl.len() + 1), behavior="behavior", kind=kind, share=pl.col("share").round(6)
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.windowing", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,6 +97,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="table `windows` to write (Parquet)")
     parser.add_argument("--vocabulary", type=Path, required=True, help="table `vocabulary` to write (Parquet)")
     parser.add_argument("--metrics", type=Path, required=True, help="counts to write (JSON)")
+    parser.add_argument("--plot", type=Path, required=True, help="shares of the behaviours to write (CSV)")
     arguments = parser.parse_args()
 
     params = read_params(arguments.params)
@@ -97,6 +107,8 @@ def main() -> None:
     tables.write(table, "windows", arguments.out)
     tables.write(vocabulary, "vocabulary", arguments.vocabulary)
     files.write_json(arguments.metrics, metrics)
+    with files.atomic_file(arguments.plot) as path:
+        frequencies(vocabulary).write_csv(path)
     counts = ", ".join(f"{count:,} {name}" for name, count in metrics["windows"].items())
     console.print(f"windows: {counts}; {metrics['behaviors']} behaviours, {metrics['anchors']} of them anchors")
 

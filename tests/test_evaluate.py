@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import polars as pl
@@ -6,63 +7,122 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.evaluate import evaluate
-from tests.small_log import a_tuned, all_behaviors, small_log, small_params, small_windows
+from stages.common.files import write_json
+from stages.evaluate import evaluate, main
+from tests.events.helpers import ROOT
+from tests.small_log import all_behaviors, small_log, small_params
 
-SPLITS = ["train", "valid", "natural", "balanced", "natural", "balanced"]
-
-
-@pytest.fixture(autouse=True)
-def float32(monkeypatch):
-    monkeypatch.setenv("BEHAVIORLM_DTYPE", "float32")
+FACTS = {"layout": "stream", "context": "next", "events_dropped": 3}
 
 
 @pytest.fixture(scope="module")
-def log():
-    events = small_log([12, 12, 9, 9, 9, 9])
-    return events, small_windows(events, SPLITS)
+def data():
+    """The three tables: a model that knows the labels a little, on every event of forty users."""
+    rng = np.random.default_rng(0)
+    events, vocabulary = small_log([20] * 40), all_behaviors()
+    label = events["behavior"].replace_strict(vocabulary["behavior"], np.arange(6), return_dtype=pl.Int64).to_numpy()
+    scores = rng.normal(size=(len(label), 6)) + np.log(vocabulary["share"].to_numpy())
+    scores[np.arange(len(label)), label] += 1
+    log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    predictions = pl.DataFrame({
+        "row": range(len(label)), "split": np.array(["natural", "balanced", "valid_natural", "valid_balanced"])[
+            np.arange(len(label)) % 4],
+        "behavior": events["behavior"], "log_p": pl.Series(values=log_p),
+    }).cast(tables.SCHEMAS["predictions"])
+    return {"events": events, "vocabulary": vocabulary, "predictions": predictions}
 
 
-def run(log, model, **changes):
-    return evaluate(*log, all_behaviors(), small_params(evaluate__resamples=20, **changes), model)
+def facts_of(data):
+    return FACTS | {"windows": len(data["predictions"])}
 
 
-def test_predictions_are_whole_distributions_over_the_vocabulary_for_every_test_window(log, tiny_base):
-    events, windows = log
-    predictions, metrics = run(log, tiny_base)
-    tables.check(predictions, "predictions", "x")
-    test = windows.filter(pl.col("split").is_in(["natural", "balanced"]))
-    assert sorted(zip(predictions["split"], predictions["row"], strict=True)) == sorted(
-        zip(test["split"], test["row"], strict=True)
-    )
-    assert predictions["behavior"].equals(events["behavior"].gather(predictions["row"]))
-    log_p = np.stack(predictions["log_p"].to_numpy())
-    assert log_p.shape == (len(test), 6)
-    np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-4)
-    json.dumps(metrics, allow_nan=False)
-    natural = predictions["split"] == "natural"
-    truth = predictions["behavior"].replace_strict(all_behaviors()["behavior"], pl.Series(range(6))).to_numpy()
-    right = (log_p.argmax(axis=1) == truth)[natural.to_numpy()]
-    assert metrics["natural"]["rec_w"] == pytest.approx(right.mean())
-    assert (metrics["layout"], metrics["context"], metrics["events_dropped"]) == ("stream", "next", 0)
+@pytest.fixture
+def arguments(data, tmp_path, monkeypatch):
+    """Puts the command line in place, and returns its paths by option."""
+    paths = {name: tmp_path / f"{name}.parquet" for name in data}
+    for name, path in paths.items():
+        tables.write(data[name], name, path)
+    paths |= {"params": ROOT / "params.yaml", "facts": tmp_path / "facts.json",
+              "metrics": tmp_path / "eval" / "dpo.json", "plots": tmp_path / "plots" / "dpo"}
+    write_json(paths["facts"], facts_of(data))
+    monkeypatch.setattr(sys, "argv", ["evaluate", *(part for name, path in paths.items() for part in
+                                                    (f"--{name}", str(path)))])
+    return paths
 
 
-def test_the_result_does_not_depend_on_the_order_of_the_windows(log, tiny_base):
-    events, windows = log
-    one, metrics = run(log, tiny_base)
-    other, same = run((events, windows.sample(fraction=1, shuffle=True, seed=1)), tiny_base)
-    assert other.equals(one) and same == metrics
+def test_metrics_begin_with_the_facts(data):
+    metrics, plots = evaluate(**data, facts=facts_of(data), params=small_params(evaluate__resamples=20))
+    assert list(metrics) == [
+        "layout", "context", "events_dropped", "natural", "balanced", "adjusted", "calibrated", "valid"
+    ]
+    assert {key: metrics[key] for key in FACTS} == FACTS
+    log_p = np.stack(data["predictions"].filter(split="natural")["log_p"].to_numpy())
+    names = data["vocabulary"]["behavior"].gather(log_p.argmax(axis=1))
+    right = (names == data["predictions"].filter(split="natural")["behavior"]).mean()
+    assert metrics["natural"]["rec_w"] == pytest.approx(right)
+    assert metrics["adjusted"]["tau"] > 0  # the tail is worth it
+    assert list(plots) == ["confusion", "behaviors", "reliability", "coverage"]
 
 
-def test_an_adapter_is_evaluated_with_its_base(log, tiny_base, tmp_path):
-    base, _ = run(log, tiny_base)
-    tuned, _ = run(log, a_tuned(tiny_base, tmp_path / "sft"))
-    difference = np.stack(base["log_p"].to_numpy()) - np.stack(tuned["log_p"].to_numpy())
-    assert np.abs(difference).max() > 0.1
+def test_the_seed_of_training_does_not_change_which_users_are_drawn_and_that_of_the_data_does(data):
+    def run(**seeds):
+        return evaluate(**data, facts=facts_of(data), params=small_params(evaluate__resamples=20, **seeds))[0]
+
+    assert run(seed=1) == run(seed=0)
+    assert run(data_seed=1)["natural"]["interval"] != run(data_seed=0)["natural"]["interval"]
 
 
-@pytest.mark.parametrize("splits", [["train"] * 6, ["valid"] * 6])
-def test_without_a_test_window_there_is_nothing_to_evaluate(log, tiny_base, splits):
-    events, _ = log
-    with pytest.raises(UserError, match="windows: none of split natural or balanced"):
-        run((events, small_windows(events, splits)), tiny_base)
+def test_main_writes_the_metrics_and_files_that_agree_with_them(arguments, data):
+    main()
+    metrics = json.loads(arguments["metrics"].read_text(encoding="utf-8"))
+    files = {path.stem: pl.read_csv(path) for path in arguments["plots"].iterdir()}
+    assert files.keys() == {"confusion", "behaviors", "reliability", "coverage"}
+    rows = {row["behavior"]: row for row in files["behaviors"].iter_rows(named=True)}
+    for name, values in metrics["balanced"]["by_behavior"].items():
+        assert {key: rows[name][key] for key in values} == pytest.approx(values, abs=1e-6)
+        own = files["confusion"].filter(actual=name)
+        assert (own["predicted"] == name).mean() == pytest.approx(values["accuracy"])
+    assert files["coverage"]["accuracy"][-1] == pytest.approx(metrics["natural"]["rec_w"], abs=1e-6)
+    windows = files["reliability"].group_by("which").agg(pl.col("windows").sum())["windows"]
+    assert windows.to_list() == [metrics["natural"]["windows"]] * 2
+
+
+def test_floats_of_the_files_have_six_digits_and_no_user_is_in_them(arguments):
+    main()
+    for path in arguments["plots"].iterdir():
+        frame = pl.read_csv(path)
+        assert "user" not in frame.columns and "row" not in frame.columns
+        for name in frame.select(pl.selectors.float()).columns:
+            assert (frame[name].drop_nulls().round(6) == frame[name].drop_nulls()).all()
+
+
+def test_files_of_an_earlier_run_do_not_stay(arguments):
+    arguments["plots"].mkdir(parents=True)
+    (arguments["plots"] / "old.csv").touch()
+    main()
+    assert not (arguments["plots"] / "old.csv").exists()
+
+
+def test_refuses_predictions_of_another_log_vocabulary_or_run(data):
+    def run(**changes):
+        given = data | changes
+        evaluate(**given, facts=facts_of(data), params=small_params())
+
+    with pytest.raises(UserError, match="another log than the events"):
+        run(events=data["events"].reverse())
+    with pytest.raises(UserError, match="another vocabulary than this one of 5"):
+        run(vocabulary=data["vocabulary"].head(5))
+    with pytest.raises(UserError, match="facts are of 800 windows, the predictions of 7"):
+        run(predictions=data["predictions"].head(7))
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "not readable"), ("{", "not readable"), ('{"windows": 1}', "no layout, context, events_dropped"),
+])
+def test_refuses_facts_that_are_none_and_writes_nothing(arguments, content, message):
+    arguments["facts"].unlink()
+    if content:
+        arguments["facts"].write_text(content)
+    with pytest.raises(UserError, match=f"facts.json: {message}"):
+        main()
+    assert not arguments["metrics"].exists() and not arguments["plots"].exists()

@@ -11,7 +11,9 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.lm.likelihood import score
 from stages.lm.load import load_merged
-from tests.small_log import BEHAVIORS, PLACES, a_tuned, all_behaviors, small_params
+from stages.prompts.layouts import make_layout
+from stages.prompts.log import EventLog
+from tests.small_log import BEHAVIORS, PLACES, a_tuned, all_behaviors, small_log, small_params
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +60,38 @@ def test_probabilities_are_those_of_the_whole_prompt(predictor, tuned):
         expected = np.exp(score(model, [prompt], predictor.layout.answers).log_p[0])
         assert [entry["behavior"] for entry in found] == [candidates[i] for i in np.argsort(-expected)]
         np.testing.assert_allclose([e["probability"] for e in found], np.sort(expected)[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["next", "history", "id"])
+def test_a_prompt_is_that_of_the_same_events_in_a_log(tuned, context):
+    events = small_log([20])
+    params = small_params(prompt__context=context)
+    one, model = predict.Predictor(tuned, all_behaviors(), params), load_merged(tuned)
+    log, person, candidates = EventLog.of(events, all_behaviors()), one.person(), one.layout.candidates
+    for row, (time, place, behavior) in enumerate(events.select("time", "place", "behavior").rows()):
+        found = {entry["behavior"]: entry["probability"] for entry in person.predict(time, place)}
+        # a session's history is longer than L now and then
+        layout = make_layout(one.layout.tokenizer, log, params.prompt, person.session.current.events, 3, params.data_seed)
+        expected = np.exp(score(model, [layout.prompt(row)], layout.answers).log_p[0])
+        np.testing.assert_allclose([found[name] for name in candidates], expected, atol=1e-5)
+        person.append(time, place, behavior)
+
+
+@pytest.mark.parametrize("context", ["history", "id"])
+def test_times_and_places_that_are_not_told_change_nothing(tuned, context):
+    one = predict.Predictor(tuned, all_behaviors(), small_params(prompt__context=context))
+    elsewhere = [json.loads(line) for line in lines(10)]
+    for event in elsewhere:
+        if "behavior" not in event:
+            event.update(time="1999-12-31T23:00Z", place="far <|im_end|> " * 500)
+        elif context == "id":
+            event.update(time=event["time"].replace("2024", "2025"), place="<|im_end|>")
+    usual, other = (
+        list(predict.answers(asked, one, 3, False)) for asked in (lines(10), map(json.dumps, elsewhere))
+    )
+    assert usual == other and len(usual) == 10
+    with pytest.raises(UserError, match='line 1: an object with "time" is needed'):
+        list(predict.answers(['{"place": "home"}'], one, 3, False))
 
 
 def test_each_question_is_answered_with_its_line(predictor):

@@ -47,7 +47,7 @@ def windows(tokenizer):
     """Prompts of the default layout over a simulated log, and the 35 answers."""
     events, _ = simulated_log(0, 60, 30, 12)
     labels = vocabulary(pl.concat([events.select("behavior"), pl.DataFrame({"behavior": BEHAVIORS})]), 0.01)
-    prompt = Prompt(layout="stream", max_tokens=1024, stream_events=40)
+    prompt = Prompt(layout="stream", context="next", max_tokens=1024, stream_events=40)
     layout = make_layout(tokenizer, EventLog.of(events, labels), prompt, 20, 5, 0)
     usable = np.flatnonzero(positions(events["user"].to_numpy()) >= 5)
     rows = np.random.default_rng(0).choice(usable, 40, replace=False)

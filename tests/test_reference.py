@@ -10,18 +10,26 @@ import pytest
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import read_params
+from stages.events import tested as chosen  # pytest would take the function itself for a test
 from stages.events.simulator import BEHAVIORS
+from stages.ranking.adjust import adjusted
+from stages.ranking.summary import metrics_of
+from stages.evaluate import evaluate
 from stages.reference import main, oracle_log_p, reference
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
-ROWS = ["majority", "last", "frequent", "markov", "markov_adjusted"]
+ROWS = ["majority", "last", "frequent", "markov"]
 ORACLES = ["oracle", "oracle_adjusted"]
 
 
 @pytest.fixture
 def params():
     read = read_params(PARAMS)
-    return read.model_copy(update={"evaluate": read.evaluate.model_copy(update={"resamples": 20})})
+    valid = {"valid_natural": 150, "valid_per_behavior": 3}
+    return read.model_copy(update={
+        "evaluate": read.evaluate.model_copy(update={"resamples": 20}),
+        "predictions": read.predictions.model_copy(update=valid),
+    })
 
 
 @pytest.fixture
@@ -53,9 +61,15 @@ def data():
     }
 
 
+def run(data, params, **changes):
+    tables_ = data | changes
+    wanted = chosen.tested(tables_["events"], tables_["windows"], params.predictions, params.data_seed)
+    return reference(**tables_, wanted=wanted, params=params)
+
+
 def test_nobody_beats_the_oracle(data, params):
-    values = reference(**data, params=params)
-    assert list(values) == ROWS + ORACLES
+    predictions, values = run(data, params)
+    assert list(values) == list(predictions) == ROWS + ORACLES
     loss = {name: metrics["natural"]["log_loss"] for name, metrics in values.items()}
     assert min(loss, key=loss.get) == "oracle"
     assert values["oracle"]["natural"]["ece"] < 0.1
@@ -63,9 +77,37 @@ def test_nobody_beats_the_oracle(data, params):
         assert max(values, key=lambda name: values[name][split][metric]) == best
 
 
+def test_the_oracles_ceiling_is_adjusted_with_one_and_not_again(data, params):
+    predictions, values = run(data, params)
+    share = data["vocabulary"]["share"].to_numpy()
+    log_p = {name: np.stack(frame["log_p"].to_numpy()) for name, frame in predictions.items()}
+    np.testing.assert_allclose(log_p["oracle_adjusted"], adjusted(log_p["oracle"], share, 1), atol=1e-6)
+    ceiling = values["oracle_adjusted"]
+    assert ceiling["adjusted"]["tau"] == 0 and ceiling["adjusted"]["balanced"] == ceiling["balanced"]
+    for name in ROWS + ["oracle"]:  # for every other row validation chooses, as for a model
+        assert values[name]["valid"]["adjusted"]["overall"] >= values[name]["valid"]["plain"]["overall"]
+    assert values["oracle"]["adjusted"]["tau"] > 0
+
+
+def test_every_row_predicts_every_window_that_models_do(data, params):
+    predictions, values = run(data, params)
+    wanted = chosen.tested(data["events"], data["windows"], params.predictions, params.data_seed)
+    assert wanted["split"].n_unique() == 4
+    for name, frame in predictions.items():
+        assert frame.select(wanted.columns).equals(wanted)
+        np.testing.assert_allclose(np.exp(np.stack(frame["log_p"].to_numpy())).sum(axis=1), 1, atol=1e-4)
+        if name != "oracle_adjusted":
+            again = metrics_of(frame, data["events"], data["vocabulary"], params.evaluate, params.data_seed)
+            assert again == values[name]
+
+
+def test_the_seed_of_training_changes_nothing(data, params):
+    assert run(data, params.model_copy(update={"seed": 5}))[1] == run(data, params)[1]
+
+
 def test_a_real_log_has_no_oracle(data, params):
-    values = reference(**data | {"oracle": data["oracle"].clear()}, params=params)
-    assert list(values) == ROWS
+    predictions, values = run(data, params, oracle=data["oracle"].clear())
+    assert list(values) == list(predictions) == ROWS
 
 
 def test_oracle_follows_the_vocabularys_order_and_renormalises():
@@ -83,8 +125,13 @@ def test_oracle_refuses_unknown_rows_and_behaviours():
         oracle_log_p(oracle, np.array([3]), ("a", "b"), pl.DataFrame({"behavior": ["z"]}))
 
 
-def test_main_reads_the_tables_and_writes_the_metrics(data, tmp_path, monkeypatch):
-    arguments = ["reference", "--params", str(PARAMS), "--metrics", str(tmp_path / "eval" / "reference.json")]
+def keys(values):
+    return {name: keys(value) for name, value in values.items()} if isinstance(values, dict) else None
+
+
+def test_main_reads_the_tables_and_writes_the_metrics_and_the_predictions(data, params, tmp_path, monkeypatch):
+    arguments = ["reference", "--params", str(PARAMS), "--metrics", str(tmp_path / "eval" / "reference.json"),
+                 "--out", str(tmp_path / "predictions" / "reference")]
     for name, frame in data.items():
         tables.write(frame, name, tmp_path / f"{name}.parquet")
         arguments += [f"--{name}", str(tmp_path / f"{name}.parquet")]
@@ -92,5 +139,12 @@ def test_main_reads_the_tables_and_writes_the_metrics(data, tmp_path, monkeypatc
     main()
     values = json.loads((tmp_path / "eval" / "reference.json").read_text())
     assert list(values) == ROWS + ORACLES
-    keys = [list(metrics["natural"]) + list(metrics["balanced"]) for metrics in values.values()]
-    assert all(names == keys[0] for names in keys)
+    assert all(keys(metrics) == keys(values["markov"]) for metrics in values.values())
+    written = {path.stem: tables.read("predictions", path) for path in (tmp_path / "predictions/reference").iterdir()}
+    assert written.keys() == values.keys()
+
+    # and a model's metrics have the keys of every row, after what the model saw
+    facts = {"layout": "stream", "context": "next", "events_dropped": 0, "windows": len(written["markov"])}
+    model, _ = evaluate(data["events"], data["vocabulary"], written["markov"], facts, read_params(PARAMS))
+    assert {name: model[name] for name in values["markov"]} == values["markov"]
+    assert model.keys() - values["markov"].keys() == facts.keys() - {"windows"}

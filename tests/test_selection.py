@@ -1,3 +1,6 @@
+import json
+import sys
+
 import numpy as np
 import polars as pl
 import pytest
@@ -5,12 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import kmeans_plusplus
 
+from stages import selection as stage
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.selection import RULES, _distinct, difficulty, selection
+from tests.events.helpers import write_params
 from tests.small_log import small_params
 
 NAMES = ["a", "b", "c", "d"]
+KNOWN = pl.DataFrame({
+    "behavior": NAMES, "train_events": [70, 20, 7, 3], "share": [0.7, 0.2, 0.07, 0.03],
+    "group": ["head", "head", "head", "medium"], "is_anchor": [True, True, False, False],
+}, schema=tables.SCHEMAS["vocabulary"])
 
 
 def scores(per_behavior=(12, 7, 3, 1), seed=0, copies=1):
@@ -53,9 +62,9 @@ def test_every_rule_keeps_distinct_windows_at_most_so_many_and_tells_truth_from_
     available = frame.filter(confusion=0) if method == "hard" else frame
     if available.is_empty():
         with pytest.raises(UserError, match="selection.method: hard: keeps no window"):
-            selection(frame, section, seed)
+            selection(frame, KNOWN, section, seed)
         return
-    pairs, counts = selection(frame, section, seed)
+    pairs, counts = selection(frame, KNOWN, section, seed)
     tables.check(pairs, "pairs", "x")
     assert pairs["row"].is_sorted() and pairs["row"].n_unique() == len(pairs) == counts["pairs"]
     kept = dict(pairs.group_by("chosen").len().iter_rows())
@@ -73,6 +82,31 @@ def test_every_rule_keeps_distinct_windows_at_most_so_many_and_tells_truth_from_
 
 
 @quick
+@given(some_scores, st.sampled_from(sorted(set(RULES) - {"hard"})), st.integers(1, 4), st.floats(1, 6))
+def test_tail_behaviours_keep_so_many_times_as_much_and_anchors_what_they_kept(frame, method, size, factor):
+    plain, _ = selection(frame, KNOWN, params(method=method, per_behavior=size), 0)
+    pairs, counts = selection(frame, KNOWN, params(method=method, per_behavior=size, tail_factor=factor), 0)
+    available = dict(frame.group_by("behavior").len().iter_rows())
+    wanted = {"a": size, "b": size, "c": round(size * factor), "d": round(size * factor)}
+    assert dict(pairs.group_by("chosen").len().iter_rows()) == {n: min(wanted[n], available[n]) for n in available}
+    anchors = pl.col("chosen").is_in(["a", "b"])
+    assert pairs.filter(anchors).equals(plain.filter(anchors)), "an anchor's windows do not move"
+    assert counts["pairs"] == len(pairs)
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(1, 5), (1.09, 5), (1.1, 6), (1.3, 6), (1.4, 7), (2, 10), (100, 12)])
+def test_a_tails_windows_are_rounded_and_no_more_than_there_are(factor, kept):
+    frame = scores((12, 12, 12, 12))
+    pairs, _ = selection(frame, KNOWN, params(per_behavior=5, tail_factor=factor), 0)
+    assert dict(pairs.group_by("chosen").len().iter_rows()) == {"a": 5, "b": 5, "c": kept, "d": kept}
+
+
+def test_a_scored_behaviour_that_the_vocabulary_lacks_is_refused_by_name():
+    with pytest.raises(UserError, match="scores: 'b', 'd': not in the vocabulary; both must come from the same log"):
+        selection(scores(), KNOWN[[0, 2]], params(), 0)
+
+
+@quick
 @given(some_scores, st.sampled_from(sorted(RULES)), st.randoms(use_true_random=False))
 def test_shuffled_rows_select_the_same_pairs(frame, method, random):
     section = params(method=method, per_behavior=3)
@@ -80,7 +114,7 @@ def test_shuffled_rows_select_the_same_pairs(frame, method, random):
         return
     order = list(range(len(frame)))
     random.shuffle(order)
-    (pairs, counts), (again, same) = selection(frame, section, 0), selection(frame[order], section, 0)
+    (pairs, counts), (again, same) = selection(frame, KNOWN, section, 0), selection(frame[order], KNOWN, section, 0)
     assert again.equals(pairs) and same == counts
 
 
@@ -114,7 +148,7 @@ def test_the_most_difficult_windows_are_kept_ties_by_row():
         p_true=pl.Series([0.5, 0.1, 0.5, 0.9, 0.1, 0.5] * 2, dtype=pl.Float32),
     )
     for method in ("difficulty", "uncertainty"):
-        pairs, _ = selection(frame, params(method=method, per_behavior=6), 0)
+        pairs, _ = selection(frame, KNOWN, params(method=method, per_behavior=6), 0)
         assert pairs["row"].to_list() == frame[[0, 1, 2, 4, 7, 10]]["row"].to_list()
 
 
@@ -124,7 +158,7 @@ def test_uncertainty_does_not_look_at_the_confusion_and_difficulty_does():
         p_true=pl.Series([0.9] * 2 + [0.1] * 2 + [0.2] * 8, dtype=pl.Float32),
     )
     for method, kept in (("difficulty", [0, 1]), ("uncertainty", [2, 3])):
-        pairs, _ = selection(frame, params(method=method, per_behavior=2), 0)
+        pairs, _ = selection(frame, KNOWN, params(method=method, per_behavior=2), 0)
         assert set(pairs["row"]) == set(frame[kept]["row"])
 
 
@@ -133,7 +167,7 @@ def test_margin_keeps_the_narrowest_decisions():
         p_predicted=pl.Series([0.9, 0.5, 0.4, 0.6, 0.8], dtype=pl.Float32),
         p_runner_up=pl.Series([0.05, 0.45, 0.3, 0.1, 0.1], dtype=pl.Float32),
     )
-    pairs, _ = selection(frame, params(method="margin", per_behavior=2), 0)
+    pairs, _ = selection(frame, KNOWN, params(method="margin", per_behavior=2), 0)
     assert set(pairs["row"]) == set(frame[[1, 2]]["row"])
 
 
@@ -141,14 +175,14 @@ def test_margin_keeps_the_narrowest_decisions():
 def test_another_seed_draws_others(method):
     frame = scores((12,)).with_columns(confusion=pl.lit(0, dtype=pl.Int8))
     section = params(method=method, per_behavior=4)
-    drawn = {tuple(selection(frame, section, seed)[0]["row"]) for seed in range(6)}
+    drawn = {tuple(selection(frame, KNOWN, section, seed)[0]["row"]) for seed in range(6)}
     assert len(drawn) > 1
 
 
 def test_uniform_draws_every_window_alike():
     frame = scores((8,))
     section = params(method="uniform", per_behavior=2)
-    drawn = pl.concat([selection(frame, section, seed)[0]["row"] for seed in range(200)]).value_counts()
+    drawn = pl.concat([selection(frame, KNOWN, section, seed)[0]["row"] for seed in range(200)]).value_counts()
     assert len(drawn) == 8 and drawn["count"].min() > 25, "50 each on average"
 
 
@@ -196,5 +230,21 @@ def test_windows_of_one_embedding_are_enough(size):
 
 def test_windows_of_no_difficulty_can_be_drawn_too():
     frame = scores((6,)).with_columns(p_true=pl.lit(1.0, dtype=pl.Float32), confusion=pl.lit(1, dtype=pl.Int8))
-    pairs, counts = selection(frame, params(per_behavior=4), 0)
+    pairs, counts = selection(frame, KNOWN, params(per_behavior=4), 0)
     assert len(pairs) == 4 and counts["mean_difficulty"] == 0
+
+
+def test_command(tmp_path, monkeypatch):
+    frame, values = scores(), small_params(selection__per_behavior=2, selection__tail_factor=3)
+    tables.write(frame, "scores", tmp_path / "scores.parquet")
+    tables.write(KNOWN, "vocabulary", tmp_path / "vocabulary.parquet")
+    monkeypatch.setattr(sys, "argv", [
+        "selection", "--params", str(write_params(tmp_path / "params.yaml", values)),
+        "--scores", str(tmp_path / "scores.parquet"), "--vocabulary", str(tmp_path / "vocabulary.parquet"),
+        "--out", str(tmp_path / "pairs.parquet"), "--metrics", str(tmp_path / "selection.json"),
+    ])
+    stage.main()
+    pairs, counts = selection(frame, KNOWN, values.selection, values.seed)
+    assert tables.read("pairs", tmp_path / "pairs.parquet").equals(pairs)
+    assert json.loads((tmp_path / "selection.json").read_text(encoding="utf-8")) == counts
+    assert counts["pairs"] == 2 + 2 + 3 + 1

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -17,10 +18,12 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import Lora
 from stages.instructions import instructions
-from stages.lm.load import load_tokenizer, new_adapter
-from stages.sft import auxiliary_share, sft, trained_behaviors
+from stages.lm.likelihood import score
+from stages.lm.load import load_adapter, load_merged, load_tokenizer, new_adapter
+from stages.lm.resolve import resolve, write_manifest
+from stages.sft import auxiliary_share, sft, trained_behaviors, untuned
 from tests.events.helpers import write_params
-from tests.small_log import all_behaviors, small_log, small_params, small_windows
+from tests.small_log import SHARES, all_behaviors, small_log, small_params, small_windows
 from tests.small_runs import checkpoints_in, killed_at, latest_in, logged, same, weights_of
 
 CHATS = pl.DataFrame({"turns": [[f"What about {n}?", "It is" + " so" * (5 * n) + "."] for n in range(6)]})
@@ -134,8 +137,79 @@ def test_another_seed_is_another_adapter(whole, sequences, tiny_base, tmp_path):
 
 def test_labels_choose_the_behaviours():
     vocabulary = all_behaviors()
-    for labels, expected in (("anchors", [0, 1, 2, 3]), ("all", [0, 1, 2, 3, 4, 5]), ("tail", [4, 5])):
+    for labels, expected in (
+        ("anchors", [0, 1, 2, 3]), ("all", [*range(6)]), ("tail", [4, 5]), ("tail_and_medium", [5]), ("none", []),
+    ):
         assert trained_behaviors(vocabulary, small_params(sft__labels=labels).sft) == expected
+
+
+def test_tail_and_medium_are_all_but_head_whatever_is_an_anchor():
+    groups = ["head", "medium", "head", "tail", "medium", "tail"]
+    vocabulary = all_behaviors().with_columns(group=pl.Series(groups))
+    assert trained_behaviors(vocabulary, small_params(sft__labels="tail_and_medium").sft) == [1, 3, 4, 5]
+
+
+def test_no_adjustment_is_the_plain_loss_and_an_adjustment_another(whole, sequences, tiny_base, tmp_path):
+    trainer, counts = run(sequences, tiny_base, tmp_path / "plain", logit_adjustment=0)
+    assert trainer.adjustment is None and counts == whole[1]
+    same(trainer, whole[0], tolerance=0)
+    adjusted, counts = run(sequences, tiny_base, tmp_path / "adjusted", logit_adjustment=1)
+    assert (weights_of(adjusted) - weights_of(trainer)).abs().max() > 2e-5
+    assert counts["best_look"] < counts["first_look"] != whole[1]["first_look"], "validation is adjusted as well"
+
+
+@pytest.mark.parametrize("labels", ["anchors", "all"])
+def test_an_adjusted_run_that_is_resumed_equals_an_uninterrupted_one(
+    sequences, tiny_base, tmp_path, monkeypatch, labels
+):
+    changes = {"logit_adjustment": 1, "epochs": 1, "labels": labels}
+    expected, _ = run(sequences, tiny_base, tmp_path / "whole", micro_batch=3, **changes)
+    with killed_at(monkeypatch, 2):
+        run(sequences, tiny_base, tmp_path / "half", **changes)
+    same(run(sequences, tiny_base, tmp_path / "half", **changes)[0], expected)
+
+
+# labels of few tokens, two of which begin alike, behind always the same prompt: all there is to learn is the prior
+SHORT = [[300, 9], [301, 9], [302, 303, 9], [302, 304, 9], [305, 9], [306, 9]]
+PROMPT = list(range(20, 40))
+
+
+@pytest.fixture
+def vivid_base(tiny_model, tmp_path):
+    """The tiny model with larger embeddings, so that its frozen head can tell tokens apart."""
+    shutil.copytree(tiny_model, tmp_path / "vivid")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.get_input_embeddings().weight.data *= 16
+    model.save_pretrained(tmp_path / "vivid")
+    (tmp_path / "base").mkdir()
+    write_manifest(resolve(str(tmp_path / "vivid"), ""), tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_with_an_adjustment_rare_behaviours_are_learned_as_likelier(vivid_base, tmp_path):
+    rows = [
+        (PROMPT + SHORT[number], [len(PROMPT)], [len(PROMPT + SHORT[number])], [number])
+        for number, share in enumerate(SHARES) for _ in range(round(100 * share))
+    ]
+    frame = pl.DataFrame(rows, schema=tables.SCHEMAS["instructions"], orient="row")
+    skewed, found = {"train": frame, "valid": frame[::5], "auxiliary": frame.clear()}, {}
+    for tau in (0, 1):
+        trainer, _ = run(
+            skewed, vivid_base, tmp_path / f"run{tau}", micro_batch=20, logit_adjustment=tau, labels="all", epochs=16,
+            learning_rate=1e-2, epsilon=0, batch_size=20, validations_per_epoch=1,
+        )
+        found[tau] = np.exp(score(trainer.model, [PROMPT], SHORT).log_p[0])
+    assert np.abs(found[0] - SHARES).sum() < 0.2, "without, the prior"
+    assert (found[1][4:] > 1.5 * found[0][4:]).all(), "with, more of what is rare"
+    assert np.abs(found[1] - SHARES).sum() > np.abs(found[0] - SHARES).sum()
+
+
+def test_tokens_that_differ_are_refused_by_name(sequences, tiny_base, tmp_path):
+    valid = sequences["valid"]
+    ids = [[499] * len(row) for row in valid["input_ids"]]
+    changed = sequences | {"valid": valid.with_columns(input_ids=pl.Series(ids, dtype=tables.INTS))}
+    with pytest.raises(UserError, match=r"sft.logit_adjustment: '[^']+' has the tokens \[.* in another"):
+        run(changed, tiny_base, tmp_path, logit_adjustment=1)
 
 
 @pytest.mark.parametrize(("split", "says"), [("train", "training"), ("valid", "validation")])
@@ -216,5 +290,39 @@ def test_command(sequences, tiny_base, tiny_model, tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "sft.json").read_text(encoding="utf-8"))
     with open(tmp_path / "sft.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == ("step", "epoch", *stage.LOGGED)
     assert float(rows[0]["eval_loss"]) == metrics["first_look"]
     assert [int(row["step"]) for row in rows] == list(range(metrics["steps"] + 1))
+
+
+def test_command_without_training(tiny_base, tiny_model, tmp_path, monkeypatch, capsys):
+    """No sequence is looked at: there may be none."""
+    params = write_params(tmp_path / "params.yaml", small_params(sft__labels="none", sft__logit_adjustment=1, seed=3))
+    monkeypatch.setenv("BEHAVIORLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", [
+        "sft", "--params", str(params), "--instructions", str(tmp_path / "instructions"),
+        "--vocabulary", str(tmp_path / "vocabulary.parquet"), "--model", str(tiny_base), "--out", str(tmp_path / "sft"),
+        "--metrics", str(tmp_path / "sft.json"), "--history", str(tmp_path / "sft.csv"),
+    ])
+    monkeypatch.setenv("RANK", "1")
+    stage.main()
+    assert not (tmp_path / "sft").exists(), "one process writes"
+    monkeypatch.setenv("RANK", "0")
+    stage.main()
+    assert "nothing was trained" in capsys.readouterr().err and not (tmp_path / "cache").exists()
+    metrics = json.loads((tmp_path / "sft.json").read_text(encoding="utf-8"))
+    assert metrics.pop("labels") == "none" and set(metrics.values()) == {0}
+    assert (tmp_path / "sft.csv").read_text(encoding="utf-8") == "step,epoch,eval_loss,grad_norm,learning_rate,loss\n"
+    untouched = AutoModelForCausalLM.from_pretrained(tiny_model)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        for tuned in (load_merged(tmp_path / "sft"), load_adapter(tmp_path / "sft")):
+            assert torch.equal(tuned.eval()(ids).logits, untouched(ids).logits)
+    fresh = new_adapter(tiny_base, Lora(rank=4, alpha=8, dropout=0), 3).state_dict()
+    saved = load_adapter(tmp_path / "sft").state_dict()
+    assert fresh.keys() == saved.keys() and all(torch.equal(fresh[name], saved[name]) for name in fresh)
+
+
+def test_the_metrics_without_training_are_those_of_a_run_but_for_the_looks(whole, tiny_base):
+    _, metrics = untuned(small_params(sft__labels="none"), tiny_base)
+    assert whole[1].keys() - metrics.keys() == {"first_look", "best_look"} and metrics.keys() <= whole[1].keys()

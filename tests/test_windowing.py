@@ -55,7 +55,7 @@ def test_a_label_that_only_test_users_know_is_reported():
     ([4, 5, 5], "no user is long enough: a window needs 6 events of one user, the longest has 5.*min_history"),
     ([30], "1 of 1 users have the 6 events.*at least 3"),
     ([30, 30, 2], "2 of 3 users"),
-    ([30, 30, 30], r"split .* got none of the 3 users that are long enough \(seed 0\).*set seed to \d+"),
+    ([30, 30, 30], r"split .* got none of the 3 users that are long enough \(data_seed 0\).*set data_seed to \d+"),
 ])
 def test_too_few_users(lengths, says):
     with pytest.raises(UserError, match=says):
@@ -65,8 +65,8 @@ def test_too_few_users(lengths, says):
 def test_the_seed_that_the_error_names_works():
     with pytest.raises(UserError) as error:
         windowing(log([30] * 3), params_with())
-    seed = int(str(error.value).split("set seed to ")[1].split(",")[0])
-    made, _, _ = windowing(log([30] * 3), params_with(seed=seed))
+    seed = int(str(error.value).split("set data_seed to ")[1].split(",")[0])
+    made, _, _ = windowing(log([30] * 3), params_with(data_seed=seed))
     assert made.collect()["split"].n_unique() == 4
 
 

@@ -123,7 +123,7 @@ def _usual_windows(events: Any, params: Params) -> tuple[Any, Any]:
     """User by user."""
     import pandas as pd
 
-    settings, seed = params.windowing, params.seed
+    settings, seed = params.windowing, params.data_seed
     histories = {"train": [], "valid": [], "test": []}
     for user, history in events.groupby("user", sort=False):
         histories[_split(np.array([user], np.uint64), seed)[0]].append(history)
@@ -142,7 +142,7 @@ def _vectorised_windows(events: Any, params: Params) -> tuple[Any, Any]:
     """All users at once."""
     settings = params.windowing
     codes, users = events["user"].factorize()
-    split = _split(users.to_numpy().astype(np.uint64), params.seed)[codes]
+    split = _split(users.to_numpy().astype(np.uint64), params.data_seed)[codes]
     vocabulary = _vocabulary(events["behavior"][split == "train"], settings.anchor_threshold)
     position = events.groupby(codes, sort=False).cumcount()
     usable = (position >= settings.min_history) & events["behavior"].isin(vocabulary["behavior"])
@@ -169,7 +169,7 @@ def _table(made: dict[str, Any], vocabulary: Any, params: Params) -> Any:
     """The table `windows` of the windows of each split, test windows with their position."""
     import pandas as pd
 
-    settings, seed, test = params.windowing, params.seed, made["test"]
+    settings, seed, test = params.windowing, params.data_seed, made["test"]
     keys = (test["user"].to_numpy(), test["time"].to_numpy().view("int64"), test["position"].to_numpy())
     drawn = test.assign(natural=bits(seed, _NATURAL, *keys), balanced=bits(seed, _BALANCED, *keys))
     drawn = drawn.sort_values("natural", kind="stable")

@@ -85,7 +85,8 @@ class OurSession:
         return self.layout.context(context.time.weekday(), context.time.hour, context.place)
 
     def _tokens(self, event: Event) -> tuple[list[int], int]:
-        tokens = self._context(event.context) + self.layout.answer(event.behavior)
+        time, place = event.context.time, event.context.place
+        tokens = self.layout.event(time.weekday(), time.hour, place, event.behavior)
         return tokens, self.numbers.get(event.behavior, -1)
 
 

@@ -37,7 +37,7 @@ class Track:
         if now - self._printed >= _SECONDS_BETWEEN_LINES:
             self._printed = now
             left = (now - self._start) / self.done * (self.total - self.done) if self.done else float("nan")
-            console.print(f"{self.title}: {self.done:,.0f} of {self.total:,.0f}, {_clock(left)} left {note}".rstrip())
+            console.print(f"{self.title}: {self.done:,.0f} of {self.total:,.0f}, {duration(left)} left {note}".rstrip())
 
     def close(self) -> None:
         """Take the bar down and leave one line with the total time."""
@@ -45,7 +45,7 @@ class Track:
             self._bar.stop()
             self._bar = None
         elapsed = time.monotonic() - self._start
-        console.print(f"{self.title}: {self.done:,.0f} of {self.total:,.0f} in {_clock(elapsed)}")
+        console.print(f"{self.title}: {self.done:,.0f} of {self.total:,.0f} in {duration(elapsed)}")
 
 
 @contextmanager
@@ -58,7 +58,8 @@ def track(title: str, total: float) -> Iterator[Track]:
         bar.close()
 
 
-def _clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`75` as `1 min 15 s`; a question mark for what is not a number."""
     if seconds != seconds:
         return "?"
     minutes, rest = divmod(round(seconds), 60)

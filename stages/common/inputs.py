@@ -13,6 +13,7 @@ TABLES = {
     "windows": "which events are targets, and their splits (from stage windowing)",
     "vocabulary": "the candidate behaviours and their groups (from stage windowing)",
     "conversations": "conversations of the auxiliary task (from stage auxiliary)",
+    "predictions": "log-probabilities of the test and validation windows under one model (from stage predictions)",
     "pairs": "preference pairs (from stage selection)",
 }
 

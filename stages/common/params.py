@@ -16,6 +16,7 @@ from stages.common.errors import UserError
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -56,6 +57,7 @@ class Windowing(Section):
     anchor_threshold: Share
     natural: Positive
     balanced_per_behavior: Positive
+    fold: Annotated[int, Field(ge=0, le=9)]
 
     @model_validator(mode="after")
     def _history_holds_minimum(self) -> "Windowing":
@@ -71,6 +73,7 @@ class Model(Section):
 
 class Prompt(Section):
     layout: Literal["stream", "window"]
+    context: Literal["next", "history", "id"]
     max_tokens: Annotated[int, Field(ge=64, le=131072)]
     stream_events: Annotated[int, Field(ge=2)]
 
@@ -93,7 +96,8 @@ class Lora(Section):
 
 
 class Sft(Section):
-    labels: Literal["anchors", "all", "tail"]
+    labels: Literal["anchors", "all", "tail", "tail_and_medium", "none"]
+    logit_adjustment: Annotated[float, Field(ge=0, le=10)]
     epsilon: Annotated[float, Field(ge=0, le=10)]
     learning_rate: Rate
     min_learning_rate: Annotated[float, Field(ge=0, le=1)]
@@ -111,6 +115,7 @@ class Scoring(Section):
 class Selection(Section):
     method: Literal["kmeans", "difficulty", "uniform", "hard", "uncertainty", "margin"]
     per_behavior: Positive
+    tail_factor: Annotated[float, Field(ge=1, le=1000)]
     lambda_: Annotated[float, Field(alias="lambda", ge=0, le=1)]
     confusion_term: Literal["intended", "literal"]
 
@@ -129,13 +134,21 @@ class Dpo(Section):
     valid_per_behavior: Positive
 
 
+class Predictions(Section):
+    valid_natural: Positive
+    valid_per_behavior: Positive
+
+
 class Evaluate(Section):
+    tau: Literal["validation"] | Annotated[float, Field(ge=0, le=10)]
+    temperature: Literal["validation"] | Annotated[float, Field(gt=0, le=100)]
     resamples: Annotated[int, Field(ge=0, le=100_000)]
     calibration_bins: Annotated[int, Field(ge=2, le=1000)]
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
+    data_seed: Seed
     source: Source
     simulator: Simulator
     ingest: Ingest
@@ -149,6 +162,7 @@ class Params(Section):
     scoring: Scoring
     selection: Selection
     dpo: Dpo
+    predictions: Predictions
     evaluate: Evaluate
 
 

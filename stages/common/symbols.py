@@ -1,9 +1,10 @@
-"""The paper's symbols on the command line: `dvc exp run -S ε=0.1`.
+"""The paper's symbols on the command line, `dvc exp run -S ε=0.1`, and recipes, `dvc exp run -S recipe=paper`.
 
-Hydra, which DVC reads `-S` with, refuses letters beyond ASCII, so the symbol has to become its key before Hydra sees
-it. This file is installed a second time, as the top-level module `behaviorlm_symbols`, with a `.pth` that calls
-`install` at every start of Python in the environment. Hence it imports only `sys` at the top, and does nothing until
-DVC loads the one module whose one function is wrapped.
+Hydra, which DVC reads `-S` with, refuses letters beyond ASCII, and keys that the file does not have; so the symbol has
+to become its key, and the recipe the values that it stands for, before Hydra sees them. This file is installed a
+second time, as the top-level module `behaviorlm_symbols`, with a `.pth` that calls `install` at every start of Python
+in the environment. Hence it imports only `sys` at the top, and does nothing until DVC loads the one module whose one
+function is wrapped.
 """
 
 import sys
@@ -15,6 +16,8 @@ SYMBOLS = {
     "F": "selection.per_behavior",
     "L": "windowing.history",
 }
+
+RECIPE, RECIPES = "recipe", "data/recipes.yaml"  # the latter beside the file that the overrides are for
 
 _MODULE, _FUNCTION = "dvc.utils.cli_parse", "to_path_overrides"
 
@@ -34,6 +37,36 @@ def translate(override: str, known: set[str]) -> str:
     if key is None or symbol in known or key.partition(".")[0] not in known:
         return override
     return name[: len(name) - len(bare)] + key + equals + value
+
+
+def expand(overrides: list[str], path: str, known: set[str]) -> list[str]:
+    """Put the values of an entry of `data/recipes.yaml` in the place of `recipe=NAME`.
+
+    They go in front of the other overrides, which so win wherever they stand. Left alone is what is another project's:
+    a file with a key of its own named `recipe`, or without recipes beside it that are for its sections. There Hydra
+    would only have refused such a key.
+
+    Raises:
+        InvalidArgumentError: there is no such recipe, or more than one is named.
+    """
+    names = [value.strip() for name, _, value in (each.partition("=") for each in overrides) if name.strip() == RECIPE]
+    recipes = _recipes(path) if names and RECIPE not in known else {}
+    if known.isdisjoint(str(key).partition(".")[0] for values in recipes.values() for key in values):
+        return overrides
+    if len(names) > 1 or names[0] not in recipes:
+        from dvc.exceptions import InvalidArgumentError
+
+        there = f"one of {', '.join(recipes)} ({RECIPES})"
+        if len(names) > 1 or any(mark in names[0] for mark in ",(["):
+            raise InvalidArgumentError(
+                f"-S {RECIPE}={' '.join(names)}: a run takes one recipe, {there}; queue a run for each"
+            )
+        raise InvalidArgumentError(f"-S {RECIPE}={names[0]}: no such recipe; {there}")
+
+    from json import dumps  # what Hydra takes for the same value: quoted strings, true, null
+
+    values = [f"{key}={dumps(value, ensure_ascii=False)}" for key, value in recipes[names[0]].items()]
+    return values + [each for each in overrides if each.partition("=")[0].strip() != RECIPE]
 
 
 def install() -> None:
@@ -73,9 +106,27 @@ def _wrap(module) -> None:
 
     def to_path_overrides(path_params):
         overrides = original(path_params)
-        return {path: [translate(one, _sections(path)) for one in several] for path, several in overrides.items()}
+        return {path: _read(several, path, _sections(path)) for path, several in overrides.items()}
 
     setattr(module, _FUNCTION, to_path_overrides)
+
+
+def _read(overrides: list[str], path: str, known: set[str]) -> list[str]:
+    return [translate(each, known) for each in expand(overrides, path, known)]
+
+
+def _recipes(path: str) -> dict[str, dict]:
+    """The recipes beside a file; none where there is no file of that form."""
+    from os.path import dirname, join
+
+    from dvc.utils.serialize import load_yaml
+
+    try:
+        recipes = load_yaml(join(dirname(path), RECIPES))
+    except OSError:
+        return {}
+    mappings = isinstance(recipes, dict) and all(isinstance(values, dict) for values in recipes.values())
+    return recipes if mappings else {}
 
 
 def _sections(path: str) -> set[str]:

@@ -35,6 +35,8 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     "oracle": {"row": pl.Int64, "p": FLOATS},
     # a conversation of the auxiliary task: turns alternate, the first is the person's
     "conversations": {"turns": pl.List(pl.String)},
+    # a behaviour of the vocabulary as the untuned model sees its name: unit vector, and the anchor most like it
+    "embeddings": {"behavior": pl.String, "nearest_anchor": pl.String, "likeness": pl.Float32, "embedding": FLOATS},
     # a tokenised sequence; targets are the half-open token spans [target_start, target_end), each with the number of
     # its behaviour in the vocabulary, -1 in a conversation
     "instructions": {
@@ -47,7 +49,8 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     },
     # a preference pair
     "pairs": {"row": pl.Int64, "chosen": pl.String, "rejected": pl.String, "difficulty": pl.Float32},
-    # a test window under one model: log_p over the vocabulary, in its order
+    # a test or validation window under one model: log_p over the vocabulary, in its order; `split` is natural, balanced,
+    # valid_natural or valid_balanced
     "predictions": {"row": pl.Int64, "split": pl.String, "behavior": pl.String, "log_p": FLOATS},
 }
 

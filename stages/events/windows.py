@@ -11,17 +11,23 @@ import polars as pl
 
 from stages.events.hashing import bits, uniform
 
+FOLDS = 10
 HEAD, TAIL = 0.05, 0.01  # shares of the training events: above is head, below is tail (Table 3 of the paper)
 
 _SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 _SPLIT, _NATURAL, _BALANCED = range(200, 203)  # what a hash is for
 
 
-def split_of(users: np.ndarray, seed: int) -> np.ndarray:
-    """`train`, `valid` or `test` for each pseudonym (uint64), 8:1:1 on average; depends on seed and pseudonym alone."""
+def split_of(users: np.ndarray, seed: int, fold: int = 0) -> np.ndarray:
+    """`train`, `valid` or `test` for each pseudonym (uint64), 8:1:1 on average; depends on the arguments alone.
+
+    Each `fold`, 0 to 9, tests another tenth of the users, so that all ten test everybody once; the tenth before the
+    tested one is `valid`.
+    """
     names = np.array(list(_SHARES))
     edges = np.cumsum(list(_SHARES.values()))[:-1]
-    return names[np.searchsorted(edges, uniform(seed, _SPLIT, users), side="right")]
+    place = (uniform(seed, _SPLIT, users) + fold / FOLDS) % 1
+    return names[np.searchsorted(edges, place, side="right")]
 
 
 def positions(user: np.ndarray) -> np.ndarray:

@@ -89,16 +89,21 @@ class TargetLoss(torch.autograd.Function):
     """Sum of the cross-entropies of `targets` (N,) after hidden states (N, H), by a frozen head: weight (V, H), bias
     (V,) or None.
 
-    The gradient is computed on the way, block by block: the N × V logits never stand in memory.
+    `shifts` is None, or tokens (N, K) and what is added to their logits (N, K), in float32, before the softmax. The
+    gradient is computed on the way, block by block: the N × V logits never stand in memory.
     """
 
     @staticmethod
-    def forward(ctx: Context, hidden, weight, bias, targets):
+    def forward(ctx: Context, hidden, weight, bias, targets, shifts=None):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grads = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden), _HEAD_ROWS):
             rows, wanted = hidden[start : start + _HEAD_ROWS], targets[start : start + _HEAD_ROWS, None]
-            log_p = torch.log_softmax(functional.linear(rows, weight, bias), dim=-1, dtype=torch.float32)
+            logits = functional.linear(rows, weight, bias)
+            if shifts is not None:
+                # in float32 first: bf16 would round what is added
+                logits = logits.float().scatter_add_(1, *(part[start : start + _HEAD_ROWS] for part in shifts))
+            log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
             chosen = log_p.gather(1, wanted)
             total -= chosen.sum()
             if grads is not None:
@@ -112,7 +117,7 @@ class TargetLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Context, grad):
         (grads,) = ctx.saved_tensors
-        return grads * grad, None, None, None
+        return grads * grad, None, None, None, None
 
 
 _HEAD_ROWS = 64  # 64 positions of 49,152 logits in float32 are 12.6 MB: they stay in the cache

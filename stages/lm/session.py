@@ -75,7 +75,7 @@ class Candidates:
         self.nodes = np.zeros((len(answers), len(self.tree.tokens)), dtype=bool)
         inner = self.tree.step_source >= 0
         self.nodes[self.tree.step_answer[inner], self.tree.step_source[inner]] = True
-        self.begin, self.length = len(prefix), length
+        self.begin, self.last, self.length = len(prefix), prefix[-1], length
         self.room = max_tokens - len(prefix) - max(map(len, answers))
 
 
@@ -89,7 +89,12 @@ class Session:
         self._restart([])
 
     def append(self, event: Sequence[int], candidate: int) -> None:
-        """The user did something: its tokens (context and label), and which candidate it was (-1: none of them)."""
+        """The user did something.
+
+        Args:
+            event: tokens of its label, and of its context before or behind it.
+            candidate: which it was, -1 for none of them.
+        """
         event, context = list(event), self.context
         self.recent.append((event, candidate))
         if self.following is None and self.current.events >= self.shared.length:
@@ -116,20 +121,17 @@ class Session:
 
     @torch.inference_mode()
     def weigh(self, context: Sequence[int], top: int | None = None) -> Weighed:
-        """The likeliest candidates for an event with this context (tokens).
+        """The likeliest candidates for an event with this context (tokens; none where prompts tell none).
 
         Args:
             top: how many; the order is exact, and answers that cannot be among them are not read, so probabilities come
                 with bounds. None: all, exactly.
-
-        Raises:
-            ValueError: the context is empty.
         """
-        if not context:
-            raise ValueError("an empty context: there is nothing behind which to weigh candidates")
         self._forget(len(self.context))
         while self.current.events and self._tokens() + len(context) > self.shared.room:
             self._take_over()
+        if not context and not self.current.pending:
+            self._unread_last()
         values = np.full(len(self.tree.step_source), np.nan)
         self._read_first(context, np.arange(len(self.tree.tokens)) if top is None else self._guess(), values)
         while True:
@@ -188,6 +190,13 @@ class Session:
         """Forget the answers that the last prediction read, and its last `context` tokens before them."""
         self.current.store.size -= len(self.stored) + context
         self.stored, self.context = np.zeros(0, dtype=np.int64), []
+
+    def _unread_last(self) -> None:
+        """Have the last token read again: answers are weighed behind it, and nothing else is there to be read."""
+        store = self.current.store
+        store.reserve(1)  # makes the copy that is written to, not the prefix that all sessions share
+        store.size -= 1
+        self.current.pending = [self.recent[-1][0][-1] if self.current.events else self.shared.last]
 
     def _weigh_steps(self, hidden: torch.Tensor, sources: np.ndarray, values: np.ndarray) -> None:
         """Fill in the log-probability of each step of the tree that leaves from one of `sources` (-1: the prompt)."""

@@ -1,6 +1,7 @@
 """A-Tuning: TRL's SFTTrainer on sequences whose targets are already marked."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,8 +9,10 @@ import torch
 from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.common.params import Sft
+from stages.lm.adjustment import NO_NODE, TARGETS, LogitAdjustment
 from stages.lm.fused import TargetLoss
 from stages.lm.likelihood import read_prefix
 from stages.lm.reader import Reader
@@ -40,15 +43,35 @@ class SeededByLength(LengthGroupedSampler):
         return super().__iter__()
 
 
+class CollatorWithNodes(DataCollatorForLanguageModeling):
+    """TRL's collator, which leaves other columns out, and `nodes` (B, S) beside its labels."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().torch_call(examples)
+        batch["nodes"] = torch.full_like(batch["labels"], NO_NODE)
+        for row, example in zip(batch["nodes"], examples, strict=True):
+            row[: len(example["nodes"])] = torch.tensor(example["nodes"])
+        return batch
+
+
 class SequenceTrainer(WarmupCosine, SFTTrainer):
     """SFTTrainer with the paper's schedule and the head applied only where a label is not ignored.
 
-    TRL's own loss has, without Triton, the head on every position; ours is the same number (a test holds that).
+    TRL's own loss has, without Triton, the head on every position; ours is the same number (a test holds that). With an
+    `adjustment` it is the logit-adjusted loss, in training and in validation: the adapter that is kept is the best at
+    what was trained for. Its data then have the column `nodes` of `labelled`.
     """
 
-    def __init__(self, *args, schedule: Sft, **kwargs):
-        self.schedule = schedule
+    def __init__(self, *args, schedule: Sft, adjustment: LogitAdjustment | None = None, **kwargs):
+        self.schedule, self.adjustment = schedule, adjustment
         super().__init__(*args, **kwargs)
+        if adjustment is not None:
+            self.data_collator = CollatorWithNodes(**vars(self.data_collator))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self.adjustment is not None and "nodes" not in self._signature_columns:
+            self._signature_columns.append("nodes")
 
     def _get_train_sampler(self, train_dataset=None):
         # groups of a whole optimizer step, whatever the devices and the micro-batch
@@ -57,9 +80,11 @@ class SequenceTrainer(WarmupCosine, SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross-entropy summed over the labelled tokens, divided by their number in the whole optimizer step."""
         ids, labels = inputs["input_ids"], inputs["labels"]
-        hidden, targets = labelled_states(reader_of(model), ids, labels, share=self.accelerator.num_processes == 1)
+        hidden, places = labelled_states(reader_of(model), ids, labels, share=self.accelerator.num_processes == 1)
+        targets = labels.flatten()[places]
+        shifts = self.adjustment.at(inputs["nodes"].flatten()[places]) if "nodes" in inputs else None
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        loss = TargetLoss.apply(hidden.to(head.weight.dtype), head.weight, head.bias, targets)
+        loss = TargetLoss.apply(hidden.to(head.weight.dtype), head.weight, head.bias, targets, shifts)
         if num_items_in_batch is None:
             return loss / max(1, len(targets))
         return loss / num_items_in_batch * self.accelerator.num_processes
@@ -68,7 +93,7 @@ class SequenceTrainer(WarmupCosine, SFTTrainer):
 def labelled_states(
     reader: Reader, ids: torch.Tensor, labels: torch.Tensor, share: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states (N, H) before the batch's N labelled tokens, and these tokens (N,).
+    """Hidden states (N, H) before the batch's N labelled tokens, and these tokens' places (N,) in the flattened labels.
 
     Args:
         ids, labels: (B, S), padded at the end, where a causal model's real tokens never look: no mask is needed.
@@ -76,20 +101,20 @@ def labelled_states(
             read apart.
     """
     members, shared = shared_beginning(ids, labels) if share else (ids.new_zeros(len(ids), dtype=torch.bool), 0)
-    states, targets = [], []
+    every = torch.arange(labels.numel(), device=labels.device).view(labels.shape)
+    states, places = [], []
     for rows, start in ((members, shared), (~members, 0)):
         if not rows.any():
             continue
-        wanted = labels[rows, start + 1 :]
-        asked = wanted != IGNORED
+        asked = labels[rows, start + 1 :] != IGNORED
         # nothing behind the last label is asked for
         size = int(asked.any(dim=0).nonzero().max()) + 1 if asked.any() else 1
         past = read_prefix(reader, ids[rows][0, :start])
         positions = torch.arange(start, start + size, device=ids.device)[None]
         hidden, _ = reader.read(ids[rows, start : start + size], positions, past)
-        states.append(hidden[:, : wanted.shape[1]][asked[:, :size]])
-        targets.append(wanted[asked])
-    return torch.cat(states), torch.cat(targets)
+        states.append(hidden[:, : asked.shape[1]][asked[:, :size]])
+        places.append(every[rows, start + 1 :][asked])
+    return torch.cat(states), torch.cat(places)
 
 
 def shared_beginning(ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -108,21 +133,30 @@ def shared_beginning(ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
 _WORTH_SHARING = 16  # tokens
 
 
-def labelled(sequences: pl.DataFrame, trained: Sequence[int]) -> Dataset:
+def labelled(sequences: pl.DataFrame, trained: Sequence[int], adjustment: LogitAdjustment | None = None) -> Dataset:
     """Sequences with labels on the targets whose behaviour is in `trained` (-1: conversations); others are dropped.
 
-    Everything else of a sequence, prompt and history alike, is `IGNORED` by the loss.
+    Everything else of a sequence, prompt and history alike, is `IGNORED` by the loss. With an `adjustment` there is a
+    column `nodes` too: where in its tree each label stands.
+
+    Raises:
+        UserError: a behaviour has other tokens than in the `adjustment`.
     """
     wanted = set(trained)
     rows: dict[str, list] = {"input_ids": [], "labels": [], "length": []}
-    columns = ("input_ids", "target_start", "target_end", "target_behavior")
-    for ids, starts, ends, behaviors in sequences.select(columns).iter_rows():
-        labels = [IGNORED] * len(ids)
+    if adjustment is not None:
+        rows["nodes"] = []
+    for ids, starts, ends, behaviors in sequences.select(TARGETS).iter_rows():
+        labels, nodes = [IGNORED] * len(ids), [NO_NODE] * len(ids)
         for start, end, behavior in zip(starts, ends, behaviors, strict=True):
             if behavior in wanted:
                 labels[start:end] = ids[start:end]
+                if adjustment is not None:
+                    nodes[start:end] = adjustment.nodes_of(behavior, ids[start:end])
         if any(label != IGNORED for label in labels):
             rows["input_ids"].append(ids)
             rows["labels"].append(labels)
             rows["length"].append(len(ids))
+            if adjustment is not None:
+                rows["nodes"].append(nodes)
     return Dataset.from_dict(rows)

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,21 +210,33 @@ def finish(trainer: Trainer, metrics: dict[str, Any], args: argparse.Namespace, 
         args: the paths `out`, `history` and `metrics` are written; `model` is the folder that training began with.
         scratch: folder of checkpoints.
     """
-    with atomic_folder(args.out) as folder:
-        save_adapter(trainer.accelerator.unwrap_model(trainer.model), read_manifest(args.model), folder)
-    write_history(trainer.state.log_history, args.history)
-    write_json(args.metrics, metrics)
+    write_results(trainer.accelerator.unwrap_model(trainer.model), trainer.state.log_history, metrics, args)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def write_history(history: list[dict[str, Any]], path: Path) -> None:
-    """One CSV row a step with everything logged there, training and validation side by side; empty where unknown."""
+def write_results(
+    model: PeftModel, history: list[dict[str, Any]], metrics: dict[str, Any], args: argparse.Namespace,
+    columns: Sequence[str] = (),
+) -> None:
+    """Write the adapter, the history (see `write_history`) and the metrics; `args` as in `finish`."""
+    with atomic_folder(args.out) as folder:
+        save_adapter(model, read_manifest(args.model), folder)
+    write_history(history, args.history, columns)
+    write_json(args.metrics, metrics)
+
+
+def write_history(history: list[dict[str, Any]], path: Path, columns: Sequence[str] = ()) -> None:
+    """One CSV row a step with everything logged there, training and validation side by side; empty where unknown.
+
+    `columns` are there even where nothing was logged.
+    """
     rows: dict[int, dict[str, Any]] = {}
     for entry in history:
         if "train_runtime" not in entry:
             rows.setdefault(entry["step"], {}).update(entry)
     hidden = {"step", "epoch", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
-    columns = ["step", "epoch", *sorted({key for row in rows.values() for key in row} - hidden)]
+    logged = {key for row in rows.values() for key in row} | set(columns)
+    columns = ["step", "epoch", *sorted(logged - hidden)]
     with atomic_file(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

@@ -45,7 +45,7 @@ class Layout(ABC):
     """Renders events as tokens. `answers[i]` are the tokens of behaviour i and its terminator.
 
     `dropped` counts the events that were left out, oldest first, to keep prompts within `prompt.max_tokens`; answers
-    are never cut.
+    are never cut. `told` is `prompt.context`: whose times and places are in a prompt.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, seed: int):
@@ -58,8 +58,9 @@ class Layout(ABC):
         known = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         special = sorted({*tokenizer.all_special_tokens, *known})
         check_labels(log.behaviors, special)
-        check_places(log.places, special)
-        self.special = special
+        if prompt.context != "id":  # there no place is in any prompt
+            check_places(log.places, special)
+        self.special, self.told = special, prompt.context
         self.tokenizer, self.log, self.max_tokens, self.length, self.seed = (
             tokenizer, log, prompt.max_tokens, history, seed,
         )
@@ -74,7 +75,7 @@ class Layout(ABC):
 
     @abstractmethod
     def prompt(self, row: int) -> list[int]:
-        """Tokens before the answer of event `row`: instruction, history, and the event's own time and place."""
+        """Tokens before the answer of event `row`: instruction, history, with `prompt.context` next its time and place."""
 
     @abstractmethod
     def sequences(self, rows: np.ndarray, limit: int, rng: np.random.Generator) -> list[TokenSequence]:

@@ -2,7 +2,8 @@
 
 A causal model that reads `Mon 4pm home: Gaming` line by line predicts each behaviour from all that came before it and
 from its own day, hour and place. One sequence of K events carries K - min_history targets where the layout `window`
-carries one.
+carries one. With `prompt.context` history a line begins with day, hour and place of the event before it, and the first has
+none; with id there are only behaviours. Answers are the same tokens in all three.
 """
 
 import numpy as np
@@ -17,8 +18,13 @@ from stages.prompts.log import WEEKDAYS, EventLog
 _INSTRUCTION = (
     "You are the assistant on a person's phone and know their habits well. "
     "Predict what they do next. Each activity is one of these:\n{candidates}\n"
-    "Their log, one activity a line, as day, hour, place: activity\n"
+    "Their log, one activity a line{line}\n"
 )
+_LINE = {
+    "next": ", as day, hour, place: activity",
+    "history": ", as day, hour, place of the activity before it: activity",
+    "id": "",
+}
 
 
 class StreamLayout(Layout):
@@ -34,11 +40,14 @@ class StreamLayout(Layout):
                 "windowing.min_history"
             )
         self.min_history, self.events = min_history, prompt.stream_events
-        self.prefix = _with_bos(tokenizer) + self.text(_INSTRUCTION.format(candidates="\n".join(self.candidates)))
+        instruction = _INSTRUCTION.format(candidates="\n".join(self.candidates), line=_LINE[self.told])
+        self.prefix = _with_bos(tokenizer) + self.text(instruction)
         self._labels = [self.answer(label) for label in log.behaviors]
         self._contexts: dict[tuple[int, int, int], list[int]] = {}
-        context, place = self._longest_context()
+        context, place = self._longest_context() if self.told == "next" else (0, "")
         if (least := len(self.prefix) + context + self.longest_answer) > self.max_tokens:
+            if not context:
+                raise self.too_long(least)
             longest = f"{place[:60]!r}: {context} tokens with its time"
             raise UserError(f"{self.too_long(least)}, or shorten places ({longest})")
 
@@ -47,18 +56,17 @@ class StreamLayout(Layout):
 
     def prompt(self, row: int) -> list[int]:
         history = [self._event(r) for r in self.log.history(row, self.length)]
-        context = self._context(row)
+        context = self._before(row)
         room = self.max_tokens - len(self.prefix) - len(context) - self.longest_answer
         return self.prefix + [token for event in self._fit(history, room) for token in event] + context
 
     def context(self, weekday: int, hour: int, place: str) -> list[int]:
-        """Tokens of an event's day (0 = Monday), hour and place: what a prompt ends with.
+        """What a prompt for an event ends with: tokens of its day (0 = Monday), hour and place; none where not told.
 
         Raises:
             UserError: the place, which need not be of the log, cannot stand in a prompt.
         """
-        check_places([place], self.special)
-        return self.text(_when_and_where(weekday, hour, place))
+        return self._checked(weekday, hour, place) if self.told == "next" else []
 
     def event(self, weekday: int, hour: int, place: str, behavior: str) -> list[int]:
         """Tokens of a whole event, whose behaviour need not be a candidate.
@@ -67,7 +75,11 @@ class StreamLayout(Layout):
             UserError: place or behaviour cannot stand in a prompt.
         """
         check_labels([behavior], self.special)
-        return self.context(weekday, hour, place) + self.answer(behavior)
+        answer = self.answer(behavior)
+        if self.told == "id":
+            return answer
+        context = self._checked(weekday, hour, place)
+        return context + answer if self.told == "next" else answer + context
 
     def sequences(self, rows: np.ndarray, limit: int, rng: np.random.Generator) -> list[TokenSequence]:
         is_target = np.zeros(len(self.log.first), dtype=bool)
@@ -96,21 +108,36 @@ class StreamLayout(Layout):
 
     def _sequence(self, start: int, stop: int, is_target: np.ndarray) -> TokenSequence:
         sizes = np.array([len(self._event(r)) for r in range(start, stop)])
+        sizes[-1] -= len(self._after(stop - 1))  # nothing comes later
         over = len(self.prefix) + np.cumsum(sizes[::-1])[::-1] > self.max_tokens
         self.dropped += int(over.sum())
         start += int(over.sum())
         sequence = TokenSequence(list(self.prefix))
         for row in range(start, stop):
-            sequence.input_ids += self._context(row)
+            sequence.input_ids += self._before(row)
             at = len(sequence.input_ids)
             sequence.input_ids += self._labels[self.log.behavior[row]]
             if row - start >= self.min_history and is_target[row]:
                 sequence.spans.append((at, len(sequence.input_ids)))
                 sequence.behaviors.append(int(self.log.behavior[row]))
+            if row + 1 < stop:
+                sequence.input_ids += self._after(row)
         return sequence
 
     def _event(self, row: int) -> list[int]:
-        return self._context(row) + self._labels[self.log.behavior[row]]
+        return self._before(row) + self._labels[self.log.behavior[row]] + self._after(row)
+
+    def _before(self, row: int) -> list[int]:
+        """Tokens of an event that stand before its label, and in the prompt for it."""
+        return self._context(row) if self.told == "next" else []
+
+    def _after(self, row: int) -> list[int]:
+        """Tokens of an event that only the prompts for later ones hold."""
+        return self._context(row) if self.told == "history" else []
+
+    def _checked(self, weekday: int, hour: int, place: str) -> list[int]:
+        check_places([place], self.special)
+        return self.text(_when_and_where(weekday, hour, place))
 
     def _context(self, row: int) -> list[int]:
         key = (int(self.log.weekday[row]), int(self.log.hour[row]), int(self.log.place[row]))

@@ -18,13 +18,20 @@ _ROLE = (
     "You are the assistant on a person's phone and infer what they will do from what they did before. "
     "Predict the next behaviour; answer with one of the candidates and nothing else."
 )
-_INSTRUCTIONS = (
+_INSTRUCTIONS = (  # where day, hour and place of the event to predict are told
     "So far this user has done, in order: {history}. The next behaviour falls on this day, hour and place: {next}. "
     "Pick the answer from the candidates:\n{candidates}",
     "A user's history of behaviours: {history}. Day, hour and place of what comes next: {next}. Out of this set of "
     "behaviours, suggest the one that the user will do:\n{candidates}",
     "Given is a user's sequence of behaviours: {history}. What follows happens at (day, hour, place) {next}. Recommend "
     "the next behaviour from the following candidates:\n{candidates}",
+)
+_INSTRUCTIONS_UNTOLD = (  # the same, where they are not
+    "So far this user has done, in order: {history}. Pick the next behaviour from the candidates:\n{candidates}",
+    "A user's history of behaviours: {history}. Out of this set of behaviours, suggest the one that the user will do "
+    "next:\n{candidates}",
+    "Given is a user's sequence of behaviours: {history}. Recommend the next behaviour from the following "
+    "candidates:\n{candidates}",
 )
 
 
@@ -50,8 +57,11 @@ class WindowLayout(Layout):
             kept -= 1
             tokens = self._render(row, kept)
         if len(tokens) > room:
+            error = self.too_long(len(tokens) + self.longest_answer)
+            if self.told != "next":
+                raise error
             place = self.log.places[self.log.place[row]]
-            raise UserError(f"{self.too_long(len(tokens) + self.longest_answer)}, or shorten places ({place[:60]!r})")
+            raise UserError(f"{error}, or shorten places ({place[:60]!r})")
         self.dropped += events - kept
         return tokens
 
@@ -65,16 +75,20 @@ class WindowLayout(Layout):
         return result
 
     def _render(self, row: int, events: int) -> list[int]:
-        history = ", ".join(
-            f"({self._when(r)}, {self.log.behaviors[self.log.behavior[r]]})" for r in self.log.history(row, events)
-        )
-        instruction = _INSTRUCTIONS[_draw(self.seed, row) % len(_INSTRUCTIONS)].format(
-            history=history or "nothing yet", next=f"({self._when(row)})", candidates="\n".join(self.candidates)
-        )
+        history = ", ".join(self._event(r) for r in self.log.history(row, events)) or "nothing yet"
+        parts = {"history": history, "candidates": "\n".join(self.candidates)}
+        if self.told == "next":
+            parts["next"] = f"({self._when(row)})"
+        wordings = _INSTRUCTIONS if self.told == "next" else _INSTRUCTIONS_UNTOLD
+        instruction = wordings[_draw(self.seed, row) % len(wordings)].format(**parts)
         if self.tokenizer.chat_template is None:
             return self.tokenizer(f"{_ROLE}\n\n{instruction}\n\nAnswer:").input_ids
         turns = [{"role": "system", "content": _ROLE}, {"role": "user", "content": instruction}]
         return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+    def _event(self, row: int) -> str:
+        label = self.log.behaviors[self.log.behavior[row]]
+        return f"({label})" if self.told == "id" else f"({self._when(row)}, {label})"
 
     def _when(self, row: int) -> str:
         return f"{WEEKDAYS[self.log.weekday[row]]}, {self.log.hour[row]}, {self.log.places[self.log.place[row]]}"

@@ -8,14 +8,15 @@ from stages.ranking.sums import mean, ratio, sums_by
 
 
 def ranked(weights: np.ndarray, windows: Outcomes) -> dict[str, np.ndarray]:
-    """`rec_w`, `hr_at_3` and `mrr` under each row of `weights` `(R, N)`, each `(R,)`.
+    """`rec_w`, `hr_at_3`, `hr_at_5` and `mrr` under each row of `weights` `(R, N)`, each `(R,)`.
 
-    `rec_w` is recall weighted by support, which is accuracy and HR@1. `mrr` is the mean of 1 / rank.
-    A label outside the vocabulary counts as missed.
+    `rec_w` is recall weighted by support, which is accuracy and HR@1. HR@k is how often the label is among the k most
+    likely, `mrr` the mean of 1 / rank. A label outside the vocabulary counts as missed.
     """
     return {
         "rec_w": mean(weights, windows.hit),
-        "hr_at_3": mean(weights, (windows.rank <= 3).astype(np.float64)),
+        "hr_at_3": mean(weights, windows.hit_at(3)),
+        "hr_at_5": mean(weights, windows.hit_at(5)),
         "mrr": mean(weights, 1 / windows.rank),
     }
 
@@ -34,11 +35,16 @@ def weighted_precision(weights: np.ndarray, windows: Outcomes, size: int) -> np.
     return ratio((support * precision).sum(axis=1), weights.sum(axis=1))
 
 
-def by_behavior(weights: np.ndarray, windows: Outcomes, size: int) -> np.ndarray:
-    """Accuracy over the windows of each behaviour, `(R, size)`; NaN where a behaviour has no weight."""
-    known = windows.label != OUTSIDE
-    label, weights = windows.label[known], weights[:, known]
-    return ratio(sums_by(weights * windows.hit[known], label, size), sums_by(weights, label, size))
+def by_behavior(weights: np.ndarray, windows: Outcomes, size: int, top: int = 1) -> np.ndarray:
+    """HR@`top` over the windows of each behaviour, `(R, size)`, for 1 its accuracy; NaN where one has no weight."""
+    return mean_by_behavior(weights, windows.label, windows.hit_at(top), size)
+
+
+def mean_by_behavior(weights: np.ndarray, label: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """Mean of `values` `(N,)` over the windows of each behaviour, `(R, size)`; NaN where one has no weight."""
+    known = label != OUTSIDE
+    label, weights = label[known], weights[:, known]
+    return ratio(sums_by(weights * values[known], label, size), sums_by(weights, label, size))
 
 
 def groups(vocabulary: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -1,10 +1,12 @@
-"""Logit adjustment: trade the frequent behaviours' advantage for the rare ones', without training."""
+"""Other distributions of the same model, without training: logit adjustment and temperature."""
 
 import numpy as np
 
 
 def adjusted(log_p: np.ndarray, share: np.ndarray, tau: float) -> np.ndarray:
     """log p(y|x) - τ log π(y), renormalised: `(N, V)` float32 (Menon et al. 2021, arXiv 2007.07314, Eq. 9).
+
+    It trades the frequent behaviours' advantage for the rare ones'.
 
     Args:
         log_p: log-probabilities `(N, V)`.
@@ -16,6 +18,22 @@ def adjusted(log_p: np.ndarray, share: np.ndarray, tau: float) -> np.ndarray:
     """
     if not (share > 0).all():
         raise ValueError(f"share {share.min()} of behaviour {int(share.argmin())}: expected above 0")
-    scores = log_p.astype(np.float64) - tau * np.log(share)
-    scores -= scores.max(axis=1, keepdims=True)
-    return (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
+    if tau == 0:  # renormalising would round
+        return log_p
+    return _normalised(log_p.astype(np.float64) - tau * np.log(share)).astype(np.float32)
+
+
+def tempered(log_p: np.ndarray, temperature: float) -> np.ndarray:
+    """log p(y|x) / T, renormalised: `(N, V)` float64 (temperature scaling, Guo et al. 2017, arXiv 1706.04599, Eq. 9).
+
+    T above 1 makes every answer less sure, below 1 surer; the order of the candidates stays. Hence float64: in float32
+    two candidates that differ in their last bit could become equal.
+    """
+    if temperature == 1:
+        return log_p.astype(np.float64)
+    return _normalised(log_p.astype(np.float64) / temperature)
+
+
+def _normalised(scores: np.ndarray) -> np.ndarray:
+    scores = scores - scores.max(axis=1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))

@@ -28,9 +28,12 @@ def user_weights(user: np.ndarray, resamples: int, rng: np.random.Generator) -> 
 
 
 def resampled(metrics: Metrics, user: np.ndarray, resamples: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Values of each metric in each resample of the users `(N,)`: `(resamples,)`; none where there is no window."""
+    """Values of each metric in each resample of the users `(N,)`: `(resamples,)`; none where there is no window.
+
+    A metric of several values, `(R, V)`, keeps them: `(resamples, V)`.
+    """
     if not len(user) or not resamples:
-        return {name: np.empty(0) for name in metrics(np.ones((1, len(user))))}
+        return {name: value[:0] for name, value in metrics(np.ones((1, len(user)))).items()}
     blocks = [metrics(weights) for weights in user_weights(user, resamples, rng)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 

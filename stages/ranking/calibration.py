@@ -18,6 +18,10 @@ def calibration_error(weights: np.ndarray, windows: Outcomes, bins: int) -> np.n
     Sum over equal-width bins of |confidence - accuracy|, weighted by the windows in the bin. It is biased upwards
     where bins hold few windows, in a resample more than in the sample: an interval may lie above the value.
     """
-    code = np.minimum((windows.confidence * bins).astype(np.int64), bins - 1)
-    gap = sums_by(weights * (windows.confidence - windows.hit), code, bins)
+    gap = sums_by(weights * (windows.confidence - windows.hit), bin_of(windows, bins), bins)
     return ratio(np.abs(gap).sum(axis=1), weights.sum(axis=1))
+
+
+def bin_of(windows: Outcomes, bins: int) -> np.ndarray:
+    """The equal-width bin `(N,)` that each window's confidence falls into, 0 to `bins` - 1."""
+    return np.minimum((windows.confidence * bins).astype(np.int64), bins - 1)

@@ -31,6 +31,10 @@ class Outcomes:
         """1.0 where the answer is right, else 0.0; a label outside the vocabulary is never hit."""
         return (self.predicted == self.label).astype(np.float64)
 
+    def hit_at(self, top: int) -> np.ndarray:
+        """1.0 where the label is among the `top` most likely, else 0.0."""
+        return (self.rank <= top).astype(np.float64)
+
 
 def outcomes(log_p: np.ndarray, label: np.ndarray) -> Outcomes:
     """Read the outcomes off log-probabilities `(N, V)`, every row normalised.

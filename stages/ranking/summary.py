@@ -10,90 +10,153 @@ import polars as pl
 from stages.common.errors import UserError
 from stages.common.params import Evaluate
 from stages.ranking.accuracy import by_behavior, group_means, groups, ranked, weighted_precision
+from stages.ranking.adjust import adjusted, tempered
 from stages.ranking.bootstrap import Metrics, interval, paired_difference, resampled
 from stages.ranking.calibration import calibration_error, log_loss
+from stages.ranking.decisions import tau_of, temperature_of
 from stages.ranking.outcomes import OUTSIDE, Outcomes, outcomes
+from stages.ranking.selective import accuracy_at, area_under_risk_coverage
+from stages.ranking.splits import TEST, Split, splits_of
 
-SPLITS = ("natural", "balanced")
+COVERAGES = {"accuracy_at_50": 0.5, "accuracy_at_80": 0.8}
+"""Accuracy over the surest half and the surest four fifths of the natural windows."""
 
 
 def natural_metrics(weights: np.ndarray, windows: Outcomes, size: int, bins: int) -> dict[str, np.ndarray]:
     """The metrics of the natural test set under each row of `weights` `(R, N)`; `size` is V."""
+    covered = accuracy_at(weights, windows, np.array(list(COVERAGES.values())))
     return {
         "prec_w": weighted_precision(weights, windows, size),
         **ranked(weights, windows),
-        "log_loss": log_loss(weights, windows),
-        "ece": calibration_error(weights, windows, bins),
+        **calibration_metrics(weights, windows, bins),
+        **dict(zip(COVERAGES, covered.T, strict=True)),
+        "aurc": area_under_risk_coverage(weights, windows),
     }
+
+
+def calibration_metrics(weights: np.ndarray, windows: Outcomes, bins: int) -> dict[str, np.ndarray]:
+    """What a temperature changes, under each row of `weights` `(R, N)`."""
+    return {"log_loss": log_loss(weights, windows), "ece": calibration_error(weights, windows, bins)}
 
 
 def balanced_metrics(weights: np.ndarray, windows: Outcomes, members: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The metrics of the balanced test set under each row of `weights` `(R, N)`; `members` are the `groups`.
 
-    A behaviour without a window in a resample is left out of that resample's means.
+    A behaviour without a window in a resample is left out of that resample's means. `hr_at_3` is the mean over
+    behaviours too.
     """
-    return group_means(by_behavior(weights, windows, len(members["overall"])), members)
+    size = len(members["overall"])
+    top_3 = group_means(by_behavior(weights, windows, size, top=3), {"hr_at_3": members["overall"]})
+    return group_means(by_behavior(weights, windows, size), members) | top_3
 
 
-def evaluate_natural(
-    log_p: np.ndarray, label: np.ndarray, user: np.ndarray, bins: int, resamples: int, rng: np.random.Generator
-) -> dict[str, Any]:
+def evaluate_natural(split: Split, bins: int, resamples: int, rng: np.random.Generator) -> dict[str, Any]:
     """Metrics of the natural test set, their 95 % intervals under `interval`, and the sizes.
 
     Args:
-        log_p: log-probabilities `(N, V)`, rows normalised.
-        label: numbers of the true behaviours `(N,)`, `OUTSIDE` for one that is not in the vocabulary.
-        user: pseudonyms `(N,)`.
+        split: its windows.
         bins: equal-width bins of the calibration error.
         resamples: bootstrap resamples over users; 0 leaves the intervals null.
+        rng: draws the users.
     """
-    windows = outcomes(log_p, label)
-    metrics = partial(natural_metrics, windows=windows, size=log_p.shape[1], bins=bins)
-    return _sizes(windows, user) | _values(metrics, user, resamples, rng)
+    windows = outcomes(split.log_p, split.label)
+    metrics = partial(natural_metrics, windows=windows, size=split.log_p.shape[1], bins=bins)
+    return _sizes(split) | _values(metrics, split.user, resamples, rng)
 
 
 def evaluate_balanced(
-    log_p: np.ndarray,
-    label: np.ndarray,
-    user: np.ndarray,
-    vocabulary: pl.DataFrame,
-    resamples: int,
-    rng: np.random.Generator,
+    split: Split, vocabulary: pl.DataFrame, resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """As `evaluate_natural`, for the balanced test set: means over behaviours of per-behaviour accuracy.
 
-    `behaviors` counts the behaviours behind each mean, `by_behavior` has each one's accuracy and windows. A group
-    without a behaviour in the test set is null.
+    `behaviors` counts the behaviours behind each mean, `by_behavior` has each one's accuracy, its interval and its
+    windows. A group without a behaviour in the test set is null.
     """
-    windows = outcomes(log_p, label)
+    windows = outcomes(split.log_p, split.label)
     members = groups(vocabulary)
-    metrics = partial(balanced_metrics, windows=windows, members=members)
-    accuracy = by_behavior(np.ones((1, len(user))), windows, vocabulary.height)[0]
-    count = np.bincount(windows.label[windows.label != OUTSIDE], minlength=vocabulary.height)
-    return _sizes(windows, user) | _values(metrics, user, resamples, rng) | {
+
+    def metrics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        each = by_behavior(weights, windows, vocabulary.height)
+        return balanced_metrics(weights, windows, members) | {"by_behavior": each}
+
+    plain, drawn = _plain(metrics, split.user), resampled(metrics, split.user, resamples, rng)
+    accuracy, draws = plain.pop("by_behavior"), drawn.pop("by_behavior")
+    count = np.bincount(split.label[split.label != OUTSIDE], minlength=vocabulary.height)
+    return _sizes(split) | _with_intervals(plain, drawn) | {
         "behaviors": {name: int((count[member] > 0).sum()) for name, member in members.items()},
         "by_behavior": {
-            name: {"accuracy": _or_null(accuracy[number]), "windows": int(count[number])}
+            name: {"accuracy": _or_null(accuracy[number]), **_bounds(draws[:, number]), "windows": int(count[number])}
             for number, name in enumerate(vocabulary["behavior"])
         },
     }
 
 
+def evaluate_valid(
+    natural: Split, balanced: Split, vocabulary: pl.DataFrame, resamples: int, seed: int
+) -> dict[str, Any]:
+    """How well a decision does on the validation windows, which recipes are chosen by.
+
+    `overall` is the mean accuracy over behaviours on `balanced`; `rec_w` and `log_loss` are of `natural`.
+    """
+    windows = outcomes(balanced.log_p, balanced.label)
+    overall = {"overall": np.ones(vocabulary.height, dtype=bool)}
+    first = _values(
+        lambda weights: group_means(by_behavior(weights, windows, vocabulary.height), overall),
+        balanced.user, resamples, _generator(seed, "valid_balanced"),
+    )
+    seen = outcomes(natural.log_p, natural.label)
+    second = _values(
+        lambda weights: {"rec_w": ranked(weights, seen)["rec_w"], "log_loss": log_loss(weights, seen)},
+        natural.user, resamples, _generator(seed, "valid_natural"),
+    )
+    bounds = first.pop("interval") | second.pop("interval")
+    return first | second | {"interval": bounds}
+
+
 def metrics_of(
     predictions: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.DataFrame, evaluate: Evaluate, seed: int
 ) -> dict[str, Any]:
-    """Both test sets' metrics of a table of `predictions`: `{"natural": …, "balanced": …}`, the same keys always.
+    """All metrics of a table of `predictions`, the same keys always, null where there is nothing to measure.
 
-    The same `seed` draws the same users for every model of the same test sets.
+    `natural` and `balanced` are of the plain decision, the most likely behaviour. `adjusted` has `tau` and the same
+    two of the distribution after logit adjustment; `calibrated` has `temperature` and what it changes; `valid` has
+    the scores of the plain and the adjusted decision on the validation windows, on which both were chosen.
+
+    The same `seed` draws the same users for every model, and every decision, of the same windows.
 
     Raises:
         UserError: the predictions were made from other events or another vocabulary.
     """
-    rng = np.random.default_rng(seed)
-    natural, balanced = (_arrays(predictions, split, events, vocabulary) for split in SPLITS)
-    return {
-        "natural": evaluate_natural(*natural, evaluate.calibration_bins, evaluate.resamples, rng),
-        "balanced": evaluate_balanced(*balanced, vocabulary, evaluate.resamples, rng),
+    splits = splits_of(predictions, events, vocabulary)
+    share, bins, resamples = vocabulary["share"].to_numpy(), evaluate.calibration_bins, evaluate.resamples
+    tau = tau_of(splits["valid_balanced"], share, evaluate)
+    temperature = temperature_of(splits["valid_natural"], evaluate)
+    moved = {name: Split(adjusted(split.log_p, share, tau), split.label, split.user) for name, split in splits.items()}
+
+    def test(decided: dict[str, Split]) -> dict[str, Any]:
+        return {
+            "natural": evaluate_natural(decided["natural"], bins, resamples, _generator(seed, "natural")),
+            "balanced": evaluate_balanced(decided["balanced"], vocabulary, resamples, _generator(seed, "balanced")),
+        }
+
+    def valid(decided: dict[str, Split]) -> dict[str, Any]:
+        return evaluate_valid(decided["valid_natural"], decided["valid_balanced"], vocabulary, resamples, seed)
+
+    natural = splits["natural"]
+    calibrated = outcomes(tempered(natural.log_p, temperature), natural.label)
+    calibration = partial(calibration_metrics, windows=calibrated, bins=bins)
+    return test(splits) | {
+        "adjusted": {"tau": tau} | test(moved),
+        "calibrated": {
+            "temperature": temperature,
+            "natural": _values(calibration, natural.user, resamples, _generator(seed, "natural")),
+        },
+        "valid": {
+            "natural": _sizes(splits["valid_natural"]),
+            "balanced": _sizes(splits["valid_balanced"]),
+            "plain": valid(splits),
+            "adjusted": valid(moved),
+        },
     }
 
 
@@ -105,68 +168,60 @@ def difference_of(
     evaluate: Evaluate,
     seed: int,
 ) -> dict[str, Any]:
-    """Every metric of `first` minus that of `second`, two tables of `predictions` on the same windows.
+    """Every test metric of `first` minus that of `second`, two tables of `predictions` on the same windows.
 
-    Returns `{"natural": {"rec_w": {"difference": …, "low": …, "high": …}, …}, "balanced": …}`.
+    Both decide plainly. Returns `{"natural": {"rec_w": {"difference": …, "low": …, "high": …}, …}, "balanced": …}`.
 
     Raises:
         UserError: the two do not hold the same windows, or fit neither the events nor the vocabulary.
     """
-    rng = np.random.default_rng(seed)
     keys = ["split", "row"]
     first, second = first.sort(keys), second.sort(keys)
     if not first.select(keys).equals(second.select(keys)):
         raise UserError("the two tables of predictions hold different windows; evaluate both models on the same log")
+    pairs = [splits_of(predictions, events, vocabulary) for predictions in (first, second)]
     differences = {}
-    for split in SPLITS:
-        metrics = []
-        for predictions in (first, second):
-            log_p, label, user = _arrays(predictions, split, events, vocabulary)
-            windows = outcomes(log_p, label)
-            if split == "natural":
-                bound = partial(natural_metrics, size=vocabulary.height, bins=evaluate.calibration_bins)
-            else:
-                bound = partial(balanced_metrics, members=groups(vocabulary))
-            metrics.append(partial(bound, windows=windows))
-        values = paired_difference(*metrics, user, evaluate.resamples, rng)
+    for split in TEST:
+        if split == "natural":
+            bound = partial(natural_metrics, size=vocabulary.height, bins=evaluate.calibration_bins)
+        else:
+            bound = partial(balanced_metrics, members=groups(vocabulary))
+        metrics = [partial(bound, windows=outcomes(splits[split].log_p, splits[split].label)) for splits in pairs]
+        values = paired_difference(*metrics, pairs[0][split].user, evaluate.resamples, _generator(seed, split))
         differences[split] = {
             name: {key: _or_null(number) for key, number in value.items()} for name, value in values.items()
         }
     return differences
 
 
-def _arrays(
-    predictions: pl.DataFrame, split: str, events: pl.DataFrame, vocabulary: pl.DataFrame
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log_p `(N, V)`, label `(N,)` and user `(N,)` of one split's windows."""
-    part = predictions.filter(pl.col("split") == split)
-    row, size = part["row"], vocabulary.height
-    if len(row) and row.max() >= events.height or not events["behavior"].gather(row).equals(part["behavior"]):
-        raise UserError("the predictions were made from another log than the events; run `dvc repro`")
-    if (part["log_p"].list.len() != size).any():
-        raise UserError(f"the predictions were made with another vocabulary than this one of {size}; run `dvc repro`")
-    log_p = part["log_p"].explode().to_numpy().reshape(-1, size)
-    names = vocabulary["behavior"]
-    label = part["behavior"].replace_strict(names, np.arange(size), default=OUTSIDE, return_dtype=pl.Int64)
-    return log_p, label.to_numpy(), events["user"].gather(row).to_numpy()
+def _generator(seed: int, split: str) -> np.random.Generator:
+    """One for each split, so that what is measured of one does not change the users drawn of another."""
+    return np.random.default_rng([seed, *split.encode()])
 
 
-def _sizes(windows: Outcomes, user: np.ndarray) -> dict[str, int]:
+def _sizes(split: Split) -> dict[str, int]:
     return {
-        "windows": len(user),
-        "users": len(np.unique(user)),
-        "outside_vocabulary": int((windows.label == OUTSIDE).sum()),
+        "windows": len(split.user),
+        "users": len(np.unique(split.user)),
+        "outside_vocabulary": int((split.label == OUTSIDE).sum()),
     }
 
 
 def _values(metrics: Metrics, user: np.ndarray, resamples: int, rng: np.random.Generator) -> dict[str, Any]:
-    plain = metrics(np.ones((1, len(user))))
-    drawn = resampled(metrics, user, resamples, rng)
-    return {name: _or_null(value[0]) for name, value in plain.items()} | {
-        "interval": {
-            name: {key: _or_null(bound) for key, bound in interval(values).items()} for name, values in drawn.items()
-        }
-    }
+    return _with_intervals(_plain(metrics, user), resampled(metrics, user, resamples, rng))
+
+
+def _plain(metrics: Metrics, user: np.ndarray) -> dict[str, Any]:
+    return {name: value[0] for name, value in metrics(np.ones((1, len(user)))).items()}
+
+
+def _with_intervals(plain: dict[str, float], drawn: dict[str, np.ndarray]) -> dict[str, Any]:
+    values = {name: _or_null(value) for name, value in plain.items()}
+    return values | {"interval": {name: _bounds(draws) for name, draws in drawn.items()}}
+
+
+def _bounds(draws: np.ndarray) -> dict[str, float | None]:
+    return {key: _or_null(bound) for key, bound in interval(draws).items()}
 
 
 def _or_null(value: float) -> float | None:

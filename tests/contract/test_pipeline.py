@@ -16,6 +16,10 @@ STAGES = PIPELINE["stages"]
 WRITTEN = ("outs", "metrics", "plots")
 SCRIPTS = sorted((ROOT / PACKAGE).glob("*.py"))
 
+# stages that only measure, and code that only they or people's commands need
+MEASURING = ("evaluate", "reference")
+MEASURES = tuple(f"{PACKAGE}/{name}" for name in ("evaluate.py", "reference.py", "ranking/", "reports/", "studies/"))
+
 # which packages a package of ours may import besides itself
 BELOW = {
     "common": set(),
@@ -25,6 +29,8 @@ BELOW = {
     "baselines": {"common", "events", "prompts", "lm"},
     "ranking": {"common"},
     "benchmarks": {"common", "events", "prompts", "lm"},
+    "studies": {"common", "ranking"},
+    "reports": {"common", "events", "ranking", "studies"},
 }
 
 
@@ -48,12 +54,12 @@ def test_code_in_deps_is_what_the_stage_imports(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_the_keys_that_the_stage_reads(stage):
-    known = keys_of()
-    listed = {key for entry in STAGES[stage]["params"] for key in known if key == entry or key.startswith(f"{entry}.")}
+    known, entries = keys_of(), STAGES[stage].get("params", [])
+    listed = {key for entry in entries for key in known if key == entry or key.startswith(f"{entry}.")}
     read = keys_read_by(script_of(stage))
     assert read - listed == set(), "read, but a change of them would not run the stage again"
     assert listed - read == set(), "not read, and yet a change of them would run the stage again"
-    assert all(entry in known or f"{entry}." in " ".join(known) for entry in STAGES[stage]["params"])
+    assert all(entry in known or f"{entry}." in " ".join(known) for entry in entries)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -88,9 +94,16 @@ def test_every_script_with_a_name_of_a_stage_is_one():
     assert {script.stem for script in SCRIPTS} & sys.stdlib_module_names == set()
 
 
-@pytest.mark.parametrize("stage", sorted(set(STAGES) - {"evaluate", "reference"}))
+@pytest.mark.parametrize("stage", sorted(set(STAGES) - set(MEASURING)))
 def test_a_change_of_what_only_measures_trains_nothing_again(stage):
-    assert not [dep for dep in STAGES[stage]["deps"] if dep.startswith(f"{PACKAGE}/ranking/")]
+    deps = set(STAGES[stage]["deps"])
+    assert not [dep for dep in deps if dep.startswith(MEASURES)]
+    assert not deps & {out for each in MEASURING for kind in WRITTEN for out in paths(STAGES[each].get(kind, []))}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_study_or_a_recipe_of_ones_own_runs_nothing_again(stage):
+    assert not {"data", "data/studies.yaml", "data/recipes.yaml"} & set(STAGES[stage]["deps"])
 
 
 def test_imports_run_one_way():

@@ -1,4 +1,4 @@
-"""`dvc exp run -S ε=0.1`, through the real command, and what must not happen elsewhere."""
+"""`dvc exp run -S ε=0.1` and `-S recipe=paper`, through the real command, and what must not happen elsewhere."""
 
 import os
 import shutil
@@ -8,10 +8,11 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from dvc.exceptions import DvcException, InvalidArgumentError
 from ruamel.yaml import YAML
 
 from stages.common.params import Params
-from stages.common.symbols import SYMBOLS, translate
+from stages.common.symbols import RECIPES, SYMBOLS, expand, translate
 from tests.contract.imports import ROOT
 from tests.contract.reads import keys_of
 
@@ -55,6 +56,62 @@ def test_every_symbol_stands_for_a_key():
     assert set(SYMBOLS.values()) <= keys_of()
 
 
+@pytest.fixture
+def beside(tmp_path):
+    """A params file with two recipes beside it."""
+    (tmp_path / RECIPES).parent.mkdir()
+    (tmp_path / RECIPES).write_text(
+        "one: {sft.labels: all, sft.epsilon: 0.2, dpo.nll_weight: 0}\ntwo: {sft.labels: 'a, b', sft.on: true}\n",
+        encoding="utf-8")
+    return str(tmp_path / "params.yaml")
+
+
+def test_the_values_of_a_recipe_stand_in_front_of_what_is_set_beside_it(beside):
+    assert expand(["sft.epsilon=0.3", "recipe=one", "ε=0.4"], beside, SECTIONS) == [
+        'sft.labels="all"', "sft.epsilon=0.2", "dpo.nll_weight=0", "sft.epsilon=0.3", "ε=0.4"]
+    assert expand([" recipe = two"], beside, SECTIONS) == ['sft.labels="a, b"', "sft.on=true"]
+
+
+@pytest.mark.parametrize(("overrides", "says"), [
+    (["recipe=three"], "-S recipe=three: no such recipe; one of one, two (data/recipes.yaml)"),
+    (["recipe="], "-S recipe=: no such recipe; one of one, two"),
+    (["recipe=one,two"], "-S recipe=one,two: a run takes one recipe, one of one, two (data/recipes.yaml); queue a run"),
+    (["recipe=choice(one,two)"], "takes one recipe"),
+    (["recipe=one", "seed=1", "recipe=two"], "takes one recipe"),
+])
+def test_a_recipe_that_is_not_there_is_refused_with_those_that_are(beside, overrides, says):
+    with pytest.raises(InvalidArgumentError) as error:
+        expand(overrides, beside, SECTIONS)
+    assert says in str(error.value)
+
+
+def test_recipes_that_are_no_yaml_are_refused_with_the_files_name(beside):
+    (Path(beside).parent / RECIPES).write_text("one: {sft.labels: all", encoding="utf-8")
+    with pytest.raises(DvcException, match="recipes.yaml"):
+        expand(["recipe=one"], beside, SECTIONS)
+
+
+@pytest.mark.parametrize("override", ["+recipe=one", "~recipe", "recipes=one", "sft.recipe=one", "seed=recipe=one"])
+def test_only_the_key_recipe_is_a_recipe(beside, override):
+    assert expand([override], beside, SECTIONS) == [override]
+
+
+@pytest.mark.parametrize(("recipes", "known"), [
+    (None, SECTIONS),
+    ("one: {sft.labels: all}", SECTIONS | {"recipe"}),
+    ("soup: {salt: 1, 2: 3}", SECTIONS),
+    ("[soup]", SECTIONS),
+    ("soup: salt", SECTIONS),
+    ("", SECTIONS),
+    ("one: {sft.labels: all}", set()),
+])
+def test_recipes_of_another_project_are_left_alone(tmp_path, recipes, known):
+    (tmp_path / RECIPES).parent.mkdir()
+    if recipes is not None:
+        (tmp_path / RECIPES).write_text(recipes, encoding="utf-8")
+    assert expand(["recipe=one"], str(tmp_path / "params.yaml"), known) == ["recipe=one"]
+
+
 def test_starting_python_costs_one_small_module():
     code = (f"import sys; sys.path.insert(0, {str(SOURCE)!r}); before = set(sys.modules); import symbols; "
             "symbols.install(); symbols.install(); print(sorted(set(sys.modules) - before), len(sys.meta_path))")
@@ -90,28 +147,57 @@ def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("symbols")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     shutil.copy(ROOT / "params.yaml", folder)
+    (folder / RECIPES).parent.mkdir()
+    shutil.copy(ROOT / RECIPES, folder / RECIPES)
     (folder / "other.yaml").write_text("F: 1\nselection:\n  per_behavior: 2\n", encoding="utf-8")
     (folder / "dvc.yaml").write_text(
-        "stages:\n  copy:\n    cmd: cp params.yaml seen.yaml\n    params: [sft, selection, dpo, windowing]\n"
+        "stages:\n  copy:\n    cmd: cp params.yaml seen.yaml\n    params: [sft, selection, dpo, windowing, evaluate]\n"
         "    outs: [seen.yaml]\n", encoding="utf-8")
     for arguments in ("init -q", "config user.name t", "config user.email t@example.org", "add -A", "commit -qm start"):
         subprocess.run(["git", *arguments.split()], cwd=folder, check=True)
     return folder
 
 
-def dvc(folder: Path, *arguments: str) -> str:
+def dvc(folder: Path, *arguments: str, refused: bool = False) -> str:
     command = [Path(sysconfig.get_path("scripts")) / "dvc", *arguments]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode != 0) == refused, result.stderr
     return result.stdout + result.stderr
+
+
+def seen(folder: Path) -> dict:
+    """The params that the stage has seen."""
+    return YAML(typ="safe", pure=True).load((folder / "seen.yaml").read_text(encoding="utf-8"))
 
 
 @installed
 def test_symbols_reach_the_stage_through_dvc(project):
     dvc(project, "exp", "run", "-S", "ε=0.15", "-S", "params.yaml:λ=0.75", "-S", "β=0.35", "-S", "F=3", "-S", "L=7")
-    seen = YAML(typ="safe", pure=True).load((project / "seen.yaml").read_text(encoding="utf-8"))
-    assert (seen["sft"]["epsilon"], seen["selection"]["lambda"], seen["dpo"]["beta"]) == (0.15, 0.75, 0.35)
-    assert (seen["selection"]["per_behavior"], seen["windowing"]["history"]) == (3, 7)
+    found = seen(project)
+    assert (found["sft"]["epsilon"], found["selection"]["lambda"], found["dpo"]["beta"]) == (0.15, 0.75, 0.35)
+    assert (found["selection"]["per_behavior"], found["windowing"]["history"]) == (3, 7)
+
+
+@installed
+def test_a_recipe_reaches_the_stage_through_dvc_and_what_is_set_beside_it_wins(project):
+    dvc(project, "exp", "run", "-S", "ε=0.25", "-S", "recipe=paper", "-S", "dpo.beta=0.45")
+    found = seen(project)
+    assert (found["sft"]["labels"], found["sft"]["epsilon"], found["dpo"]["beta"]) == ("anchors", 0.25, 0.45)
+    assert (found["dpo"]["nll_weight"], found["evaluate"]["tau"]) == (0, 0)
+    dvc(project, "exp", "run", "-S", "recipe=balanced")
+    found = seen(project)
+    assert (found["sft"]["labels"], found["sft"]["logit_adjustment"], found["dpo"]["nll_weight"]) == ("all", 1, 1)
+    assert found["evaluate"]["tau"] == "validation"
+
+
+@installed
+@pytest.mark.parametrize(("recipe", "says"), [
+    ("papers", "ERROR: -S recipe=papers: no such recipe; one of paper, progressive, all, balanced (data/recipes.yaml)"),
+    ("paper,all", "ERROR: -S recipe=paper,all: a run takes one recipe"),
+])
+def test_dvc_reports_a_wrong_recipe_as_its_own_errors(project, recipe, says):
+    output = dvc(project, "exp", "run", "--queue", "-S", f"recipe={recipe}", refused=True)
+    assert says in output and "Traceback" not in output
 
 
 @installed

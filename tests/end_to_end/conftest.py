@@ -25,6 +25,7 @@ SMALL = {
     # a look after every step, so that a better adapter than the A-tuned one is found and kept
     "dpo.epochs": 1, "dpo.batch_size": 4, "dpo.learning_rate": 0.01, "dpo.valid_per_behavior": 3,
     "dpo.validations_per_epoch": 100, "dpo.patience": 100,
+    "predictions.valid_natural": 10, "predictions.valid_per_behavior": 1,
     "evaluate.resamples": 20,
 }
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.events import windows
-from stages.events.hashing import bits
+from stages.events.hashing import bits, uniform
 from tests.events.helpers import simulated_log
 
 
@@ -36,6 +36,33 @@ def test_split_is_8_1_1_and_belongs_to_seed_and_user():
     assert shares == pytest.approx({"train": 0.8, "valid": 0.1, "test": 0.1}, abs=0.01)
     assert np.array_equal(windows.split_of(users[::7], 0), split[::7])
     assert (windows.split_of(users, 1) != split).mean() > 0.2
+
+
+def test_ten_folds_test_everybody_once_and_validate_everybody_once():
+    users = bits(1, np.arange(20_000))
+    folds = np.stack([windows.split_of(users, 0, fold) for fold in range(windows.FOLDS)])
+    assert ((folds == "test").sum(axis=0) == 1).all() and ((folds == "valid").sum(axis=0) == 1).all()
+    assert ((folds == "train").sum(axis=0) == windows.FOLDS - 2).all()
+    for split in folds:
+        assert (split == "test").mean() == pytest.approx(0.1, abs=0.01)
+    for fold in range(windows.FOLDS):
+        following = folds[(fold + 1) % windows.FOLDS]
+        assert np.array_equal(folds[fold] == "valid", following == "test"), "who validates is tested next"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30))
+def test_a_fold_of_a_user_belongs_to_seed_and_user(seed, fold, users):
+    users = np.array(users, dtype=np.uint64)
+    split = windows.split_of(users, seed, fold)
+    assert [str(windows.split_of(users[at : at + 1], seed, fold)[0]) for at in range(len(users))] == split.tolist()
+
+
+def test_fold_0_is_8_1_1_by_the_users_hash_itself():
+    users = bits(1, np.arange(20_000))
+    split = windows.split_of(users, 3, 0)
+    place = uniform(3, 200, users)  # as the split was before there were folds, so that earlier results stay
+    assert split.tolist() == ["train" if at < 0.8 else "valid" if at < 0.9 else "test" for at in place]
+    assert np.array_equal(split, windows.split_of(users, 3))
 
 
 def test_users_are_disjoint_between_splits(events):

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from stages.lm import fused
@@ -80,8 +82,22 @@ def states(rows=7, dtype=torch.float32):
     return random(rows, 6, dtype=dtype), random(11, 6, dtype=dtype, grad=False), random(11, dtype=dtype, grad=False)
 
 
-def plain_loss(hidden, weight, bias, targets):
-    return functional.cross_entropy(functional.linear(hidden, weight, bias).float(), targets, reduction="sum")
+def plain_loss(hidden, weight, bias, targets, added=0):
+    """`added` (N, V) is added to the logits."""
+    logits = functional.linear(hidden, weight, bias).float() + added
+    return functional.cross_entropy(logits, targets, reduction="sum")
+
+
+TARGETS = torch.tensor([3, 0, 10, 3, 3, 5, 1])
+
+
+def shifts(rows=7, children=4, vocabulary=11, size=2.0, seed=0):
+    """Tokens and shifts (N, K), the last of each row filled up by 0 on token 0; and the same as (N, V)."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.stack([torch.randperm(vocabulary, generator=generator)[:children] for _ in range(rows)])
+    values = size * torch.randn(rows, children, generator=generator)
+    tokens[:, -1], values[:, -1] = 0, 0
+    return (tokens, values), torch.zeros(rows, vocabulary).scatter_add_(1, tokens, values)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 64])
@@ -93,6 +109,55 @@ def test_the_loss_is_the_cross_entropy_whatever_the_block(monkeypatch, rows, bia
     same_value_and_gradients(lambda h: TargetLoss.apply(h, *rest), lambda h: plain_loss(h, *rest), hidden)
     found = TargetLoss.apply(hidden, *rest)
     assert found.dtype == torch.float32 and found.shape == ()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 64])
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_shifted_loss_is_the_cross_entropy_of_shifted_logits_whatever_the_block(monkeypatch, rows, biased):
+    monkeypatch.setattr(fused, "_HEAD_ROWS", rows)
+    hidden, weight, bias = states()
+    rest = weight, bias if biased else None, TARGETS
+    sparse, added = shifts()
+    same_value_and_gradients(
+        lambda h: TargetLoss.apply(h, *rest, sparse), lambda h: plain_loss(h, *rest, added), hidden
+    )
+    assert TargetLoss.apply(hidden, *rest, sparse) != TargetLoss.apply(hidden, *rest)
+
+
+@settings(max_examples=40, deadline=None, database=None)
+@given(children=st.integers(1, 11), size=st.sampled_from([0.0, 0.1, 1.0, 20.0]), seed=st.integers(0, 999))
+def test_shifts_of_0_are_none_and_others_are_those_of_the_plain_loss(children, size, seed):
+    hidden, weight, bias = states()
+    sparse, added = shifts(children=children, size=size, seed=seed)
+    same_value_and_gradients(
+        lambda h: TargetLoss.apply(h, weight, bias, TARGETS, sparse),
+        lambda h: plain_loss(h, weight, bias, TARGETS, added), hidden,
+    )
+    if not added.any():
+        found = []
+        for part in (sparse, None):
+            loss = TargetLoss.apply(hidden, weight, bias, TARGETS, part)
+            (gradient,) = torch.autograd.grad(loss, hidden)
+            found.append((loss, gradient))
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True)), "bit by bit"
+
+
+def test_a_shift_of_every_token_alike_changes_nothing():
+    hidden, weight, bias = states()
+    every = torch.arange(11).expand(7, 11), torch.arange(7.0)[:, None].expand(7, 11)
+    same_value_and_gradients(
+        lambda h: TargetLoss.apply(h, weight, bias, TARGETS, every),
+        lambda h: TargetLoss.apply(h, weight, bias, TARGETS), hidden,
+    )
+
+
+def test_in_bf16_shifts_are_not_rounded():
+    hidden, weight, bias = states(700, torch.bfloat16)
+    targets, (sparse, added) = torch.arange(700) % 11, shifts(700, size=30.0)
+    found, expected = TargetLoss.apply(hidden, weight, bias, targets, sparse), plain_loss(
+        hidden, weight, bias, targets, added
+    )
+    torch.testing.assert_close(found, expected, atol=0, rtol=1e-6)
 
 
 def test_the_losses_gradient_goes_with_what_is_done_to_the_loss():

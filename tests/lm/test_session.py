@@ -1,5 +1,7 @@
 """A session says what `likelihood.score` says of the whole prompt, however the events came."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -201,6 +203,88 @@ def test_a_pass_that_fails_leaves_nothing_wrong_behind(sharp_model, candidates, 
                 pass
         agrees(sharp_model, person, context)
         person.append(context + ANSWERS[candidate], candidate)
+
+
+def behind(rng):
+    """An event whose context, if any, stands behind its label, and its candidate."""
+    context, candidate = happening(rng)
+    return ANSWERS[candidate] + context[1:], candidate
+
+
+@pytest.mark.parametrize("limit", [MAX_TOKENS, 24])
+@pytest.mark.parametrize("ahead", [1, 9, 1000])
+def test_where_no_context_is_told_a_session_agrees_with_the_whole_prompt_too(sharp_model, monkeypatch, ahead, limit):
+    monkeypatch.setattr(session, "_TOKENS_AHEAD", ahead)
+    shared = Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, limit)
+    rng, person, events = np.random.default_rng(7), Session(shared), []
+    for number in range(5 * LENGTH):
+        for _ in range(number % 3):  # not asked, asked, asked again with nothing new to be read
+            agrees(sharp_model, person, [])
+        event, candidate = behind(rng)
+        events += event
+        person.append(event, candidate)
+        assert not person.history() or events[-len(person.history()) :] == person.history()
+        assert len(PREFIX) + len(person.history()) + shared.tree.depth.max() + 2 <= limit
+    person.extend(behind(rng) for _ in range(2 * LENGTH))
+    agrees(sharp_model, person, [])
+    agrees(sharp_model, person, [20, 21])
+    agrees(sharp_model, person, [])
+
+
+def test_without_context_only_one_token_is_read_again_and_only_if_nothing_is_new(sharp_model, monkeypatch):
+    shared = Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
+    read, tokens = spy(shared, monkeypatch), len(shared.tree.tokens)
+    person = Session(shared)
+    person.weigh([])
+    person.append([*ANSWERS[2], 20], 2)
+    person.weigh([])
+    person.weigh([])
+    assert [ids[: len(ids) - tokens] for ids in read] == [PREFIX[-1:], [*ANSWERS[2], 20], [20]]
+
+
+@pytest.mark.parametrize("answers", [ANSWERS, [[50], [60], [61]]], ids=["several tokens", "one token"])
+def test_sessions_without_context_agree_and_never_write_to_what_they_share(sharp_model, answers):
+    shared = Candidates(sharp_model, PREFIX, answers, LENGTH, MAX_TOKENS)
+    for _ in range(2):
+        person = Session(shared)
+        for number in range(3):
+            weighed = person.weigh([])
+            expected = score(sharp_model, [PREFIX + person.history()], answers).log_p[0]
+            np.testing.assert_allclose(np.log(weighed.low), expected[weighed.candidates], atol=1e-4, rtol=0)
+            person.append(answers[number], number)
+    # other values than a reading of the prefix gives, so that writing that reading over them would show
+    shared.past = [tuple(part + 1 for part in layer) for layer in shared.past]
+    before = [part.clone() for layer in shared.past for part in layer]
+    Session(shared).weigh([])
+    Session(shared).weigh([], 1)
+    after = [part for layer in shared.past for part in layer]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_pass_that_fails_where_no_context_is_told_leaves_nothing_wrong_behind(
+    sharp_model, candidates, monkeypatch, failing
+):
+    monkeypatch.setattr(session, "_GUESSED_TOKENS", 1)
+    rng, person, extend = np.random.default_rng(9), Session(candidates), candidates.reader.extend
+    for number in range(3 * LENGTH):
+        passes = []
+
+        def fails(*args, passes=passes):
+            passes.append(1)
+            if len(passes) == failing:
+                raise MemoryError
+            return extend(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(candidates.reader, "extend", fails)
+            with contextlib.suppress(MemoryError):
+                person.weigh([], 2)
+        if number % 2:
+            agrees(sharp_model, person, [])
+        event, candidate = behind(rng)
+        person.append(event, candidate)
+        agrees(sharp_model, person, [])
 
 
 def test_sessions_do_not_know_of_each_other(sharp_model, candidates):

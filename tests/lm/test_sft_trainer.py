@@ -9,11 +9,14 @@ from transformers import PhiConfig, PhiForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from stages.common import tables
+from stages.common.errors import UserError
 from stages.lm import sft_trainer
+from stages.lm.adjustment import NO_NODE, LogitAdjustment
 from stages.lm.fused import TargetLoss
 from stages.lm.load import load_adapter, load_tokenizer
 from stages.lm.sft_trainer import (
     IGNORED,
+    CollatorWithNodes,
     SeededByLength,
     SequenceTrainer,
     labelled,
@@ -49,6 +52,39 @@ def test_sequences_without_a_label_are_dropped():
     assert labelled(sequences(TAIL, STREAM, EMPTY, CHAT), [0, 1, 2])["input_ids"] == [STREAM[0]]
     assert len(labelled(sequences(TAIL, EMPTY), [0])) == 0
     assert labelled(sequences(TAIL, STREAM, EMPTY, CHAT), [4])["input_ids"] == [TAIL[0], STREAM[0]]
+
+
+def vocabulary(shares):
+    return pl.DataFrame({
+        "behavior": [f"b{number}" for number in range(len(shares))], "train_events": 1, "share": shares,
+        "group": "head", "is_anchor": True,
+    }).cast(tables.SCHEMAS["vocabulary"])
+
+
+def test_nodes_stand_beside_the_labels_of_behaviours_alone():
+    train = sequences(STREAM, ([50, 12, 18], [1], [3], [1]), ([50, 19, 12], [1], [3], [2]))
+    adjustment = LogitAdjustment.of(train, vocabulary([0.6, 0.3, 0.05, 0.04, 0.01]), [0, 1, 2], 1.0)
+    root, second = adjustment.numbers[()], adjustment.numbers[(12,)]
+    _ = NO_NODE
+    found = labelled(train, [0, 1, 2], adjustment)
+    assert found["nodes"] == [[_, _, root, second, _, _, _, _], [_, root, second], [_, root, _]]
+    assert found["labels"] == labelled(train, [0, 1, 2])["labels"]
+    assert labelled(sequences(CHAT), [-1], adjustment)["nodes"] == [[_] * 6]
+    assert "nodes" not in labelled(train, [0]).column_names
+    other = sequences(([50, 19, 12], [1], [3], [0]))
+    with pytest.raises(UserError, match=r"'b0' has the tokens \[12, 13\] in one target and \[19, 12\] in another"):
+        labelled(other, [0], adjustment)
+
+
+def test_the_collator_pads_nodes_as_it_does_labels():
+    examples = [
+        {"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7], "nodes": [NO_NODE, 0, 3]},
+        {"input_ids": [5], "labels": [5], "nodes": [1]},
+    ]
+    batch = CollatorWithNodes(pad_token_id=2)(examples)
+    assert batch["nodes"].tolist() == [[NO_NODE, 0, 3], [1, NO_NODE, NO_NODE]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [5, IGNORED, IGNORED]]
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 2, 2]] and batch["nodes"].dtype == torch.int64
 
 
 # what the first rows of a batch begin with, and what the last one begins with: a conversation
@@ -105,6 +141,49 @@ def test_the_loss_is_the_mean_over_labelled_tokens_alone(trainers):
         found = trainer.compute_loss(trainer.model, dict(batch)).item()
     assert found == pytest.approx(float(torch.stack(expected).mean()))
     assert len(expected) == 4 * (2 + 2)
+
+
+@pytest.mark.parametrize("conversation", [False, True])
+def test_the_adjusted_loss_and_its_gradients_are_those_of_shifted_logits(
+    tuned, tmp_path, reader, conversation
+):
+    torch.manual_seed(0)
+    beginning, last, rows = torch.randint(3, 400, (40,)).tolist(), 401, []
+    answers = [[402, last], [403, last], [403, 404, last]]
+    for number, length in enumerate((9, 30, 17)):
+        row = beginning + torch.randint(3, 400, (length,)).tolist() + answers[number]
+        rows.append((row, [len(row) - len(answers[number])], [len(row)], [number]))
+    train, shares = sequences(*rows), [0.8, 0.15, 0.05]
+    chat = sequences(([7, 8, *answers[2]], [2], [5], [-1]))
+    adjustment = LogitAdjustment.of(train, vocabulary(shares), [0, 1, 2], 1.5)
+    data = labelled(pl.concat([train, chat]) if conversation else train, [0, 1, 2, -1], adjustment)
+    params = small_params(sft__batch_size=4)
+    trainer = SequenceTrainer(
+        model=load_adapter(tuned), schedule=params.sft, train_dataset=data, eval_dataset=data, adjustment=adjustment,
+        processing_class=load_tokenizer(tuned),
+        args=SFTConfig(**arguments(params.sft, 4, tmp_path, 0, 4), dataset_kwargs={"skip_prepare_dataset": True}),
+    )
+    found, gradients = loss_and_gradients(trainer, None)
+    model, expected = load_adapter(tuned), []
+    # mean shares of the labels below a child and below its node: 1/3 at the root, 0.1 behind 403
+    first = {402: 0.8 * 3, 403: 0.2 / 2 * 3}, {403: {last: 0.15 / 0.1, 404: 0.05 / 0.1}}
+    for row, (start,), _, (number,) in [*rows, *([chat.row(0)] if conversation else [])]:
+        for at in range(start, len(row)):
+            logits = model(torch.tensor([row])).logits[0, at - 1].float()
+            children = first[0] if at == start else first[1].get(row[at - 1], {}) if at == start + 1 else {}
+            if number >= 0:
+                for token, odds in children.items():
+                    logits = logits + 1.5 * torch.log(torch.tensor(odds)) * torch.eye(len(logits))[token]
+            expected.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row[at])))
+    loss = torch.stack(expected).mean()
+    loss.backward()
+    assert found == pytest.approx(loss.item(), abs=1e-5)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            torch.testing.assert_close(gradients[name], weight.grad, atol=1e-5, rtol=1e-4)
+    evaluated = trainer.evaluate()["eval_loss"]
+    parts = [[expected.pop(0).item() for _ in answer] for answer in answers + [answers[2]] * conversation]
+    assert evaluated == pytest.approx(sum(sum(part) / len(part) for part in parts) / len(parts), abs=1e-5)
 
 
 def test_a_batch_without_a_label_has_no_loss(trainers):
@@ -170,14 +249,15 @@ def test_rows_share_what_they_begin_with_before_any_label(rows, members, size):
 @pytest.mark.parametrize(("rows", "members", "size"), ROWS.values(), ids=ROWS.keys())
 def test_states_before_the_labels_are_those_of_each_row_alone(tuned, reader, rows, members, size):
     model = load_adapter(tuned).eval()
-    states, targets = labelled_states(reader(model), *padded(*rows))
+    ids, marks = padded(*rows)
+    states, found = labelled_states(reader(model), ids, marks)
     expected, labels = [], []
     others = [at for at in range(len(rows)) if at not in members]
     for row, places in (rows[at] for at in [*members, *others]):
         hidden = model.get_decoder()(torch.tensor([row])).last_hidden_state[0]
         expected += [hidden[place - 1] for place in places if place]
         labels += [row[place] for place in places if place]
-    assert targets.tolist() == labels
+    assert marks.flatten()[found].tolist() == labels
     torch.testing.assert_close(states, torch.stack(expected), atol=2e-5, rtol=0)
 
 
@@ -204,17 +284,20 @@ def test_sharing_changes_neither_states_nor_loss_nor_gradients(tuned, reader, ba
         patch.setattr(sft_trainer, "_WORTH_SHARING", 2)
         members, size = shared_beginning(ids, labels)
         for share in (True, False):
-            states, targets = labelled_states(reader(model), ids, labels, share)
+            states, places = labelled_states(reader(model), ids, labels, share)
+            targets = labels.flatten()[places]
             loss = TargetLoss.apply(states, head.weight, head.bias, targets)
             model.zero_grad()
             loss.backward()
-            found.append((states.detach(), targets, loss.item(), {
+            found.append((states.detach(), places, loss.item(), {
                 name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad
             }))
-    (states, targets, loss, gradients), (plain_states, plain_targets, plain_loss, plain_gradients) = found
+    (states, places, loss, gradients), (plain_states, plain_places, plain_loss, plain_gradients) = found
     row = (labels[:, 1:] != IGNORED).nonzero()[:, 0]
     order = torch.cat([members[row].nonzero(), (~members[row]).nonzero()]).flatten()
-    assert targets.tolist() == plain_targets[order].tolist() and len(targets) == (labels[:, 1:] != IGNORED).sum()
+    assert places.tolist() == plain_places[order].tolist() and len(places) == (labels[:, 1:] != IGNORED).sum()
+    assert plain_places.tolist() == [at for at in range(labels.numel()) if at % labels.shape[1]
+                                     and labels.flatten()[at] != IGNORED]
     torch.testing.assert_close(states, plain_states[order], atol=2e-5, rtol=0)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     for name, gradient in gradients.items():

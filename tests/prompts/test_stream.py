@@ -28,6 +28,56 @@ def test_a_prompt_is_the_instruction_then_one_line_an_event(layout_of, tokenizer
     )
 
 
+def test_without_the_next_context_a_line_begins_with_that_of_the_event_before_or_with_none(layout_of, tokenizer):
+    texts = {}
+    for told in ("next", "history", "id"):
+        layout = layout_of(small_log(), history=2, told=told)
+        log, instruction = layout.log, tokenizer.decode(layout.prefix)
+        before, _, last = instruction.removesuffix("\n").rpartition("\n")
+        texts[told] = before, last, tokenizer.decode(layout.prompt(20)).removeprefix(instruction)
+    one, two = (log.behaviors[log.behavior[row]] for row in (18, 19))
+    assert len({before for before, *_ in texts.values()}) == 1
+    assert texts["next"][1] == "Their log, one activity a line, as day, hour, place: activity"
+    assert texts["history"][1:] == (
+        "Their log, one activity a line, as day, hour, place of the activity before it: activity",
+        f" {one}\n{line(log, 18)} {two}\n{line(log, 19)}",
+    )
+    assert texts["id"][1:] == ("Their log, one activity a line", f" {one}\n {two}\n")
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), beyond=st.integers(1, 12), seed=st.integers(0, 99))
+def test_a_target_is_the_same_in_every_context_behind_the_prompt_of_its_own(layout_of, rows_in, lengths, beyond, seed):
+    events, targets = small_log(lengths, seed, unique=True), None
+    found = {}
+    for told in ("next", "history", "id"):
+        layout = layout_of(events, stream_events=3 + beyond, told=told)
+        targets = np.flatnonzero(np.arange(len(events)) - layout.log.first >= 3)
+        found[told] = layout, layout.sequences(targets, 40, np.random.default_rng(seed))
+    rows = [rows_in(sequence.input_ids) for sequence in found["next"][1]]
+    for told in ("history", "id"):
+        layout, sequences = found[told]
+        for said, usual, sequence in zip(rows, found["next"][1], sequences, strict=True):
+            assert sequence.behaviors == usual.behaviors
+            assert rows_in(sequence.input_ids) == (said[:-1] if told == "history" else [])
+            for (start, _), (own_start, end) in zip(usual.spans, sequence.spans, strict=True):
+                row = rows_in(usual.input_ids[:start])[-1]
+                same = layout_of(events, history=row - said[0], told=told)
+                assert sequence.input_ids[:own_start] == same.prompt(row)
+                assert sequence.input_ids[own_start:end] == layout.answers[layout.log.behavior[row]]
+
+
+@pytest.mark.parametrize("told", ["next", "history", "id"])
+def test_an_event_that_is_not_of_the_log_is_written_like_one_that_is(layout_of, told):
+    layout = layout_of(small_log([9]), told=told)
+    log, said = layout.log, list(layout.prefix)
+    for row in range(9):
+        told_of = int(log.weekday[row]), int(log.hour[row]), log.places[log.place[row]]
+        same = layout_of(small_log([9]), history=20, told=told)
+        assert same.prompt(row) == said + layout.context(*told_of)
+        said += layout.event(*told_of, log.behaviors[log.behavior[row]])
+
+
 def test_hours_are_written_as_people_do():
     assert [clock(hour) for hour in (0, 1, 11, 12, 13, 23)] == ["12am", "1am", "11am", "12pm", "1pm", "11pm"]
 
@@ -67,19 +117,22 @@ def test_a_target_outside_the_choice_is_history_only(layout_of, rows_in):
     assert [rows_in(sequence.input_ids[:start])[-1] for start, _ in sequence.spans] == [5, 8]
 
 
-def test_long_sequences_lose_their_oldest_events_and_the_loss_is_counted(layout_of, rows_in):
+def test_long_sequences_lose_their_oldest_events_and_the_loss_is_counted(layout_of, rows_in, told):
     events = small_log([20], unique=True)
-    whole = layout_of(events, stream_events=20, max_tokens=5000)
-    cut = layout_of(events, stream_events=20, max_tokens=len(whole.prefix) + 120)
+    whole = layout_of(events, stream_events=20, max_tokens=5000, told=told)
+    room = {"next": 120, "history": 120, "id": 60}[told]
+    cut = layout_of(events, stream_events=20, max_tokens=len(whole.prefix) + room, told=told)
     rows = np.arange(3, 20)
     (full,), (short,) = (layout.sequences(rows, 100, np.random.default_rng(0)) for layout in (whole, cut))
-    said = rows_in(short.input_ids)
-    assert said == list(range(said[0], 20)) and said[0] > 0
-    assert cut.dropped == said[0] and whole.dropped == 0
+    assert cut.dropped > 0 and whole.dropped == 0
+    assert rows_in(short.input_ids) == rows_in(full.input_ids)[cut.dropped :]
     assert len(short.input_ids) <= cut.max_tokens
     kept = len(short.input_ids) - len(cut.prefix)
     assert short.input_ids == cut.prefix + full.input_ids[len(full.input_ids) - kept :]
-    assert [rows_in(short.input_ids[:start])[-1] for start, _ in short.spans] == list(range(said[0] + 3, 20))
+    assert short.behaviors == whole.log.behavior[cut.dropped + 3 :].tolist()
+    longer = layout_of(events, history=20 - cut.dropped, max_tokens=5000, told=told)
+    last = longer.answers[longer.log.behavior[19]]
+    assert len(longer.prompt(19)) + len(last) > cut.max_tokens, "no more is dropped than has to be"
 
 
 def test_a_sequence_without_room_for_a_target_is_refused(layout_of):
@@ -108,18 +161,18 @@ def test_a_tokenizer_that_begins_texts_with_a_token_begins_prompts_with_it_once(
     lengths=st.lists(st.integers(1, 25), min_size=1, max_size=3), spare=st.integers(0, 60), seed=st.integers(0, 99),
 )
 def test_no_prompt_and_no_sequence_is_longer_than_the_limit_whatever_the_places(
-    layout_of, places, lengths, spare, seed
+    layout_of, told, places, lengths, spare, seed
 ):
-    """One token less than instruction, longest context and longest answer is refused; from there on everything fits."""
+    """One token less than instruction, longest context (if told) and longest answer is refused; from there on all fits."""
     rng = np.random.default_rng(seed)
     events = small_log(lengths, seed).with_columns(place=pl.Series(rng.choice(places, size=sum(lengths)).tolist()))
-    whole = layout_of(events, max_tokens=100_000, history=1)
+    whole = layout_of(events, max_tokens=100_000, history=1, told=told)
     rows = range(len(events))
-    contexts = [whole.text(line(whole.log, row)) for row in rows]
+    contexts = [whole.text(line(whole.log, row)) if told == "next" else [] for row in rows]
     least = len(whole.prefix) + max(map(len, contexts)) + whole.longest_answer
     with pytest.raises(UserError, match=f"prompt.max_tokens: {least - 1}: .* take {least} tokens"):
-        layout_of(events, max_tokens=least - 1)
-    layout = layout_of(events, max_tokens=least + spare, stream_events=20)
+        layout_of(events, max_tokens=least - 1, told=told)
+    layout = layout_of(events, max_tokens=least + spare, stream_events=20, told=told)
     for row, context in zip(rows, contexts, strict=True):
         prompt = layout.prompt(row)
         assert len(prompt) + layout.longest_answer <= least + spare

@@ -28,6 +28,25 @@ def test_a_prompt_has_the_papers_parts(layout_of, tokenizer):
     assert text.startswith("<|im_start|>system\n") and text.endswith("<|im_end|>\n<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize("told", ["history", "id"])
+def test_without_the_next_context_no_instruction_speaks_of_it(layout_of, tokenizer, told):
+    events = small_log([10], unique=True)
+    layout = layout_of(events, "window", history=2, told=told)
+    log, usual = layout.log, layout_of(events, "window", history=2)
+
+    def when(row):
+        return f"{WEEKDAYS[log.weekday[row]]}, {log.hour[row]}, {log.places[log.place[row]]}"
+
+    for row in range(2, 10):
+        text = tokenizer.decode(layout.prompt(row))
+        labels = [log.behaviors[log.behavior[r]] for r in (row - 2, row - 1)]
+        pairs = zip((row - 2, row - 1), labels, strict=True)
+        seen = [f"({when(r)}, {label})" if told == "history" else f"({label})" for r, label in pairs]
+        assert text.count(", ".join(seen)) == 1
+        assert not any(word in text.lower() for word in ("hour", " day", "happens", "place", when(row)))
+        assert number_of(text) == number_of(tokenizer.decode(usual.prompt(row))), "the same way of asking"
+
+
 def test_without_a_chat_format_a_prompt_asks_for_the_answer_in_plain_text(layout_of, plain_tokenizer):
     layout = layout_of(small_log(), "window", tokens=plain_tokenizer)
     text = plain_tokenizer.decode(layout.prompt(20))

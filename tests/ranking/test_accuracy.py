@@ -16,18 +16,28 @@ def ones(label):
 
 def test_equals_scikit_learn(predict, labels):
     label, _ = labels
-    log_p = predict(label, 5)
+    size = 7  # two that never happen
+    log_p = predict(label, size)
     windows = outcomes(log_p, label)
     values = ranked(ones(label), windows)
     answer = log_p.argmax(axis=1)
     assert values["rec_w"][0] == pytest.approx(accuracy_score(label, answer))
-    assert values["rec_w"][0] == pytest.approx(recall_score(label, answer, average="weighted"))
-    assert values["hr_at_3"][0] == pytest.approx(top_k_accuracy_score(label, log_p, k=3))
-    assert weighted_precision(ones(label), windows, 5)[0] == pytest.approx(
+    assert values["rec_w"][0] == pytest.approx(recall_score(label, answer, average="weighted", zero_division=0))
+    for top in (3, 5):
+        expected = top_k_accuracy_score(label, log_p, k=top, labels=range(size))
+        assert values[f"hr_at_{top}"][0] == pytest.approx(expected)
+    assert weighted_precision(ones(label), windows, size)[0] == pytest.approx(
         precision_score(label, answer, average="weighted", zero_division=0)
     )
-    confusion = confusion_matrix(label, answer)
-    np.testing.assert_allclose(by_behavior(ones(label), windows, 5)[0], np.diag(confusion) / confusion.sum(axis=1))
+    confusion = confusion_matrix(label, answer, labels=range(size))[:5]
+    recall = by_behavior(ones(label), windows, size)[0]
+    np.testing.assert_allclose(recall[:5], np.diag(confusion) / confusion.sum(axis=1))
+    assert np.isnan(recall[5:]).all()
+    for behavior in range(5):
+        own = label == behavior
+        assert by_behavior(ones(label), windows, size, top=3)[0, behavior] == pytest.approx(
+            top_k_accuracy_score(label[own], log_p[own], k=3, labels=range(size))
+        )
 
 
 def test_weights_equal_scikit_learns_sample_weights(predict, labels):
@@ -58,7 +68,7 @@ def test_order_of_the_metrics_and_of_the_windows(count, size, seed):
     label, shuffle = rng.integers(OUTSIDE, size, count), rng.permutation(count)
     values = ranked(ones(label), outcomes(log_p, label))
     assert 0 <= values["rec_w"][0] <= values["mrr"][0] <= 1
-    assert values["rec_w"][0] <= values["hr_at_3"][0] <= 1
+    assert values["rec_w"][0] <= values["hr_at_3"][0] <= values["hr_at_5"][0] <= 1
     windows, moved = outcomes(log_p, label), outcomes(log_p[shuffle], label[shuffle])
     for name, value in ranked(ones(label), moved).items():
         assert value[0] == pytest.approx(values[name][0])

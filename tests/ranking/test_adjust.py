@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.ranking.adjust import adjusted
+from stages.ranking.adjust import adjusted, tempered
+from stages.ranking.outcomes import outcomes
 
 SHARE = np.array([0.9, 0.09, 0.01])
 
@@ -16,7 +17,7 @@ def test_by_hand():
 
 def test_tau_zero_changes_nothing():
     log_p = np.log(np.array([[0.8, 0.18, 0.02]], dtype=np.float32))
-    np.testing.assert_allclose(adjusted(log_p, SHARE, 0), log_p, atol=1e-6)
+    np.testing.assert_array_equal(adjusted(log_p, SHARE, 0), log_p)
 
 
 def test_the_shares_themselves_become_uniform():
@@ -36,3 +37,33 @@ def test_normalised_and_additive_in_tau(first, second, seed):
 def test_refuses_a_share_of_zero():
     with pytest.raises(ValueError, match="behaviour 1"):
         adjusted(np.zeros((1, 2), dtype=np.float32), np.array([1.0, 0.0]), 1)
+
+
+def test_temperature_by_hand():
+    # p² = (.64, .04, .04), normalised by .72
+    log_p = np.log(np.array([[0.8, 0.2, 0.2]], dtype=np.float32))
+    np.testing.assert_allclose(np.exp(tempered(log_p, 0.5)), [[64 / 72, 4 / 72, 4 / 72]], rtol=1e-5)
+
+
+def test_temperature_one_changes_nothing():
+    log_p = np.log(np.array([[0.8, 0.18, 0.02]], dtype=np.float32))
+    np.testing.assert_array_equal(tempered(log_p, 1), log_p)
+
+
+@given(st.floats(0.05, 100), st.integers(0, 10_000))
+def test_temperature_changes_no_answer_and_no_rank(temperature, seed):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(6, 0.5), 20)
+    p[:10, 1] = p[:10, 0] * (1 + 1e-7)  # hardly apart in float32, or equal
+    log_p, label = np.log((p + 1e-6) / (p + 1e-6).sum(axis=1, keepdims=True)).astype(np.float32), rng.integers(0, 6, 20)
+    before, after = outcomes(log_p, label), outcomes(tempered(log_p, temperature), label)
+    np.testing.assert_array_equal(before.predicted, after.predicted)
+    np.testing.assert_array_equal(before.rank, after.rank)
+
+
+@given(st.floats(1.01, 50), st.integers(0, 1000))
+def test_a_higher_temperature_is_less_sure(temperature, seed):
+    log_p = np.log(np.random.default_rng(seed).dirichlet(np.ones(4), 10) + 1e-9).astype(np.float32)
+    label = np.zeros(10, dtype=int)
+    plain, warm = outcomes(log_p, label).confidence, outcomes(tempered(log_p, temperature), label).confidence
+    assert (warm < plain + 1e-6).all()

@@ -84,6 +84,14 @@ def test_nothing_to_resample(count, resamples):
     assert len(draws["mean"]) == 0
 
 
+def test_a_metric_of_several_values_keeps_them():
+    value = rng(4).normal(size=(30, 3))
+    several = resampled(lambda weights: {"all": weights @ value}, np.arange(30), 20, rng())["all"]
+    single = resampled(lambda weights: {"one": weights @ value[:, 1]}, np.arange(30), 20, rng())["one"]
+    np.testing.assert_allclose(several[:, 1], single)
+    assert resampled(lambda weights: {"all": weights @ value}, np.arange(30), 0, rng())["all"].shape == (0, 3)
+
+
 def test_paired_difference_cancels_what_both_share():
     user = np.repeat(np.arange(30), 4)
     hard = np.repeat(rng(7).normal(size=30), 4)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from stages.ranking.calibration import calibration_error, log_loss
@@ -29,6 +30,15 @@ def test_calibration_error_by_hand():
     log_p = np.log(np.array([[0.65, 0.35], [0.65, 0.35], [0.95, 0.05]], dtype=np.float32))
     windows = outcomes(log_p, np.array([0, 1, 0]))
     assert calibration_error(np.ones((1, 3)), windows, 10)[0] == pytest.approx((2 * 0.15 + 0.05) / 3, rel=1e-5)
+
+
+def test_calibration_error_equals_scikit_learns_curve(predict, labels):
+    label, _ = labels
+    windows = outcomes(predict(label, 5), label)
+    right, confidence = calibration_curve(windows.hit, windows.confidence, n_bins=10, strategy="uniform")
+    share = np.histogram(windows.confidence, bins=10, range=(0, 1))[0] / len(label)
+    expected = (share[share > 0] * np.abs(right - confidence)).sum()
+    assert calibration_error(np.ones((1, len(label))), windows, 10)[0] == pytest.approx(expected)
 
 
 def test_full_confidence_falls_into_the_last_bin():

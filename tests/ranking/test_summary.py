@@ -1,82 +1,126 @@
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 from stages.common.errors import UserError
 from stages.common.params import Evaluate
-from stages.common.tables import SCHEMAS
 from stages.ranking.accuracy import groups
+from stages.ranking.adjust import adjusted, tempered
+from stages.ranking.decisions import tau_of, temperature_of
 from stages.ranking.outcomes import OUTSIDE, outcomes
+from stages.ranking.splits import TEST, Split, splits_of
 from stages.ranking.summary import (
     balanced_metrics, difference_of, evaluate_balanced, evaluate_natural, metrics_of, natural_metrics,
 )
 
-EVALUATE = Evaluate(resamples=100, calibration_bins=10)
+EVALUATE = Evaluate(tau="validation", temperature="validation", resamples=100, calibration_bins=10)
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-@pytest.fixture
-def log(vocabulary):
-    """Events of 20 users; every third is a window of the natural, every fourth of the balanced test set."""
-    count = 600
-    names = [*vocabulary["behavior"], "unheard of"]
-    events = pl.DataFrame({
-        "user": np.repeat(np.arange(20, dtype=np.uint64), 30),
-        "behavior": np.array(names)[rng(1).choice(6, count, p=[0.4, 0.2, 0.2, 0.1, 0.08, 0.02])],
-    })
-    row = np.arange(count)
-    split = np.select([row % 3 == 1, row % 4 == 0], ["natural", "balanced"], "")
-    return events, pl.DataFrame({"row": row, "split": split}).filter(pl.col("split") != "")
+def walk(values, path=()):
+    """Every metric of a nested dict with the dict that it stands in and that of its bounds."""
+    for name, value in values.items():
+        if name == "interval":
+            for metric, bounds in value.items():
+                yield (*path, metric), values[metric], bounds
+        elif isinstance(value, dict):
+            if {"accuracy", "low", "high"} <= value.keys():
+                yield (*path, name), value["accuracy"], value
+            else:
+                yield from walk(value, (*path, name))
 
 
-@pytest.fixture
-def predictions(log, vocabulary, predict):
-    events, windows = log
-
-    def make(seed=0):
-        behavior = events["behavior"].gather(windows["row"])
-        label = behavior.replace_strict(vocabulary["behavior"], np.arange(5), default=OUTSIDE).to_numpy()
-        frame = windows.with_columns(behavior=behavior, log_p=pl.Series(values=predict(label, 5, seed)))
-        return frame.cast(SCHEMAS["predictions"])
-
-    return make
-
-
-def test_of_a_table_equals_of_its_arrays(log, predictions, vocabulary):
-    events, windows = log
+def test_of_a_table_equals_of_its_splits(log, predictions, vocabulary):
+    events, _ = log
     frame = predictions()
     values = metrics_of(frame, events, vocabulary, EVALUATE, 0)
-    for split in ("natural", "balanced"):
-        part = frame.filter(pl.col("split") == split)
-        log_p = np.array(part["log_p"].to_list(), dtype=np.float32)
-        names = vocabulary["behavior"].to_list()
-        label = np.array([names.index(name) if name in names else OUTSIDE for name in part["behavior"]])
-        user = events["user"].gather(part["row"]).to_numpy()
-        if split == "natural":
-            expected = evaluate_natural(log_p, label, user, 10, 0, rng())
-        else:
-            expected = evaluate_balanced(log_p, label, user, vocabulary, 0, rng())
-        for name in expected.keys() - {"interval"}:
-            assert values[split][name] == expected[name]
-        assert values[split]["outside_vocabulary"] == (label == OUTSIDE).sum() > 0
+    splits = splits_of(frame, events, vocabulary)
+    share, moved = vocabulary["share"].to_numpy(), values["adjusted"]
+    assert moved["tau"] == tau_of(splits["valid_balanced"], share, EVALUATE)
+    for decided, tau in ((values, 0), (moved, moved["tau"])):
+        natural, balanced = (replace(splits[name], log_p=adjusted(splits[name].log_p, share, tau)) for name in TEST)
+        expected = {"natural": evaluate_natural(natural, 10, 0, rng()),
+                    "balanced": evaluate_balanced(balanced, vocabulary, 0, rng())}
+        for split, metrics in expected.items():
+            for name in metrics.keys() - {"interval", "by_behavior"}:
+                assert decided[split][name] == metrics[name]
+            assert decided[split]["outside_vocabulary"] == (splits[split].label == OUTSIDE).sum() > 0
+
+
+def test_calibrated_is_after_the_temperature(log, predictions, vocabulary):
+    frame = predictions()
+    values = metrics_of(frame, log[0], vocabulary, EVALUATE, 0)
+    splits = splits_of(frame, log[0], vocabulary)
+    temperature = values["calibrated"]["temperature"]
+    assert temperature == temperature_of(splits["valid_natural"], EVALUATE)
+    natural = replace(splits["natural"], log_p=tempered(splits["natural"].log_p, temperature))
+    expected = evaluate_natural(natural, 10, 0, rng())
+    for name in ("log_loss", "ece"):
+        assert values["calibrated"]["natural"][name] == pytest.approx(expected[name])
+
+
+def test_validation_scores_equal_scikit_learn(log, predictions, vocabulary):
+    frame = predictions()
+    values = metrics_of(frame, log[0], vocabulary, EVALUATE, 0)
+    splits, share = splits_of(frame, log[0], vocabulary), vocabulary["share"].to_numpy()
+    natural, balanced = splits["valid_natural"], splits["valid_balanced"]
+    assert values["valid"]["natural"]["windows"] == len(natural.label)
+    for which, tau in (("plain", 0), ("adjusted", values["adjusted"]["tau"])):
+        known = balanced.label != OUTSIDE
+        answer = adjusted(balanced.log_p, share, tau).argmax(axis=1)
+        score = values["valid"][which]
+        assert score["overall"] == pytest.approx(
+            recall_score(balanced.label[known], answer[known], labels=range(5), average="macro", zero_division=0)
+        )
+        log_p = adjusted(natural.log_p, share, tau)
+        assert score["rec_w"] == pytest.approx((log_p.argmax(axis=1) == natural.label).mean())
+        known = natural.label != OUTSIDE
+        p = np.exp(log_p[known].astype(float))
+        expected = log_loss(natural.label[known], p / p.sum(axis=1, keepdims=True), labels=range(5))
+        assert score["log_loss"] == pytest.approx(expected, rel=1e-5)
+    assert values["valid"]["adjusted"]["overall"] >= values["valid"]["plain"]["overall"]
+
+
+def test_tau_zero_and_temperature_one_are_the_plain_decision(log, predictions, vocabulary):
+    plain = EVALUATE.model_copy(update={"tau": 0.0, "temperature": 1.0})
+    values = metrics_of(predictions(), log[0], vocabulary, plain, 0)
+    assert values["adjusted"] == {"tau": 0, "natural": values["natural"], "balanced": values["balanced"]}
+    assert values["valid"]["plain"] == values["valid"]["adjusted"]
+    for name in ("log_loss", "ece"):
+        assert values["calibrated"]["natural"][name] == pytest.approx(values["natural"][name])
+        for bound, value in values["natural"]["interval"][name].items():
+            assert values["calibrated"]["natural"]["interval"][name][bound] == pytest.approx(value)
+
+
+def test_test_windows_decide_nothing(log, predictions, vocabulary):
+    frame, other = predictions(0), predictions(1)
+    valid = pl.col("split").str.starts_with("valid")
+    mixed = pl.concat([frame.filter(valid), other.filter(~valid)])
+    one, two = (metrics_of(table, log[0], vocabulary, EVALUATE, 0) for table in (frame, mixed))
+    assert one["adjusted"]["tau"] == two["adjusted"]["tau"]
+    assert one["calibrated"]["temperature"] == two["calibrated"]["temperature"]
+    assert one["valid"] == two["valid"] and one["natural"] != two["natural"]
 
 
 def test_is_json_with_each_value_inside_its_interval(log, predictions, vocabulary):
     values = metrics_of(predictions(), log[0], vocabulary, EVALUATE, 0)
     assert json.loads(json.dumps(values, allow_nan=False)) == values
-    for split in values.values():
-        for name, bounds in split["interval"].items():
-            assert bounds["low"] < bounds["high"]
-            if name != "ece":  # biased upwards in a resample
-                assert bounds["low"] <= split[name] <= bounds["high"]
+    found = list(walk(values))
+    assert len(found) == 2 * (10 + 7 + 5) + 2 + 2 * 3
+    for path, value, bounds in found:
+        assert bounds["low"] <= bounds["high"], path
+        if path[-1] != "ece":  # biased upwards in a resample
+            assert bounds["low"] <= value <= bounds["high"], path
 
 
 def test_seed_decides_the_intervals_and_order_does_not(log, predictions, vocabulary):
@@ -86,9 +130,11 @@ def test_seed_decides_the_intervals_and_order_does_not(log, predictions, vocabul
     assert metrics_of(frame, events, vocabulary, EVALUATE, 0) == once
     assert metrics_of(frame, events, vocabulary, EVALUATE, 1) != once
     shuffled = metrics_of(frame.sample(fraction=1, shuffle=True, seed=3), events, vocabulary, EVALUATE, 0)
-    for split in once:
-        for name, bounds in once[split]["interval"].items():
-            assert shuffled[split]["interval"][name] == pytest.approx(bounds)
+    assert shuffled["adjusted"]["tau"] == once["adjusted"]["tau"]
+    for (path, value, bounds), (_, other, moved) in zip(walk(once), walk(shuffled), strict=True):
+        assert other == pytest.approx(value, abs=1e-3 if path[0] == "calibrated" else 1e-9), path
+        for bound in ("low", "high"):
+            assert moved[bound] == pytest.approx(bounds[bound], abs=1e-3 if path[0] == "calibrated" else 1e-9), path
 
 
 def test_every_model_has_the_same_keys_even_of_empty_test_sets(log, predictions, vocabulary):
@@ -101,6 +147,8 @@ def test_every_model_has_the_same_keys_even_of_empty_test_sets(log, predictions,
     assert keys(full) == keys(empty)
     assert empty["natural"]["windows"] == 0 and empty["natural"]["rec_w"] is None
     assert empty["balanced"]["interval"]["tail"] == {"low": None, "high": None}
+    assert (empty["adjusted"]["tau"], empty["calibrated"]["temperature"]) == (0, 1)
+    assert empty["valid"]["plain"]["overall"] is None
 
 
 def test_no_resamples_leave_intervals_null(log, predictions, vocabulary):
@@ -108,12 +156,23 @@ def test_no_resamples_leave_intervals_null(log, predictions, vocabulary):
     assert values["natural"]["interval"]["rec_w"] == {"low": None, "high": None}
 
 
+def test_balanced_means_equal_scikit_learn(predict, labels, vocabulary):
+    label, user = labels
+    log_p = predict(label, 5)
+    values = evaluate_balanced(Split(log_p, label, user), vocabulary, 0, rng())
+    recall = recall_score(label, log_p.argmax(axis=1), average=None)
+    assert [value["accuracy"] for value in values["by_behavior"].values()] == pytest.approx(recall)
+    assert values["overall"] == pytest.approx(recall.mean()) and values["tail"] == pytest.approx(recall[3:].mean())
+    top_3 = [top_k_accuracy_score(label[label == own], log_p[label == own], k=3, labels=range(5)) for own in range(5)]
+    assert values["hr_at_3"] == pytest.approx(np.mean(top_3))
+
+
 def test_a_group_without_behaviours_is_null_and_counted(predict, vocabulary):
     label = np.array([0, 1, 2, 1, 0, 2])
-    values = evaluate_balanced(predict(label, 5), label, np.arange(6), vocabulary, 10, rng())
+    values = evaluate_balanced(Split(predict(label, 5), label, np.arange(6)), vocabulary, 10, rng())
     assert values["tail"] is None and values["interval"]["tail"] == {"low": None, "high": None}
     assert values["behaviors"] == {"overall": 3, "head": 1, "medium": 2, "tail": 0, "anchors": 2, "non_anchors": 1}
-    assert values["by_behavior"]["gym"] == {"accuracy": None, "windows": 0}
+    assert values["by_behavior"]["gym"] == {"accuracy": None, "low": None, "high": None, "windows": 0}
     assert values["by_behavior"]["video"]["windows"] == 2
 
 
@@ -121,9 +180,11 @@ def test_a_perfect_model_has_perfect_intervals(vocabulary):
     label = np.arange(40) % 5
     log_p = np.full((40, 5), np.log(1e-9), dtype=np.float32)
     log_p[np.arange(40), label] = 0
-    natural = evaluate_natural(log_p, label, np.arange(40) // 4, 10, 50, rng())
-    balanced = evaluate_balanced(log_p, label, np.arange(40) // 4, vocabulary, 50, rng())
-    for values, names in ((natural, ("rec_w", "prec_w", "mrr", "hr_at_3")), (balanced, ("overall", "tail"))):
+    split = Split(log_p, label, np.arange(40) // 4)
+    natural, balanced = evaluate_natural(split, 10, 50, rng()), evaluate_balanced(split, vocabulary, 50, rng())
+    assert natural["aurc"] == pytest.approx(0)
+    names = ("rec_w", "prec_w", "mrr", "hr_at_3", "hr_at_5", "accuracy_at_50", "accuracy_at_80")
+    for values, names in ((natural, names), (balanced, ("overall", "tail", "hr_at_3"))):
         for name in names:
             assert values[name] == pytest.approx(1)
             assert values["interval"][name] == pytest.approx({"low": 1, "high": 1})
@@ -155,7 +216,7 @@ def test_difference_of_two_models(log, predictions, vocabulary):
     for split in ("natural", "balanced"):
         for name, value in values[split].items():
             assert value["difference"] == pytest.approx(alone[0][split][name] - alone[1][split][name])
-            assert value["low"] < value["high"]
+            assert value["low"] <= value["high"]
 
 
 def test_refuses_a_difference_on_other_windows(log, predictions, vocabulary):
@@ -163,21 +224,11 @@ def test_refuses_a_difference_on_other_windows(log, predictions, vocabulary):
         difference_of(predictions(), predictions().head(20), log[0], vocabulary, EVALUATE, 0)
 
 
-def test_refuses_predictions_of_another_log_or_vocabulary(log, predictions, vocabulary):
-    events, _ = log
-    with pytest.raises(UserError, match="another log"):
-        metrics_of(predictions(), events.reverse(), vocabulary, EVALUATE, 0)
-    with pytest.raises(UserError, match="another log"):
-        metrics_of(predictions(), events.head(50), vocabulary, EVALUATE, 0)
-    with pytest.raises(UserError, match="vocabulary than this one of 4"):
-        metrics_of(predictions(), events, vocabulary.head(4), EVALUATE, 0)
-
-
 def test_a_thousand_resamples_of_twenty_thousand_windows_take_seconds():
     label, user = rng(1).integers(0, 35, 20_000), rng(2).integers(0, 2000, 20_000)
     log_p = np.log(rng(3).dirichlet(np.ones(35), 20_000) + 1e-9).astype(np.float32)
     start = time.process_time()
-    evaluate_natural(log_p, label, user, 10, 1000, rng())
+    evaluate_natural(Split(log_p, label, user), 10, 1000, rng())
     assert time.process_time() - start < 15
 
 

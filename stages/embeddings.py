@@ -1,0 +1,68 @@
+"""Stage `embeddings`: the behaviours' names as the untuned model sees them, and in two dimensions (paper, Figure 1b)."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from sklearn.decomposition import PCA
+
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import run
+from stages.common.files import atomic_file, write_json
+from stages.common.inputs import read_tables, stage_parser
+from stages.lm.embedding import embed
+from stages.lm.load import load_base, load_tokenizer
+
+TABLES = ("vocabulary",)
+
+
+def embeddings(vocabulary: pl.DataFrame, model: Path) -> tuple[pl.DataFrame, pl.DataFrame, dict]:
+    """Table `embeddings`, the plane of its first two principal components, and how alike anchors and tail are.
+
+    Likeness is the cosine of two behaviours' vectors less the mean vector: a language model's vectors all point much
+    the same way, and what tells them apart is what is left. `nearest_anchor` of an anchor is another anchor.
+    """
+    names, anchor = vocabulary["behavior"].to_list(), vocabulary["is_anchor"].to_numpy()
+    vectors = embed(load_base(model), load_tokenizer(model), names)
+    centred = vectors - vectors.mean(axis=0)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    likeness = np.where(anchor & ~np.eye(len(names), dtype=bool), unit @ unit.T, -np.inf)
+    nearest = likeness.argmax(axis=1)
+    found = np.isfinite(likeness.max(axis=1))
+    frame = vocabulary.select("behavior").with_columns(
+        nearest_anchor=pl.Series([names[i] if ok else None for i, ok in zip(nearest, found, strict=True)], dtype=pl.String),
+        likeness=pl.Series(np.where(found, likeness.max(axis=1), np.nan)).cast(pl.Float32).fill_nan(None),
+        embedding=pl.Series(vectors.tolist(), dtype=tables.FLOATS),
+    )
+    components = min(2, *vectors.shape)
+    pca = PCA(components, svd_solver="full").fit(vectors)
+    plane = np.zeros((len(names), 2))
+    plane[:, :components] = pca.transform(vectors)
+    kind = np.where(anchor, "anchor", "tail")
+    points = pl.DataFrame({"behavior": names, "kind": kind, "x": plane[:, 0], "y": plane[:, 1]}).with_columns(
+        pl.col("x", "y").round(5)
+    )
+    tail = frame.filter(~pl.Series(anchor))["likeness"].drop_nulls()
+    return frame, points, {
+        "behaviors": len(names), "dimensions": vectors.shape[1],
+        "explained_variance": float(pca.explained_variance_ratio_.sum()) if len(names) > 1 else None,
+        "tail_likeness_median": float(tail.median()) if len(tail) else None,
+    }
+
+
+def main() -> None:
+    parser = stage_parser("embeddings", __doc__, TABLES, model="folder with base.json",
+                          out="file for the table of embeddings")
+    parser.add_argument("--plot", type=Path, required=True, help="CSV of the first two principal components")
+    args = parser.parse_args()
+    frame, points, counts = embeddings(*read_tables(args, TABLES), args.model)
+    tables.write(frame, "embeddings", args.out)
+    with atomic_file(args.plot) as path:
+        points.write_csv(path)
+    write_json(args.metrics, counts)
+    console.print(f"embeddings: {counts['behaviors']} behaviours, {counts['dimensions']} dimensions")
+
+
+if __name__ == "__main__":
+    run(main)

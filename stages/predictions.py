@@ -1,0 +1,58 @@
+"""Stage `predictions`: one model's log-probabilities of every behaviour, on the test and the validation windows.
+
+The only stage of the evaluation that runs a language model: `evaluate` makes decisions and metrics of its table.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import run
+from stages.common.files import write_json
+from stages.common.inputs import read_tables, stage_parser
+from stages.common.params import Params, read_params
+from stages.events.tested import tested
+from stages.lm.likelihood import score
+from stages.lm.load import load_merged, load_tokenizer
+from stages.prompts.layouts import make_layout, prompts
+from stages.prompts.log import EventLog
+
+TABLES = ("events", "windows", "vocabulary")
+
+
+def predictions(
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, model: Path
+) -> tuple[pl.DataFrame, dict]:
+    """Table `predictions` of the model in `model` (a base, or an adapter), and what it saw.
+
+    Raises:
+        UserError: there is no test window, or no validation window.
+    """
+    wanted = tested(events, windows, params.predictions, params.data_seed)
+    layout = make_layout(
+        load_tokenizer(model), EventLog.of(events, vocabulary), params.prompt, params.windowing.history,
+        params.windowing.min_history, params.data_seed,
+    )
+    result = score(
+        load_merged(model), prompts(layout, wanted["row"].to_list()), layout.answers, f"predictions of {model.name}"
+    )
+    frame = wanted.with_columns(log_p=pl.Series(result.log_p.tolist(), dtype=tables.FLOATS))
+    return frame, {"layout": params.prompt.layout, "context": params.prompt.context, "windows": len(frame),
+                   "events_dropped": layout.dropped}
+
+
+def main() -> None:
+    args = stage_parser(
+        "predictions", __doc__, TABLES, model="folder with base.json, and an adapter if it has one",
+        out="file for the table of predictions",
+    ).parse_args()
+    frame, counts = predictions(*read_tables(args, TABLES), read_params(args.params), args.model)
+    tables.write(frame, "predictions", args.out)
+    write_json(args.metrics, counts)
+    console.print(f"{args.model.name}: {counts['windows']:,} windows")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,67 @@
+"""How a model's probabilities are used: τ of logit adjustment and a temperature, both chosen on validation windows."""
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from stages.common.params import Evaluate
+from stages.ranking.accuracy import mean_by_behavior
+from stages.ranking.adjust import adjusted, tempered
+from stages.ranking.outcomes import OUTSIDE, outcomes
+from stages.ranking.splits import Split
+
+TAUS = tuple(eighth / 8 for eighth in range(17))
+TEMPERATURES = (0.05, 20.0)
+"""Least and greatest temperature that validation may choose."""
+
+_GAIN = 1e-6  # in nats, below which a better log-loss is rounding
+
+
+def tau_of(valid: Split, share: np.ndarray, evaluate: Evaluate) -> float:
+    """`evaluate.tau`, or the one of `TAUS` with the best mean accuracy over behaviours on `valid`, the balanced set.
+
+    On few windows many τ share the best accuracy. Of those it is the one with the least log-loss, averaged over
+    behaviours, which is smooth in τ; then the least. 0 where no window's behaviour is in the vocabulary.
+    """
+    if evaluate.tau != "validation":
+        return evaluate.tau
+    valid = _known(valid)
+    if not len(valid.label):
+        return 0.0
+    weights = np.ones((1, len(valid.label)))
+
+    def order(tau: float) -> tuple[float, float, float]:
+        windows = outcomes(adjusted(valid.log_p, share, tau), valid.label)
+        accuracy, loss = (
+            np.nanmean(mean_by_behavior(weights, valid.label, values, len(share)))
+            for values in (windows.hit, windows.surprise)
+        )
+        # what differs by rounding only (to float32, in the loss) is equal
+        return -round(accuracy, 9), round(loss, 6), tau
+
+    return min(TAUS, key=order)
+
+
+def temperature_of(valid: Split, evaluate: Evaluate) -> float:
+    """`evaluate.temperature`, or the one within `TEMPERATURES` of least log-loss on `valid`, the natural set.
+
+    The log-loss is convex in 1 / T, so a bounded scalar search finds it (Guo et al. 2017, arXiv 1706.04599, Section
+    4.2). Four digits are kept. 1 where no window's behaviour is in the vocabulary, or nothing is better.
+    """
+    if evaluate.temperature != "validation":
+        return evaluate.temperature
+    valid = _known(valid)
+    if not len(valid.label):
+        return 1.0
+
+    def loss(temperature: float) -> float:
+        return float(outcomes(tempered(valid.log_p, temperature), valid.label).surprise.mean())
+
+    # over log T: 1 / T alone would search among small temperatures nearly all the time
+    found = minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=np.log(TEMPERATURES), method="bounded")
+    temperature = float(f"{np.exp(found.x):.4g}")
+    return temperature if loss(temperature) < loss(1.0) - _GAIN else 1.0
+
+
+def _known(split: Split) -> Split:
+    known = split.label != OUTSIDE
+    return Split(split.log_p[known], split.label[known], split.user[known])

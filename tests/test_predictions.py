@@ -1,0 +1,67 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.common import tables
+from stages.common.errors import UserError
+from stages.predictions import predictions
+from tests.small_log import a_tuned, all_behaviors, small_log, small_params, small_windows
+
+SPLITS = ["train", "valid", "natural", "balanced", "natural", "balanced"]
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setenv("BEHAVIORLM_DTYPE", "float32")
+
+
+@pytest.fixture(scope="module")
+def log():
+    events = small_log([12, 12, 9, 9, 9, 9])
+    return events, small_windows(events, SPLITS)
+
+
+def run(log, model, **changes):
+    return predictions(*log, all_behaviors(), small_params(predictions__valid_natural=4, **changes), model)
+
+
+def test_whole_distributions_over_the_vocabulary_for_every_test_and_some_validation_windows(log, tiny_base):
+    events, windows = log
+    frame, facts = run(log, tiny_base)
+    tables.check(frame, "predictions", "x")
+    test = windows.filter(pl.col("split").is_in(["natural", "balanced"])).sort("split", "row")
+    assert frame.filter(pl.col("split").is_in(["natural", "balanced"])).select("row", "split").equals(test)
+    valid = frame.filter(pl.col("split").str.starts_with("valid"))
+    assert set(valid["split"]) == {"valid_natural", "valid_balanced"}
+    assert set(valid["row"]) <= set(windows.filter(split="valid")["row"])
+    assert frame["behavior"].equals(events["behavior"].gather(frame["row"]))
+    log_p = np.stack(frame["log_p"].to_numpy())
+    assert log_p.shape == (len(frame), 6)
+    np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-4)
+    assert facts == {"layout": "stream", "context": "next", "windows": len(frame), "events_dropped": 0}
+
+
+def test_the_result_does_not_depend_on_the_order_of_the_windows(log, tiny_base):
+    events, windows = log
+    one, facts = run(log, tiny_base)
+    other, same = run((events, windows.sample(fraction=1, shuffle=True, seed=1)), tiny_base)
+    assert other.equals(one) and same == facts
+
+
+@pytest.mark.parametrize("layout", ["stream", "window"])
+def test_the_seed_of_training_changes_nothing(log, tiny_base, layout):
+    assert run(log, tiny_base, prompt__layout=layout, seed=5)[0].equals(run(log, tiny_base, prompt__layout=layout)[0])
+
+
+def test_an_adapter_predicts_with_its_base(log, tiny_base, tmp_path):
+    base, _ = run(log, tiny_base)
+    tuned, _ = run(log, a_tuned(tiny_base, tmp_path / "sft"))
+    difference = np.stack(base["log_p"].to_numpy()) - np.stack(tuned["log_p"].to_numpy())
+    assert np.abs(difference).max() > 0.1
+
+
+@pytest.mark.parametrize(("splits", "missing"), [(["valid"] * 6, "natural or balanced"), (["natural"] * 6, "valid")])
+def test_without_a_test_or_a_validation_window_there_is_nothing_to_predict(log, tiny_base, splits, missing):
+    events, _ = log
+    with pytest.raises(UserError, match=f"windows: none of split {missing}"):
+        run((events, small_windows(events, splits)), tiny_base)
