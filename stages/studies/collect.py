@@ -1,0 +1,97 @@
+"""What finished experiments hold becomes the rows of a comparison."""
+
+import json
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import numpy as np
+import polars as pl
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+
+from stages.common import tables
+from stages.common.errors import UserError
+from stages.studies.definitions import MODELS, Row
+
+
+class Results:
+    """Files of experiments, out of Git and DVC's cache, without touching the workspace."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._cache = Repo(str(root)).cache.local
+        self._locks: dict[str, dict[str, Any]] = {}
+
+    def metrics(self, commit: str, path: str) -> dict[str, Any]:
+        """A metrics file of an experiment."""
+        return json.loads(self._show(commit, path))
+
+    def lock(self, commit: str) -> dict[str, Any]:
+        """The stages of an experiment's dvc.lock."""
+        if commit not in self._locks:
+            text = self._show(commit, "dvc.lock").decode()
+            self._locks[commit] = YAML(typ="safe", pure=True).load(text)["stages"]
+        return self._locks[commit]
+
+    def table(self, name: str, commit: str, path: str) -> pl.DataFrame:
+        """A table that DVC tracks, `path` within a tracked folder too; read from the cache, else from the remote."""
+        return _read(name, str(self._file(commit, path)))
+
+    def _file(self, commit: str, path: str) -> Path:
+        digest = self._digest(commit, path)
+        file = Path(self._cache.oid_to_path(digest))
+        if not file.exists():
+            with dvc.api.open(path, repo=str(self.root), rev=commit, mode="rb") as content:
+                file = self.root / ".dvc" / "tmp" / "studies" / digest
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content.read())
+        return file
+
+    def _digest(self, commit: str, path: str) -> str:
+        for stage in self.lock(commit).values():
+            for out in stage.get("outs", []):
+                if out["path"] == path:
+                    return out["md5"]
+                if path.startswith(f"{out['path']}/"):
+                    listing = json.loads(Path(self._cache.oid_to_path(out["md5"])).read_text(encoding="utf-8"))
+                    wanted = path.removeprefix(f"{out['path']}/")
+                    return next(entry["md5"] for entry in listing if entry["relpath"] == wanted)
+        raise UserError(f"experiment {commit[:7]}: its dvc.lock has no {path}")
+
+    def _show(self, commit: str, path: str) -> bytes:
+        shown = subprocess.run(["git", "show", f"{commit}:{path}"], cwd=self.root, capture_output=True, check=False)
+        if shown.returncode:
+            raise UserError(f"experiment {commit[:7]}: it has no {path}")
+        return shown.stdout
+
+
+@lru_cache(maxsize=8)
+def _read(name: str, path: str) -> pl.DataFrame:
+    return tables.read(name, Path(path))
+
+
+def predictions_of(results: Results, commit: str, row: Row) -> pl.DataFrame:
+    """Table `predictions` of the row's model in an experiment, before any decision."""
+    folder = "data/predictions" if row.model in MODELS else "data/predictions/reference"
+    return results.table("predictions", commit, f"{folder}/{row.model}.parquet")
+
+
+def metrics_of(results: Results, commit: str, row: Row) -> dict[str, Any]:
+    """The row's model's metrics in an experiment, as `stages.evaluate` or `stages.reference` wrote them."""
+    if row.model in MODELS:
+        return results.metrics(commit, f"metrics/eval/{row.model}.json")
+    rows = results.metrics(commit, "metrics/eval/reference.json")
+    if row.model not in rows:
+        raise UserError(f"experiment {commit[:7]}: no reference row {row.model}; the oracle is for simulated logs only")
+    return rows[row.model]
+
+
+def tail_groups(results: Results, commit: str, vocabulary: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Masks `(V,)` of the tail behaviours more and less like their nearest anchor than the median of the tail."""
+    likeness = results.table("embeddings", commit, "data/embeddings.parquet")["likeness"].to_numpy()
+    tail = ~vocabulary["is_anchor"].to_numpy()
+    middle = np.nanmedian(likeness[tail])
+    return {"near_tail": tail & (likeness > middle), "far_tail": tail & (likeness <= middle)}

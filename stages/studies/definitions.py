@@ -1,0 +1,125 @@
+"""`data/studies.yaml`, read into checked sections: a study is an entry there, not code."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.common.errors import UserError
+from stages.common.params import Section
+
+Overrides = dict[str, Any]
+"""Keys of params.yaml (`sft.epsilon`) and their values."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Model = Literal["base", "sft", "dpo", "majority", "last", "frequent", "markov", "oracle"]
+MODELS = ("base", "sft", "dpo")
+
+
+class Row(Section):
+    """One line of a study's table.
+
+    Attributes:
+        label: what people read; the row's name where empty.
+        set: params that differ from the setting's.
+        model: whose predictions are compared, one of `MODELS` or a row of stage `reference`.
+        decision: plain (argmax of p), adjusted (logit adjustment, τ chosen on validation), or textbook (τ = 1).
+        paper: the paper's figures by metric, as shares.
+        needs: what a machine must have for this row (a model hub, a GPU); such a row runs only when asked for by name.
+    """
+
+    label: str = ""
+    set: Overrides = {}
+    model: Model = "dpo"
+    decision: Literal["plain", "adjusted", "textbook"] = "plain"
+    paper: dict[str, float] = {}
+    needs: str = ""
+
+
+class Study(Section):
+    """Rows compared with one of them.
+
+    Attributes:
+        title: one line; what the table is of.
+        question: what the study answers.
+        set: params of all rows, below each row's own.
+        repeat: the key that repetitions differ in: `seed`, or `windowing.fold` for a cross-validation.
+        values: its values.
+        reference: the row that the others are compared with.
+        metrics: in the table's order, such as `balanced.tail`.
+        groups: extra means over behaviours: near_tail and far_tail split the tail by likeness to its nearest anchor.
+        note: what a reader of the table should know.
+    """
+
+    title: str
+    question: str = ""
+    set: Overrides = {}
+    repeat: Literal["seed", "windowing.fold"] = "seed"
+    values: list[int] = [0, 1, 2, 3, 4]
+    reference: Name
+    metrics: list[str] = ["natural.prec_w", "natural.rec_w", "balanced.overall", "balanced.head", "balanced.medium",
+                          "balanced.tail"]
+    groups: list[Literal["near_tail", "far_tail"]] = []
+    note: str = ""
+    rows: dict[Name, Row] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _reference_is_a_row(self) -> "Study":
+        if self.reference not in self.rows:
+            raise ValueError(f"reference {self.reference!r} is none of its rows: {', '.join(self.rows)}")
+        if len(set(self.values)) != len(self.values) or not self.values:
+            raise ValueError(f"values {self.values}: expected one or more, all different")
+        return self
+
+
+class Setting(Section):
+    """A log and the sizes of a run: overrides that every row of a study gets first."""
+
+    title: str
+    set: Overrides = {}
+
+
+class Catalogue(Section):
+    """All studies, and the settings in which they can be run."""
+
+    settings: dict[Name, Setting]
+    studies: dict[Name, Study]
+
+    def study(self, name: str) -> Study:
+        """Raises: UserError: there is no such study."""
+        return _named(self.studies, name, "study")
+
+    def setting(self, name: str) -> Setting:
+        """Raises: UserError: there is no such setting."""
+        return _named(self.settings, name, "setting")
+
+
+def read_studies(path: Path) -> Catalogue:
+    """Read and check every study.
+
+    Raises:
+        UserError: the file is absent or no YAML, or an entry is wrong; all faults are named at once.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the repository's root") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    try:
+        return Catalogue.model_validate(content)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
+                  for fault in error.errors()]
+        raise UserError(f"{path}: " + "\n".join(faults)) from None
+
+
+def _named(entries: dict[str, Any], name: str, kind: str) -> Any:
+    if name not in entries:
+        close = difflib.get_close_matches(name, entries, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"{kind} {name!r}: there is none of that name{hint} There are: {', '.join(entries)}")
+    return entries[name]

@@ -1,0 +1,65 @@
+"""How long stages take on this machine, learned from the experiments that it ran; for estimates only."""
+
+import json
+from pathlib import Path
+
+from stages.common.files import atomic_file, read_json
+from stages.common.params import Params
+
+_KEPT = 20  # durations of each stage
+
+# Seconds of a stage that nothing is known of: (to start, a unit of work), on two cores with AVX512-BF16 and the embedded
+# model; a unit is what `_work` counts.
+_FIRST_GUESS = {
+    "sft": (15, 1 / 50), "scoring": (8, 1 / 6), "dpo": (15, 0.5), "predictions": (8, 1 / 6), "auxiliary": (90, 0),
+    "ingest": (5, 0), "windowing": (4, 0), "instructions": (6, 0), "base": (6, 0), "selection": (4, 0),
+    "evaluate": (5, 0), "reference": (8, 0), "embeddings": (8, 0),
+}
+_OVERHEAD = 4.0  # of an experiment: DVC's copy of the repository and its commit
+
+
+class Durations:
+    """Durations by stage, in a file of the user's cache."""
+
+    def __init__(self, path: Path, behaviors: int):
+        """`behaviors` is the size of the vocabulary, or a guess of it."""
+        self.path, self.behaviors = path, behaviors
+        self.known: dict[str, list[list[float]]] = read_json(path) if path.exists() else {}
+
+    def add(self, stage: str, params: Params, seconds: float) -> None:
+        """Remember that `stage` took so long with these params."""
+        kind = stage.partition("@")[0]
+        rows = self.known.setdefault(kind, [])
+        rows.append([self._work(kind, params), round(seconds, 2)])
+        del rows[:-_KEPT]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.path) as path:
+            path.write_text(json.dumps(self.known), encoding="utf-8")
+
+    def seconds(self, stage: str, params: Params) -> float:
+        """What `stage` is likely to take: the start of the first guess, and the work at the pace seen here."""
+        kind = stage.partition("@")[0]
+        start, each = _FIRST_GUESS.get(kind, (5, 0))
+        guess = start + each * self._work(kind, params)
+        seen = [(start + each * work, seconds) for work, seconds in self.known.get(kind, [])]
+        return guess * sum(s for _, s in seen) / sum(g for g, _ in seen) if seen else guess
+
+    def overhead(self) -> float:
+        """Seconds of an experiment beside its stages."""
+        return _OVERHEAD
+
+    def _work(self, kind: str, params: Params) -> float:
+        """Targets, windows or pairs, each times its passes; looks at validation data count as a third of training."""
+        p, size = params, self.behaviors
+        if kind == "sft":
+            return p.instructions.train_targets * p.sft.epochs + p.instructions.valid_targets * p.sft.epochs / 3
+        if kind == "scoring":
+            return size * p.scoring.pool_per_behavior
+        if kind == "dpo":
+            looks = 1 + p.dpo.epochs * p.dpo.validations_per_epoch
+            return size * (min(p.selection.per_behavior, p.scoring.pool_per_behavior) * p.dpo.epochs
+                           + looks * p.dpo.valid_per_behavior / 5)
+        if kind == "predictions":
+            w, v = p.windowing, p.predictions
+            return w.natural + v.valid_natural + size * (w.balanced_per_behavior + v.valid_per_behavior)
+        return 0.0

@@ -1,0 +1,139 @@
+"""A study's rows and repetitions become experiments: each a set of overrides, the stages it asks for, and a name."""
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from stages.common.errors import UserError
+from stages.common.params import Params
+from stages.studies.definitions import MODELS, Overrides, Row, Setting, Study
+from stages.studies.pipeline import Pipeline, value_of
+
+_MARK = 10  # hex digits of an experiment's name that say what its result follows from
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run of the pipeline.
+
+    Attributes:
+        name: readable, and ending in `mark`.
+        mark: the same for experiments with the same results, whatever study asks for them.
+        overrides: keys of params.yaml that differ from the workspace's, and their values.
+        targets: stages asked for.
+        keys: for each stage that these need, a key of all that its result follows from.
+        params: the whole of params.yaml with the overrides applied.
+    """
+
+    name: str
+    mark: str
+    overrides: Overrides
+    targets: tuple[str, ...]
+    keys: Mapping[str, str]
+    params: Params
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Experiments in the order in which they run, and which of them each repetition of each row reads."""
+
+    study: Study
+    rows: dict[str, Row]
+    experiments: list[Experiment]
+    of_row: dict[str, dict[int, Experiment]]
+    """By row and value of `study.repeat`."""
+
+    def stage_runs(self, finished: Sequence[Experiment] = ()) -> dict[str, list[Experiment]]:
+        """For each stage the experiments that have to run it: equal results are made once, and not again."""
+        made = {key for experiment in finished for key in experiment.keys.values()}
+        runs: dict[str, list[Experiment]] = {}
+        for experiment in self.experiments:
+            for stage, key in experiment.keys.items():
+                if key not in made:
+                    made.add(key)
+                    runs.setdefault(stage, []).append(experiment)
+        return runs
+
+
+def plan(
+    study: Study, name: str, setting: Setting, workspace: Mapping[str, Any], pipeline: Pipeline, extra: Overrides,
+    values: Sequence[int] | None = None, only: Sequence[str] = (),
+) -> Plan:
+    """The experiments of a study; all rows of one repetition come before the next repetition.
+
+    Overrides apply in this order, the later ones win: setting, study, `extra`, row, repetition.
+
+    Args:
+        workspace: params.yaml, nested.
+        extra: overrides for all rows, from the command line.
+        values: other values of `study.repeat` than the study's own.
+        only: names of rows; none for all that need nothing special. The reference is always there.
+
+    Raises:
+        UserError: a row is unknown, or its overrides name no key or a value out of range.
+    """
+    if unknown := [row for row in only if row not in study.rows]:
+        raise UserError(f"study {name}: there is no row {unknown[0]!r}; there are: {', '.join(study.rows)}")
+    rows = {row: entry for row, entry in study.rows.items()
+            if row == study.reference or (row in only if only else not entry.needs)}
+    by_mark: dict[tuple, dict[str, Any]] = {}
+    of_row: dict[str, dict[int, tuple]] = {row: {} for row in rows}
+    for value in values or study.values:
+        for row, entry in rows.items():
+            overrides = {**setting.set, **study.set, **extra, **entry.set, study.repeat: value}
+            nested = applied(workspace, overrides, f"study {name}, row {row}")
+            overrides = {key: wanted for key, wanted in overrides.items() if value_of(workspace, key) != wanted}
+            settings = tuple(sorted((key, repr(wanted)) for key, wanted in overrides.items()))
+            found = by_mark.setdefault(settings, {"row": row, "value": value, "overrides": overrides, "nested": nested,
+                                                  "targets": []})
+            for target in targets_of(entry, study):
+                if target not in found["targets"]:
+                    found["targets"].append(target)
+            of_row[row][value] = settings
+    made = {settings: _experiment(name, pipeline, found) for settings, found in by_mark.items()}
+    return Plan(study, rows, list({experiment.mark: experiment for experiment in made.values()}.values()),
+                {row: {value: made[settings] for value, settings in reps.items()} for row, reps in of_row.items()})
+
+
+def targets_of(row: Row, study: Study) -> list[str]:
+    """The stages of dvc.yaml that a row's figures come from."""
+    own = f"evaluate@{row.model}" if row.model in MODELS else "reference"
+    return [own, "embeddings"] if study.groups else [own]
+
+
+def applied(workspace: Mapping[str, Any], overrides: Overrides, where: str) -> dict[str, Any]:
+    """A copy of `workspace` with the overrides in it.
+
+    Raises:
+        UserError: a key does not exist, or a value is out of its range; `where` says whose it is.
+    """
+    nested = copy.deepcopy(dict(workspace))
+    for key, value in overrides.items():
+        try:
+            value_of(nested, key)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        *sections, last = key.split(".")
+        section = nested
+        for part in sections:
+            section = section[part]
+        section[last] = value
+    try:
+        Params.model_validate(nested)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['input']!r}: {fault['msg']}" for fault in error.errors()]
+        raise UserError(f"{where}: " + "\n".join(faults)) from None
+    return nested
+
+
+def _experiment(study: str, pipeline: Pipeline, found: dict[str, Any]) -> Experiment:
+    keys = pipeline.keys(found["targets"], found["nested"])
+    content = "".join(keys[target] for target in sorted(found["targets"]))
+    mark = hashlib.sha256(content.encode()).hexdigest()[:_MARK]
+    name = f"{study}-{found['row']}-{found['value']}-{mark}".replace("_", "-")
+    return Experiment(name, mark, found["overrides"], tuple(found["targets"]), keys,
+                      Params.model_validate(found["nested"]))

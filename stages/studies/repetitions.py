@@ -1,0 +1,189 @@
+"""What a study hands in, checked: rows whose repetitions can be paired, and their sums by user."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stages.common.errors import UserError
+from stages.ranking.accuracy import groups
+from stages.ranking.outcomes import OUTSIDE, Outcomes, outcomes
+from stages.studies.user_sums import NATURAL_METRICS, UserSums, user_sums
+
+SPLITS = ("natural", "balanced")
+
+Groups = Mapping[str, np.ndarray]
+Vocabularies = pl.DataFrame | Mapping[int, pl.DataFrame]
+"""One table `vocabulary` for the whole study, or one for each repetition's number (folds have other training users)."""
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One run of a row.
+
+    Attributes:
+        number: its seed or fold. Rows are paired by it.
+        predictions: table `predictions`, `log_p` as the row decides (adjusted, if it adjusts). Only the test windows
+            are read.
+        users: the user of each row of `predictions`, in its order; anything that sorts. Leaves this process nowhere.
+        facts: what else is known of the run (τ, temperature, validation scores, seconds), for the JSON.
+    """
+
+    number: int
+    predictions: pl.DataFrame
+    users: np.ndarray | pl.Series
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One row of a study: a setting of the pipeline, run once or several times.
+
+    Attributes:
+        label: what people read; `name` where it is empty.
+        paper: the paper's figures by metric, in our unit (0 to 1, nats).
+    """
+
+    name: str
+    label: str
+    repetitions: list[Repetition]
+    paper: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows' sums by repetition number, over users numbered alike in all of them."""
+
+    numbers: list[int]
+    users: int
+    windows: dict[str, list[int]]
+    sums: dict[str, dict[int, UserSums]]
+
+
+def check(
+    rows: Sequence[RowResult], vocabulary: Vocabularies, reference: str, metrics: Sequence[str], extra: Groups | None
+) -> None:
+    """Refuse what cannot be summarised, before any work.
+
+    Raises:
+        UserError: the reference is no row; two rows have one name; a row has no repetition, or one number twice; a
+            metric is unknown; a group bears the name of a standing one or is no mask over the vocabulary.
+    """
+    names = [row.name for row in rows]
+    if reference not in names:
+        raise UserError(f"reference {reference!r} is no row of the study: " + (", ".join(names) or "it has none")
+                        + _close(reference, names))
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"row {name!r} is there {names.count(name)} times; give each row its own name")
+    for row in rows:
+        numbers = [repetition.number for repetition in row.repetitions]
+        if not numbers:
+            raise UserError(f"row {row.name!r} has no repetition; run at least one")
+        if len(set(numbers)) < len(numbers):
+            raise UserError(f"row {row.name!r} has a repetition twice: {sorted(numbers)}")
+    any_vocabulary = vocabulary if isinstance(vocabulary, pl.DataFrame) else next(iter(vocabulary.values()))
+    standing = groups(any_vocabulary)
+    for name, mask in (extra or {}).items():
+        if name in standing:
+            raise UserError(f"group {name!r} stands already; give yours another name than {', '.join(standing)}")
+        if mask.dtype != np.bool_ or mask.shape != (any_vocabulary.height,):
+            raise UserError(f"group {name!r}: expected a mask over the {any_vocabulary.height} behaviours of the "
+                            f"vocabulary, found {mask.dtype} of shape {mask.shape}")
+    known = [*NATURAL_METRICS, *(f"balanced.{name}" for name in (*standing, *(extra or {})))]
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(f"no metric {metric!r}" + (_close(metric, known) or "; known are " + ", ".join(known)))
+
+
+def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups | None, bins: int) -> Prepared:
+    """Pair the rows' windows and sum their outcomes by user.
+
+    A group of `extra` is a mask over the one vocabulary, or over the first of several, and then goes by the names of
+    the behaviours.
+
+    Raises:
+        UserError: two rows hold other windows at the same repetition, a behaviour's log-probabilities do not fit the
+            vocabulary, or a repetition has no vocabulary.
+    """
+    keys: dict[int, tuple[str, pl.DataFrame]] = {}
+    parts: dict[str, dict[int, tuple[pl.DataFrame, np.ndarray]]] = {}
+    for row in rows:
+        parts[row.name] = {}
+        for repetition in row.repetitions:
+            part, users = _test_windows(row.name, repetition)
+            key = part.select("split", "row", "behavior").with_columns(user=users)
+            other, expected = keys.setdefault(repetition.number, (row.name, key))
+            if not key.equals(expected):
+                raise UserError(f"rows {other!r} and {row.name!r} hold other test windows at repetition "
+                                f"{repetition.number}; they cannot be paired: run both on the same log and split")
+            parts[row.name][repetition.number] = part, users.to_numpy()
+    # numbered in the users' own order: draws depend on neither the order of rows nor that of windows
+    every = np.unique(np.concatenate([users for row in parts.values() for _, users in row.values()]))
+    masks = _Masks(vocabulary, extra or {})
+    sums = {
+        name: {number: _sums(name, number, part, np.searchsorted(every, users), masks, bins)
+               for number, (part, users) in row.items()}
+        for name, row in parts.items()
+    }
+    numbers = sorted(keys)
+    windows = {split: [int((keys[number][1]["split"] == split).sum()) for number in numbers] for split in SPLITS}
+    return Prepared(numbers, len(every), windows, sums)
+
+
+class _Masks:
+    """The vocabulary and the groups of behaviours of each repetition."""
+
+    def __init__(self, vocabulary: Vocabularies, extra: Groups):
+        self._vocabulary, self._extra = vocabulary, extra
+        first = vocabulary if isinstance(vocabulary, pl.DataFrame) else next(iter(vocabulary.values()))
+        self._named = {name: first["behavior"].filter(pl.Series(mask)) for name, mask in extra.items()}
+
+    def at(self, number: int) -> tuple[pl.Series, dict[str, np.ndarray]]:
+        vocabulary = self._vocabulary
+        if not isinstance(vocabulary, pl.DataFrame):
+            if number not in vocabulary:
+                raise UserError(f"repetition {number} has no vocabulary; there is one for {sorted(vocabulary)}")
+            vocabulary = vocabulary[number]
+        behavior = vocabulary["behavior"]
+        extra = {name: behavior.is_in(members.to_list()).to_numpy() for name, members in self._named.items()}
+        return behavior, groups(vocabulary) | extra
+
+
+def _test_windows(name: str, repetition: Repetition) -> tuple[pl.DataFrame, pl.Series]:
+    """The test windows and their users, in one order."""
+    frame, users = repetition.predictions, pl.Series("user", repetition.users)
+    if len(users) != len(frame):
+        raise ValueError(f"row {name!r}, repetition {repetition.number}: {len(users)} users of {len(frame)} windows")
+    ordered = frame.with_columns(users).filter(pl.col("split").is_in(SPLITS)).sort("split", "row")
+    return ordered.drop("user"), ordered["user"]
+
+
+def _sums(name: str, number: int, part: pl.DataFrame, user: np.ndarray, masks: _Masks, bins: int) -> UserSums:
+    behavior, members = masks.at(number)
+    size = len(behavior)
+    if (part["log_p"].list.len() != size).any():
+        raise UserError(f"row {name!r}, repetition {number}: made with another vocabulary than this one of {size}")
+    of, owner = {}, {}
+    for split in SPLITS:
+        inside = (part["split"] == split).to_numpy()
+        of[split], owner[split] = _outcomes(part.filter(pl.Series(inside, dtype=pl.Boolean)), behavior), user[inside]
+    return user_sums(of["natural"], owner["natural"], of["balanced"], owner["balanced"], members, bins)
+
+
+def _outcomes(part: pl.DataFrame, behavior: pl.Series) -> Outcomes:
+    size = len(behavior)
+    label = part["behavior"].replace_strict(behavior, np.arange(size), default=OUTSIDE, return_dtype=pl.Int64)
+    # an empty list column explodes into a row of null
+    log_p = part["log_p"].explode().to_numpy().reshape(-1, size) if len(part) else np.empty((0, size), np.float32)
+    return outcomes(log_p, label.to_numpy())
+
+
+def _close(name: str, known: Sequence[str]) -> str:
+    # `tail` is as good a guess at `balanced.tail` as a slip of the pen is
+    ends = [other for other in known if other.rpartition(".")[2] == name]
+    close = ends or difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
