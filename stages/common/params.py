@@ -7,7 +7,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -18,6 +18,19 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+def _chosen_or(least: float, most: float) -> Any:
+    """The type of a value that is chosen on validation windows, or given as a number in a range."""
+
+    def check(value: Any) -> float | str:
+        if value == "validation":
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+            return float(value)
+        raise ValueError(f"expected `validation`, or a number from {least:g} to {most:g}")
+
+    return Annotated[float | Literal["validation"], PlainValidator(check)]
 
 
 class Section(BaseModel):
@@ -140,8 +153,8 @@ class Predictions(Section):
 
 
 class Evaluate(Section):
-    tau: Literal["validation"] | Annotated[float, Field(ge=0, le=10)]
-    temperature: Literal["validation"] | Annotated[float, Field(gt=0, le=100)]
+    tau: _chosen_or(0, 10)
+    temperature: _chosen_or(0.01, 100)
     resamples: Annotated[int, Field(ge=0, le=100_000)]
     calibration_bins: Annotated[int, Field(ge=2, le=1000)]
 

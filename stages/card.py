@@ -1,0 +1,192 @@
+"""Stage `card`: an adapter's model card in the hub's format, with its metrics, and its lineage out of dvc.lock."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from ruamel.yaml import YAML
+
+from stages.common.console import console
+from stages.common.errors import UserError, run
+from stages.common.files import atomic_file, read_json
+from stages.lm.resolve import Manifest, read_manifest
+
+_TITLES = {"sft": "A-tuned adapter", "dpo": "B-tuned adapter"}
+_TASK = "next-behavior-prediction"
+# (section, key, name) of what the card's table and its front matter show
+_SHOWN = (
+    ("natural", "rec_w", "accuracy"), ("natural", "prec_w", "precision, weighted"), ("natural", "log_loss", "log-loss"),
+    ("balanced", "overall", "mean accuracy over behaviours"), ("balanced", "head", "… head"),
+    ("balanced", "medium", "… medium"), ("balanced", "tail", "… tail"),
+)
+
+
+def card(
+    name: str, manifest: Manifest, adapter: Mapping[str, Any], metrics: Mapping[str, Any], lock: Mapping[str, Any]
+) -> str:
+    """The card as Markdown with YAML front matter.
+
+    Args:
+        name: of the adapter, the stage that made it: sft or dpo.
+        manifest: the base model.
+        adapter: its adapter_config.json.
+        metrics: its metrics/eval/<name>.json.
+        lock: the stages of dvc.lock; those from which the adapter follows are its lineage.
+
+    Raises:
+        UserError: dvc.lock does not know the adapter.
+    """
+    stages = lineage(lock, f"models/{name}")
+    data = ModelCardData(
+        base_model=_base(manifest), library_name="peft", license=manifest.license, pipeline_tag="text-generation",
+        tags=["behavior-prediction", "lora", "peft"], model_name=f"BehaviorLM {_TITLES.get(name, name)}",
+        eval_results=_results(metrics, stages),
+    )
+    parts = [
+        f"# BehaviorLM: {_TITLES.get(name, name)}",
+        f"LoRA (rank {adapter['r']}, alpha {adapter['lora_alpha']}) on {_base(manifest)}, which predicts what a person "
+        f"does next from what they did before. Made by `dvc repro` of the log `{_log(stages)}`.",
+        "## Metrics", _metrics_table(metrics),
+        "Means over test users that occur in no other split, with 95 % intervals from a bootstrap over users. "
+        "`natural`: windows as they come; `balanced`: the same number of windows of each behaviour. `adjusted`: the most "
+        f"likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency, τ chosen on "
+        "validation users.",
+        "## Lineage", _lineage_table(stages), "## Settings", _settings(stages),
+        "## Use", f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({_base(manifest)!r})\n"
+        f"model = PeftModel.from_pretrained(base, \"models/{name}\")\n```",
+        "Prompts and exact probabilities: `python -m stages.predict` of the repository that made it.",
+        "## Limits", _limits(manifest, stages),
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+def lineage(lock: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The entries of dvc.lock from which `path` follows, those that come first in front.
+
+    Raises:
+        UserError: no entry writes `path`.
+    """
+    maker = {out["path"]: name for name, entry in lock.items() for out in entry.get("outs", [])}
+    if path not in maker:
+        raise UserError(f"dvc.lock: no stage has written {path}; run `dvc repro`")
+    order: dict[str, Any] = {}
+
+    def add(name: str) -> None:
+        if name not in order:
+            for dep in lock[name].get("deps", []):
+                if dep["path"] in maker:
+                    add(maker[dep["path"]])
+            order[name] = lock[name]
+
+    add(maker[path])
+    return order
+
+
+def _base(manifest: Manifest) -> str:
+    # a folder's path is the machine's, and nobody else's
+    return Path(manifest.name).name if manifest.source == "folder" else manifest.name
+
+
+def _params(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Every param that the lineage follows from, flat; sections are written out."""
+    found: dict[str, Any] = {}
+
+    def add(key: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                add(f"{key}.{name}", inner)
+        else:
+            found[key] = value
+
+    for entry in stages.values():
+        for values in entry.get("params", {}).values():
+            for key, value in values.items():
+                add(key, value)
+    return found
+
+
+def _log(stages: Mapping[str, Any]) -> str:
+    return str(_params(stages).get("source.format", "unknown"))
+
+
+def _results(metrics: Mapping[str, Any], stages: Mapping[str, Any]) -> list[EvalResult]:
+    return [
+        EvalResult(task_type=_TASK, dataset_type=_log(stages), dataset_name=_log(stages), dataset_split=section,
+                   dataset_args={"windows": metrics[section]["windows"], "users": metrics[section]["users"]},
+                   metric_type=key, metric_name=name, metric_value=round(metrics[section][key], 6))
+        for section, key, name in _SHOWN if metrics[section][key] is not None
+    ]
+
+
+def _metrics_table(metrics: Mapping[str, Any]) -> str:
+    lines = ["| test set | metric | plain | adjusted |", "|---|---|---|---|"]
+    for section, key, name in _SHOWN:
+        plain, adjusted = metrics[section], metrics["adjusted"][section]
+        lines.append(f"| {section} | {name} | {_estimate(plain, key)} | {_estimate(adjusted, key)} |")
+    return "\n".join(lines)
+
+
+def _estimate(section: Mapping[str, Any], key: str) -> str:
+    value, bounds = section[key], section["interval"].get(key, {})
+    if value is None:
+        return "—"
+    if bounds.get("low") is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} ({bounds['low']:.3f}–{bounds['high']:.3f})"
+
+
+def _lineage_table(stages: Mapping[str, Any]) -> str:
+    lines = ["What was read and written, by content (MD5, as in dvc.lock).", "",
+             "| stage | read | written |", "|---|---|---|"]
+    for name, entry in stages.items():
+        read = [dep for dep in entry.get("deps", []) if not dep["path"].startswith("stages/")]
+        lines.append(f"| {name} | {_digests(read)} | {_digests(entry.get('outs', []))} |")
+    return "\n".join(lines)
+
+
+def _digests(entries: list[Mapping[str, Any]]) -> str:
+    def shown(path: str) -> str:
+        # a log may lie anywhere on somebody's machine
+        return path if not Path(path).is_absolute() else Path(path).name
+
+    return "<br>".join(f"{shown(entry['path'])} `{entry['md5'][:8]}`" for entry in entries) or "—"
+
+
+def _settings(stages: Mapping[str, Any]) -> str:
+    keep = {key: value for key, value in _params(stages).items()
+            if key.partition(".")[0] in {"seed", "data_seed", "windowing", "prompt", "auxiliary", "instructions", "lora",
+                                         "sft", "scoring", "selection", "dpo"}}
+    return "```json\n" + json.dumps(keep, indent=2, ensure_ascii=False, sort_keys=True) + "\n```"
+
+
+def _limits(manifest: Manifest, stages: Mapping[str, Any]) -> str:
+    simulated = _log(stages) == "simulated"
+    return (
+        ("The log is **simulated**: these numbers say nothing about real people. " if simulated else "")
+        + "It knows the behaviours of its own training log and no others, and predicts what such people tend to do, not "
+        "what anybody should do. The base model's weights and licence are its makers' "
+        f"({manifest.license}; {manifest.source})."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.card", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the adapter")
+    parser.add_argument("--metrics", type=Path, required=True, help="its metrics (from stage evaluate)")
+    parser.add_argument("--lock", type=Path, default=Path("dvc.lock"), help="DVC's record (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="the card to write (Markdown)")
+    args = parser.parse_args()
+    lock = YAML(typ="safe", pure=True).load(args.lock.read_text(encoding="utf-8")) if args.lock.exists() else {}
+    text = card(args.model.name, read_manifest(args.model), read_json(args.model / "adapter_config.json"),
+                read_json(args.metrics), lock.get("stages", {}))
+    with atomic_file(args.out) as path:
+        path.write_text(text, encoding="utf-8")
+    console.print(f"model card: {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

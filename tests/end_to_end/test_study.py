@@ -1,0 +1,145 @@
+"""A study as a person runs it: stopped by force, continued, and finished for good."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stages.common.files import read_json
+from tests.end_to_end.project import Project
+
+pytestmark = pytest.mark.timeout(1200)
+
+# Counting only, so that an experiment takes seconds: each fold splits the users anew, and the rows share its windows.
+STUDIES = """
+settings:
+  default: {title: the tiny log}
+studies:
+  counting:
+    title: Counting
+    repeat: windowing.fold
+    values: [0, 1, 2]
+    reference: markov
+    metrics: [natural.rec_w, balanced.overall]
+    rows:
+      markov: {model: markov, label: Markov}
+      majority: {model: majority}
+      rarer: {model: markov, decision: adjusted, set: {windowing.anchor_threshold: 0.02}}
+  broken:
+    title: A row that no pipeline can run
+    values: [0]
+    reference: bad
+    rows:
+      bad: {model: markov, set: {source.format: lsapp}}
+"""
+
+
+def start(project: Project, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "stages.study", *arguments], cwd=project.folder,
+                            env=project.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True)
+
+
+def finish(project: Project, *arguments: str) -> tuple[int, str]:
+    process = start(project, *arguments)
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+def experiments(project: Project) -> dict[str, str]:
+    """Finished experiments and their commits."""
+    lines = project.git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines()
+    found = {ref.split("/")[-1]: commit for ref, commit in map(str.split, lines)}
+    return {name: commit for name, commit in found.items() if name.startswith("counting-")}
+
+
+def started(project: Project) -> list[str]:
+    """The names of the experiments that DVC began to run, as often as it did."""
+    logs = (project.folder / ".dvc" / "tmp" / "exps" / "run").glob("*/*.out")
+    return re.findall(r"Reproducing experiment '(counting-[^']+)'", "".join(log.read_text() for log in logs))
+
+
+def kill_everything_in(folder: Path) -> None:
+    """As when the power goes: the study, DVC's worker and the experiment that it runs."""
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder) and process.pid != psutil.Process().pid:
+                process.send_signal(signal.SIGKILL)
+        except (psutil.Error, OSError):
+            continue
+
+
+@pytest.fixture
+def counting(project: Project) -> Project:
+    (project.folder / "data" / "studies.yaml").write_text(STUDIES, encoding="utf-8")
+    project.commit("a quick study")
+    return project
+
+
+def test_a_killed_study_repeats_no_finished_experiment_and_a_finished_one_runs_nothing(counting):
+    first = start(counting, "counting")
+    while not experiments(counting):
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.2)
+    kill_everything_in(counting.folder)
+    first.communicate()
+    before = experiments(counting)
+    assert 1 <= len(before) < 6
+
+    code, output = finish(counting, "counting")
+    assert code == 0, output
+    after = experiments(counting)
+    assert len(after) == 6 and after.items() >= before.items()
+    runs = started(counting)
+    assert all(runs.count(name) == 1 for name in before), "a finished experiment was run again"
+
+    code, output = finish(counting, "counting")
+    assert code == 0 and "6 finished, 0 to run" in output
+    assert started(counting) == runs and experiments(counting) == after
+
+    found = read_json(counting.folder / "metrics" / "studies" / "counting.json")
+    assert [row["name"] for row in found["rows"]] == ["markov", "majority", "rarer"]
+    assert found["rows"][1]["metrics"]["natural.rec_w"]["difference"]["low"] is not None
+    assert "| Markov |" in (counting.folder / "metrics" / "studies" / "counting.md").read_text(encoding="utf-8")
+
+
+def test_a_row_is_an_experiment_to_apply(counting):
+    code, output = finish(counting, "counting")
+    assert code == 0, output
+    facts = read_json(counting.folder / "metrics" / "studies" / "counting.json")["rows"][2]["facts"]
+    counting.dvc("exp", "apply", facts[1]["experiment"])
+    changed = json.loads(counting.dvc("params", "diff", "--json"))["params.yaml"]
+    assert {key: value["new"] for key, value in changed.items()} == {
+        "windowing.fold": 1, "windowing.anchor_threshold": 0.02}
+
+
+def test_a_dry_study_runs_nothing_and_says_how_long_it_would_take(counting):
+    code, output = finish(counting, "counting", "-S", "windowing.min_history=4", "--dry")
+    assert code == 0 and "6 experiments, 0 finished, 6 to run" in output
+    assert "windowing: 6 ×" in output and "about" in output
+    assert "min_history-4" not in counting.dvc("queue", "status")
+
+
+def test_a_failing_experiment_is_named_with_where_to_look(counting):
+    code, output = finish(counting, "broken")
+    assert code == 1
+    assert "1 of 1 experiments failed: broken-bad-0-" in output and "dvc queue logs" in output
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["contains"], "study 'contains': there is none of that name"),
+    (["counting", "--rows", "mark"], "there is no row 'mark'"),
+    (["counting", "--setting", "small"], "setting 'small': there is none of that name"),
+    (["counting", "-S", "windowing.fold"], "expected KEY=VALUE"),
+    (["counting", "-S", "windowing.folds=1"], "there is no key windowing.folds"),
+    (["counting", "-S", "windowing.history=0"], "windowing.history: 0"),
+])
+def test_what_cannot_be_planned_is_said_in_one_line(counting, arguments, message):
+    code, output = finish(counting, *arguments)
+    assert code == 1 and message in output and "Traceback" not in output

@@ -1,0 +1,83 @@
+"""An adapter's card can be read by the hub's own library, and says where the adapter comes from."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from stages.card import card, lineage
+from stages.common.errors import UserError
+from stages.lm.resolve import Manifest
+
+MANIFEST = Manifest(name="org/model", source="hub", revision="0" * 40, sha256="1" * 64, license="apache-2.0")
+ADAPTER = {"r": 8, "lora_alpha": 16}
+
+
+def out(path: str, digest: str) -> dict:
+    return {"path": path, "md5": digest}
+
+
+LOCK = {
+    "dpo": {"deps": [out("models/sft", "44"), out("data/pairs.parquet", "55"), out("stages/dpo.py", "00")],
+            "params": {"params.yaml": {"dpo": {"beta": 0.1}, "seed": 3}}, "outs": [out("models/dpo", "66")]},
+    "sft": {"deps": [out("data/events.parquet", "22")], "params": {"params.yaml": {"sft": {"labels": "anchors"}}},
+            "outs": [out("models/sft", "44")]},
+    "selection": {"deps": [out("models/sft", "44")], "outs": [out("data/pairs.parquet", "55")]},
+    "ingest": {"deps": [out("/home/somebody/secret/log.csv", "11")],
+               "params": {"params.yaml": {"source": {"format": "table"}}}, "outs": [out("data/events.parquet", "22")]},
+    "reference": {"deps": [], "outs": [out("data/predictions/reference", "99")]},
+}
+
+
+def values(**numbers: float | None) -> dict:
+    keys = dict.fromkeys(("rec_w", "prec_w", "log_loss", "overall", "head", "medium", "tail"), 0.5) | numbers
+    return keys | {"windows": 7, "users": 3, "interval": {key: {"low": 0.25, "high": 0.75} for key in keys}}
+
+
+def metrics() -> dict:
+    both = {"natural": values(), "balanced": values(head=None, tail=0.125)}
+    return both | {"adjusted": {"tau": 0.875, "natural": values(), "balanced": values(tail=0.25)}}
+
+
+def made(manifest: Manifest = MANIFEST) -> str:
+    return card("dpo", manifest, ADAPTER, metrics(), LOCK)
+
+
+def test_the_hubs_library_reads_base_licence_and_results():
+    data = ModelCard(made()).data
+    assert (data.base_model, data.library_name, data.license) == ("org/model", "peft", "apache-2.0")
+    found = {(result.dataset_split, result.metric_type): result.metric_value for result in data.eval_results}
+    assert found["balanced", "tail"] == 0.125 and found["natural", "rec_w"] == 0.5
+    assert ("balanced", "head") not in found, "what could not be measured is left out"
+    assert {result.dataset_type for result in data.eval_results} == {"table"}
+
+
+def test_the_lineage_is_what_the_adapter_follows_from_and_in_order():
+    assert list(lineage(LOCK, "models/dpo")) == ["ingest", "sft", "selection", "dpo"]
+    assert list(lineage(LOCK, "models/sft")) == ["ingest", "sft"]
+
+
+def test_the_text_has_metrics_with_intervals_settings_and_digests():
+    text = made()
+    assert "| balanced | … tail | 0.125 (0.250–0.750) | 0.250 (0.250–0.750) |" in text
+    assert "| balanced | … head | — | 0.500 (0.250–0.750) |" in text
+    assert "τ = 0.875" in text and "models/sft `44`" in text and "stages/dpo.py" not in text
+    settings = json.loads(text.split("```json\n")[1].split("```")[0])
+    assert settings == {"dpo.beta": 0.1, "seed": 3, "sft.labels": "anchors"}
+
+
+def test_no_path_of_the_machine_is_in_it():
+    folder = Manifest(name="/home/somebody/secret/model", source="folder", revision="", sha256="1", license="unknown")
+    assert "secret" not in made(folder)
+    assert "base_model: model" in made(folder) and "| ingest | log.csv `11`" in made(folder)
+
+
+def test_a_simulated_log_is_called_simulated():
+    lock = LOCK | {"ingest": LOCK["ingest"] | {"params": {"params.yaml": {"source": {"format": "simulated"}}}}}
+    assert "**simulated**" in card("dpo", MANIFEST, ADAPTER, metrics(), lock)
+    assert "**simulated**" not in made()
+
+
+def test_an_adapter_that_no_stage_wrote_is_refused():
+    with pytest.raises(UserError, match="no stage has written models/dpo; run `dvc repro`"):
+        card("dpo", MANIFEST, ADAPTER, metrics(), {"sft": LOCK["sft"]})
