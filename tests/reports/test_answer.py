@@ -1,0 +1,92 @@
+import re
+from dataclasses import replace
+
+import pytest
+
+from stages.reports.answer import answer, way
+from stages.reports.differences import Difference, differences, metric
+from stages.reports.labels import number
+from stages.reports.repository import commit
+
+KEYS = ("balanced.overall", "balanced.tail", "natural.rec_w")
+
+
+@pytest.fixture(scope="module")
+def found(material):
+    return differences(material)
+
+
+def words(parts):
+    return re.sub(r"<[^>]+>", "", " ".join(parts))
+
+
+def planted(found, balanced, natural):
+    """The differences, those of B-Tuning from no tuning replaced."""
+    own = {"balanced.overall": balanced, "balanced.tail": balanced, "natural.rec_w": natural}
+    return found | {("plain", "dpo", "base"): own}
+
+
+AHEAD, BEHIND, OPEN = Difference(0.1, 0.05, 0.15), Difference(-0.1, -0.15, -0.05), Difference(0.1, 0.0, 0.2)
+
+
+def test_a_difference_has_a_sign_only_where_its_interval_excludes_0():
+    assert [one.sign for one in (AHEAD, BEHIND, OPEN, Difference(0.1, None, None))] == [1, -1, 0, None]
+
+
+@pytest.mark.parametrize(("balanced", "natural", "says"), [
+    (AHEAD, AHEAD, "Yes: it is ahead"), (AHEAD, OPEN, "Yes, on the balanced"), (AHEAD, BEHIND, "at a cost"),
+    (OPEN, OPEN, "Not shown: neither"), (OPEN, AHEAD, "On the natural test set only"), (OPEN, BEHIND, "No: "),
+    (BEHIND, AHEAD, "on the balanced one it is behind"), (BEHIND, OPEN, "No: "),
+    (BEHIND, BEHIND, "behind no tuning on both"),
+    (Difference(0.1, None, None), AHEAD, "nothing can be said to be shown"),
+])
+def test_the_verdict_says_what_the_intervals_say(material, found, balanced, natural, says):
+    verdict = words(answer(material, planted(found, balanced, natural))[:1])
+    assert says in verdict and "simulated log" in verdict
+
+
+def test_every_sentence_agrees_with_the_metrics_and_the_intervals(material, found):
+    said = words(answer(material, found))
+    for decision, first, second, name in [("plain", "dpo", "base", key) for key in KEYS] + [
+        ("plain", "sft", "base", "balanced.tail"), ("plain", "dpo", "markov", "natural.rec_w"),
+        ("adjusted", "dpo", "base", "balanced.overall"), ("adjusted", "dpo", "markov", "balanced.overall"),
+    ]:
+        difference = found[decision, first, second][name]
+        sides = [metric(material.metrics[row], decision, name) for row in (first, second)]
+        assert sides[0] - sides[1] == pytest.approx(difference.value)
+        excludes = "excludes" if difference.low > 0 or difference.high < 0 else "includes"
+        assert (f"difference {number(difference.value, sign=True)} (95 % interval {number(difference.low)} to "
+                f"{number(difference.high)}), which {excludes} 0") in said
+        assert all(number(side) in said for side in sides)
+
+
+def test_counting_is_named_beside_the_verdict(material, found):
+    ahead = found | {(decision, "dpo", "markov"): dict.fromkeys(KEYS, BEHIND) for decision in ("plain", "adjusted")}
+    assert "it is behind on the balanced test set, behind on the natural one" in words(answer(material, ahead))
+
+
+def test_without_predictions_nothing_is_claimed_and_the_cure_is_named(material):
+    said = words(answer(replace(material, predictions={}), {}))
+    assert "dvc pull" in said and "excludes" not in said and "ahead of" not in said
+
+
+def test_without_b_tuning_there_is_no_answer_yet(material):
+    only = replace(material, metrics={"base": material.metrics["base"]})
+    assert "dvc repro evaluate@dpo" in words(answer(only, {}))
+
+
+def test_a_real_log_is_not_called_simulated(material, found):
+    counts = material.counts | {"ingest": material.counts["ingest"] | {"format": "table"}}
+    metrics = {name: values for name, values in material.metrics.items() if "oracle" not in name}
+    said = words(answer(replace(material, counts=counts, metrics=metrics), found))
+    assert "simulated" not in said.lower() and "oracle" not in said
+
+
+@pytest.mark.parametrize(("row", "share"), [(0.2, 0.0), (0.6, 1.0), (0.4, 0.5), (0.1, -0.25)])
+def test_the_share_of_the_way(row, share):
+    assert way(0.2, row, 0.6) == pytest.approx(share)
+    assert way(0.2, row, 0.205) is None and way(0.2, None, 0.6) is None
+
+
+def test_no_commit_outside_git(tmp_path):
+    assert commit(tmp_path / "nowhere").name is None
