@@ -9,11 +9,13 @@ from typing import Any
 import dvc.api
 import numpy as np
 import polars as pl
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from stages.common import tables
 from stages.common.errors import UserError
+from stages.common.files import atomic_file
 from stages.studies.definitions import MODELS, Row
 
 
@@ -42,23 +44,33 @@ class Results:
 
     def _file(self, commit: str, path: str) -> Path:
         digest = self._digest(commit, path)
-        file = Path(self._cache.oid_to_path(digest))
+        if digest and (file := Path(self._cache.oid_to_path(digest))).exists():
+            return file
+        file = self.root / ".dvc" / "tmp" / "studies" / (digest or commit) / path
         if not file.exists():
-            with dvc.api.open(path, repo=str(self.root), rev=commit, mode="rb") as content:
-                file = self.root / ".dvc" / "tmp" / "studies" / digest
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content.read())
+            try:
+                opened = dvc.api.open(path, repo=str(self.root), rev=commit, mode="rb")
+                with opened as content, atomic_file(file) as part:
+                    part.write_bytes(content.read())
+            except (DvcException, FileNotFoundError):
+                raise UserError(f"experiment {commit[:7]}: {path} is neither in DVC's cache nor in its remote; "
+                                f"`dvc exp remove` the experiment, and the study makes it again") from None
         return file
 
-    def _digest(self, commit: str, path: str) -> str:
+    def _digest(self, commit: str, path: str) -> str | None:
+        """The file's hash; None of one within a folder whose listing is not in the cache."""
         for stage in self.lock(commit).values():
             for out in stage.get("outs", []):
                 if out["path"] == path:
                     return out["md5"]
                 if path.startswith(f"{out['path']}/"):
-                    listing = json.loads(Path(self._cache.oid_to_path(out["md5"])).read_text(encoding="utf-8"))
+                    listing = Path(self._cache.oid_to_path(out["md5"]))
+                    if not listing.exists():
+                        return None
                     wanted = path.removeprefix(f"{out['path']}/")
-                    return next(entry["md5"] for entry in listing if entry["relpath"] == wanted)
+                    for entry in json.loads(listing.read_text(encoding="utf-8")):
+                        if entry["relpath"] == wanted:
+                            return entry["md5"]
         raise UserError(f"experiment {commit[:7]}: its dvc.lock has no {path}")
 
     def _show(self, commit: str, path: str) -> bytes:

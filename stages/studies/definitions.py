@@ -1,6 +1,7 @@
 """`data/studies.yaml`, read into checked sections: a study is an entry there, not code."""
 
 import difflib
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from stages.common.errors import UserError
 from stages.common.params import Section
+from stages.common.symbols import translate
 
 Overrides = dict[str, Any]
 """Keys of params.yaml (`sft.epsilon`) and their values."""
@@ -39,6 +41,14 @@ class Row(Section):
     needs: str = ""
 
 
+class Way(Section):
+    """From one row to another in one metric: the table says how far each row comes."""
+
+    start: Name
+    end: Name
+    metric: str
+
+
 class Study(Section):
     """Rows compared with one of them.
 
@@ -52,6 +62,8 @@ class Study(Section):
         metrics: in the table's order, such as `balanced.tail`.
         groups: extra means over behaviours: near_tail and far_tail split the tail by likeness to its nearest anchor.
         note: what a reader of the table should know.
+        way: a start and an end among the rows, such as counting and the oracle; how far the others come is shown, too.
+        show_validation: whether the table has the score on validation windows, by which one chooses.
     """
 
     title: str
@@ -64,12 +76,16 @@ class Study(Section):
                           "balanced.tail"]
     groups: list[Literal["near_tail", "far_tail"]] = []
     note: str = ""
+    way: Way | None = None
+    show_validation: bool = False
     rows: dict[Name, Row] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _reference_is_a_row(self) -> "Study":
         if self.reference not in self.rows:
             raise ValueError(f"reference {self.reference!r} is none of its rows: {', '.join(self.rows)}")
+        if self.way and (unknown := {self.way.start, self.way.end} - self.rows.keys()):
+            raise ValueError(f"way: {', '.join(sorted(unknown))}: none of its rows: {', '.join(self.rows)}")
         if len(set(self.values)) != len(self.values) or not self.values:
             raise ValueError(f"values {self.values}: expected one or more, all different")
         return self
@@ -117,9 +133,30 @@ def read_studies(path: Path) -> Catalogue:
         raise UserError(f"{path}: " + "\n".join(faults)) from None
 
 
+def read_overrides(texts: Sequence[str], sections: Container[str]) -> Overrides:
+    """`KEY=VALUE` texts, symbols of the paper for keys too, with values as YAML reads them; nothing is an empty text.
+
+    Args:
+        sections: the top-level keys of params.yaml.
+
+    Raises:
+        UserError: a text has no `=`, or its value is no YAML.
+    """
+    overrides: Overrides = {}
+    for text in texts:
+        key, equals, value = translate(text, sections).partition("=")
+        if not equals or not key:
+            raise UserError(f"-S {text}: expected KEY=VALUE, such as -S sft.epochs=2")
+        try:
+            overrides[key] = YAML(typ="safe", pure=True).load(value) if value.strip() else ""
+        except YAMLError:
+            raise UserError(f"-S {text}: {value!r} is no value; quote it, such as -S '{key}=\"{value}\"'") from None
+    return overrides
+
+
 def _named(entries: dict[str, Any], name: str, kind: str) -> Any:
     if name not in entries:
         close = difflib.get_close_matches(name, entries, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"{kind} {name!r}: there is none of that name{hint} There are: {', '.join(entries)}")
+        raise UserError(f"{kind} {name!r}: there is none of that name{hint}; there are: {', '.join(entries)}")
     return entries[name]

@@ -1,6 +1,8 @@
 """How long stages take on this machine, learned from the experiments that it ran; for estimates only."""
 
+import contextlib
 import json
+import math
 from pathlib import Path
 
 from stages.common.files import atomic_file, read_json
@@ -8,8 +10,8 @@ from stages.common.params import Params
 
 _KEPT = 20  # durations of each stage
 
-# Seconds of a stage that nothing is known of: (to start, a unit of work), on two cores with AVX512-BF16 and the embedded
-# model; a unit is what `_work` counts.
+# Seconds of a stage that nothing is known of: (to start, a unit of work), on two cores with AVX512-BF16 and the
+# embedded model; a unit is what `_work` counts.
 _FIRST_GUESS = {
     "sft": (15, 1 / 50), "scoring": (8, 1 / 6), "dpo": (15, 0.5), "predictions": (8, 1 / 6), "auxiliary": (90, 0),
     "ingest": (5, 0), "windowing": (4, 0), "instructions": (6, 0), "base": (6, 0), "selection": (4, 0),
@@ -24,7 +26,7 @@ class Durations:
     def __init__(self, path: Path, behaviors: int):
         """`behaviors` is the size of the vocabulary, or a guess of it."""
         self.path, self.behaviors = path, behaviors
-        self.known: dict[str, list[list[float]]] = read_json(path) if path.exists() else {}
+        self.known = _read(path)
 
     def add(self, stage: str, params: Params, seconds: float) -> None:
         """Remember that `stage` took so long with these params."""
@@ -32,8 +34,8 @@ class Durations:
         rows = self.known.setdefault(kind, [])
         rows.append([self._work(kind, params), round(seconds, 2)])
         del rows[:-_KEPT]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.path) as path:
+        # a study does not stop because its next estimate will be worse
+        with contextlib.suppress(OSError), atomic_file(self.path) as path:
             path.write_text(json.dumps(self.known), encoding="utf-8")
 
     def seconds(self, stage: str, params: Params) -> float:
@@ -63,3 +65,20 @@ class Durations:
             w, v = p.windowing, p.predictions
             return w.natural + v.valid_natural + size * (w.balanced_per_behavior + v.valid_per_behavior)
         return 0.0
+
+
+def _read(path: Path) -> dict[str, list[list[float]]]:
+    """What is known; of a file that is absent, or none of ours, nothing."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {kind: seen for kind, rows in content.items()
+            if isinstance(rows, list) and (seen := [row for row in rows if _is_duration(row)])}
+
+
+def _is_duration(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 2 and all(
+        isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in row)

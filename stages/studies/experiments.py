@@ -7,137 +7,235 @@ import re
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 from dvc.cli import main as dvc_main
 from dvc.repo import Repo
 
 from stages.common.console import console, track
 from stages.common.errors import UserError
+from stages.common.files import read_json
 from stages.studies.durations import Durations
 from stages.studies.plan import Experiment
+from stages.studies.watch import StageWatch
 
 # Finished experiments are refs of Git, quick to list; opening DVC's queue takes half a second of a core.
 _SECONDS_BETWEEN_LOOKS, _LOOKS_BETWEEN_QUEUES = 2.0, 5
-_STAGE = re.compile(r"^Running stage '([^']+)':", re.MULTILINE)
-# namespaces of refs/exps that DVC keeps for itself
-_NOT_EXPERIMENTS = {"stash", "celery", "exec", "temp", "pushed", "running"}
+# looks at the queue, each time, until what has just been started is found in it
+_LOOKS_FOR_THE_NEXT = 10
+# with nothing running for so long, the worker is gone: DVC's own ends when it finds the queue empty, or was killed
+_SECONDS_WITHOUT_WORK, _STARTS = 60.0, 5
+# this many failures without a success, and the others are not tried
+_FAILURES = 3
+_INTERRUPTED = 252  # what `dvc` returns after Ctrl-C
+_HYDRAS_WORDS = {"true", "false", "null", "inf", "nan"}
+# refs/exps holds refs of DVC's own too; those of experiments have the commit they started from
+_EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38,}/([^/]+)")
 
 
-def finished(root: Path) -> dict[str, str]:
-    """The mark at the end of every finished experiment's name, and its commit, whatever commit it started from."""
+class Finished(NamedTuple):
+    """An experiment that has run, whatever study it was run for."""
+
+    name: str
+    commit: str
+
+
+def finished(root: Path) -> dict[str, Finished]:
+    """Every finished experiment by the mark at the end of its name, whatever commit it started from.
+
+    Raises:
+        UserError: `root` is in no Git repository.
+    """
     listed = _git(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps")
     found = {}
     for line in listed.splitlines():
         ref, commit = line.split()
-        parts = ref.split("/")
-        if len(parts) >= 5 and parts[2] not in _NOT_EXPERIMENTS:
-            found[parts[-1].rpartition("-")[2]] = commit
+        if match := _EXPERIMENT.fullmatch(ref):
+            found[_mark(match[1])] = Finished(match[1], commit)
     return found
+
+
+@dataclass
+class _Watched:
+    """Where the experiments stand that a study waits for, by mark; `running` are entries of the queue."""
+
+    left: dict[str, Experiment]
+    watches: Mapping[str, StageWatch]
+    running: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    succeeded: int = 0
+
+    def note(self) -> str:
+        """What runs now, for people."""
+        names = [self.left[mark].name.removesuffix(f"-{mark}") + f": {self.watches[mark].stage or 'starting'}"
+                 for mark in self.running]
+        return ", ".join(names)
 
 
 @dataclass
 class Queue:
     """DVC's queue of experiments in one repository.
 
-    Queued experiments are run by a worker of DVC's, one after the other, that goes on when this process is stopped.
+    Queued experiments are run by workers of DVC's that go on when this process is stopped, each one after the other.
+
+    Attributes:
+        jobs: workers; the processors are shared out among them, by OMP_NUM_THREADS, unless that is set.
     """
 
     root: Path
     durations: Durations
-    _running: dict[str, "StageWatch"] = field(default_factory=dict)
+    jobs: int = 1
+    # entries that had failed before, where DVC would not take them off the queue
+    _old: set[str] = field(default_factory=set)
+    _at_work: float = 0.0
+    _starts: int = 0
 
     def run(self, experiments: Sequence[Experiment]) -> None:
         """Run those of `experiments` that are not finished, and wait for them.
 
         Raises:
-            UserError: one failed; the others have been run, and the message says how to see what it said.
+            UserError: one failed; the others have been run, unless the first ones all failed; the message says how to
+                see what it said.
         """
-        missing = [e for e in experiments if e.mark not in finished(self.root)]
+        done = finished(self.root)
+        missing = [e for e in experiments if e.mark not in done]
         if not missing:
             return
-        self._tidy()
-        waiting = {entry.name for entry in self._entries("iter_queued", "iter_active")}
-        with track("queueing experiments", len(missing)) as progress:
-            for experiment in missing:
-                if experiment.name not in waiting:
-                    self._put(experiment)
-                progress.advance()
-        self._dvc("queue", "start", "--jobs", "1")
+        under_way = self._enqueue(missing)
+        watched = _Watched({e.mark: e for e in missing},
+                           {e.mark: StageWatch(e, self.durations, e.mark in under_way) for e in missing})
         try:
-            failed = self._watch(missing)
+            with track("experiments", len(missing)) as progress:
+                self._watch(watched, progress)
         except KeyboardInterrupt:
             console.print("\nno longer watching; the worker goes on with the queue. `dvc queue status` shows it, "
                           "`dvc queue stop --kill` ends it, and the same command continues.", soft_wrap=True)
             raise
-        if failed:
-            raise UserError(f"{len(failed)} of {len(missing)} experiments failed: {', '.join(failed)}; see "
-                            f"`dvc queue logs {failed[0]}`. The same command tries them again, and runs nothing twice")
+        if failed := watched.failed:
+            rest = "; the others were taken off the queue" if watched.left else ""
+            raise UserError(f"{len(failed)} of {len(missing)} experiments failed: {', '.join(failed)}{rest}; see "
+                            f"`dvc queue logs {failed[0]}`. The same command tries them again, and runs nothing twice; "
+                            "with --report-only it compares what is finished")
+
+    def _enqueue(self, experiments: Collection[Experiment]) -> set[str]:
+        """Have all of them on the queue once and a worker started; the marks of those that run already."""
+        marks = {experiment.mark for experiment in experiments}
+        self._tidy(marks)
+        queue = self._queue()
+        running = {_mark(entry.name) for entry in _entries(queue.iter_active())} & marks
+        there = running | {_mark(entry.name) for entry in _entries(queue.iter_queued())}
+        missing = [experiment for experiment in experiments if experiment.mark not in there]
+        if missing:
+            with track("queueing experiments", len(missing)) as progress:
+                for experiment in missing:
+                    self._put(experiment)
+                    progress.advance()
+        # DVC asks a worker itself, and starts a second one where the first is too busy to answer within a second
+        if not _worker_alive(self.root):
+            if self.jobs > 1:
+                os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
+            self._dvc("queue", "start", "--jobs", str(self.jobs))
+        self._at_work = time.monotonic()
+        return running
 
     def _put(self, experiment: Experiment) -> None:
-        settings = [part for key, value in experiment.overrides.items() for part in ("-S", f"{key}={_hydra(value)}")]
+        settings = [part for key, value in experiment.overrides.items() for part in ("-S", f"{key}={hydra(value)}")]
         self._dvc("exp", "run", "--queue", "--name", experiment.name, *settings, *experiment.targets)
 
-    def _watch(self, experiments: Sequence[Experiment]) -> list[str]:
-        """Wait until all are finished or failed; the names of the failed ones."""
-        left = {experiment.mark: experiment for experiment in experiments}
-        failed: list[str] = []
-        watches = {e.mark: StageWatch(e, self.durations) for e in experiments}
-        turn = 0
-        with track("experiments", len(experiments)) as progress:
-            while left:
-                turn += 1
-                done = finished(self.root)
-                for mark in [mark for mark in left if mark in done]:
-                    watches[mark].close()
-                    del left[mark]
-                    progress.advance()
-                if left and turn % _LOOKS_BETWEEN_QUEUES == 0:
-                    queue = self._queue()
-                    for name in self._failed(queue, left.values()):
-                        failed.append(name)
-                        del left[next(mark for mark, e in left.items() if e.name == name)]
-                        progress.advance()
-                    for entry in _ignoring_races(queue.iter_active()):
-                        if watch := next((watches[m] for m, e in left.items() if e.name == entry.name), None):
-                            self._running[entry.stash_rev] = watch
-                for stash_rev, watch in self._running.items():
-                    watch.look(self._output(stash_rev))
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-        return failed
+    def _tidy(self, marks: set[str]) -> None:
+        """Take entries of the experiments with these marks off the queue that are to be queued anew.
 
-    def _failed(self, queue: Any, experiments: Iterable[Experiment]) -> list[str]:
-        names = {experiment.name for experiment in experiments}
-        return [result.entry.name for result in _ignoring_races(queue.iter_failed()) if result.entry.name in names]
-
-    def _tidy(self) -> None:
-        """Take what failed, and what was running when its worker was killed, off the queue: it is to be tried again."""
-        dead = [entry.name for entry in self._entries("iter_active") if not self._alive(entry.stash_rev)]
+        They failed, or were running when their worker was killed, or have been waiting since an earlier commit.
+        """
+        queue = self._queue()
+        dead = [entry.stash_rev for entry in _entries(queue.iter_active())
+                if _mark(entry.name) in marks and not _alive(queue, entry.stash_rev)]
         if dead:
             self._dvc("queue", "kill", "--force", *dead, check=False)
-        if any(True for _ in _ignoring_races(self._queue().iter_failed())):
-            self._dvc("queue", "remove", "--failed")
+            queue = self._queue()
+        head = _git(self.root, "rev-parse", "HEAD").strip()
+        failed = [entry.stash_rev for entry in _entries(queue.iter_failed()) if _mark(entry.name) in marks]
+        late = [entry.stash_rev for entry in _entries(queue.iter_queued())
+                if _mark(entry.name) in marks and entry.baseline_rev != head]
+        self._old |= set(failed)
+        if failed or late:
+            # one of them may begin to run in this moment, which is as good
+            self._dvc("queue", "remove", *failed, *late, check=False)
 
-    def _alive(self, stash_rev: str) -> bool:
-        try:
-            os.kill(self._queue().proc[stash_rev].pid, 0)
-        except (KeyError, ProcessLookupError):
+    def _watch(self, watched: _Watched, progress: Any) -> None:
+        """Wait until all are finished or failed, or the first ones have all failed."""
+        looks = since_news = 0
+        while True:
+            done = finished(self.root)
+            for mark in [mark for mark in watched.left if mark in done]:
+                watched.watches[mark].close()
+                del watched.left[mark]
+                watched.running.pop(mark, None)
+                watched.succeeded += 1
+                since_news = self._starts = 0
+                progress.advance()
+            searching = not watched.running and since_news < _LOOKS_FOR_THE_NEXT
+            if watched.left and (searching or looks % _LOOKS_BETWEEN_QUEUES == 0):
+                since_news = 0 if self._look(watched) else since_news
+            if not watched.left or self._hopeless(watched):
+                return
+            for mark, entry in watched.running.items():
+                watched.watches[mark].look(self._output(entry))
+            # failed ones do not count as done: they took no time that the others would take
+            progress.advance(0, watched.note())
+            looks, since_news = looks + 1, since_news + 1
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _look(self, watched: _Watched) -> bool:
+        """See in the queue what runs and what has failed since; whether there was anything new.
+
+        Raises:
+            UserError: nothing runs, however often a worker is started.
+        """
+        queue = self._queue()
+        new = [entry for entry in _entries(queue.iter_failed())
+               if _mark(entry.name) in watched.left and entry.stash_rev not in self._old]
+        for entry in new:
+            self._old.add(entry.stash_rev)
+            if experiment := watched.left.pop(_mark(entry.name), None):
+                watched.failed.append(experiment.name)
+        active = _entries(queue.iter_active())
+        before = dict(watched.running)
+        watched.running = {_mark(entry.name): entry.stash_rev for entry in active if _mark(entry.name) in watched.left}
+        if new or any(_alive(queue, entry.stash_rev) for entry in active) or _worker_alive(self.root):
+            self._at_work = time.monotonic()
+        elif time.monotonic() - self._at_work > _SECONDS_WITHOUT_WORK:
+            self._starts += 1
+            if self._starts > _STARTS:
+                raise UserError("DVC's queue stands still: no experiment runs, although its worker was started "
+                                f"{_STARTS} times; see `dvc queue status` and .dvc/tmp/exps/celery. The same command "
+                                "continues")
+            done = finished(self.root)
+            self._enqueue([e for mark, e in watched.left.items() if mark not in done])
+        return bool(new) or watched.running != before
+
+    def _hopeless(self, watched: _Watched) -> bool:
+        """Whether all that has run has failed; then what waits is taken off the queue."""
+        if watched.succeeded or len(watched.failed) < _FAILURES:
             return False
-        return self._queue().proc[stash_rev].returncode is None
+        for _ in range(_FAILURES):  # DVC removes none of them if one has just begun to run
+            waiting = [entry.stash_rev for entry in _entries(self._queue().iter_queued())
+                       if _mark(entry.name) in watched.left]
+            if not waiting:
+                break
+            self._dvc("queue", "remove", *waiting, check=False)
+        return True
 
-    def _output(self, stash_rev: str) -> str:
+    def _output(self, entry: str) -> str:
+        path = self.root / ".dvc" / "tmp" / "exps" / "run" / entry / f"{entry}.out"
         try:
-            path = self.root / ".dvc" / "tmp" / "exps" / "run" / stash_rev / f"{stash_rev}.out"
             return path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
-
-    def _entries(self, *kinds: str) -> list:
-        queue = self._queue()
-        return [entry for kind in kinds for entry in _ignoring_races(getattr(queue, kind)())]
 
     def _queue(self) -> Any:
         # a new one each time: it caches what it has read
@@ -146,52 +244,65 @@ class Queue:
     def _dvc(self, *arguments: str, check: bool = True) -> None:
         said = io.StringIO()
         # the worker is started by the name `dvc`, also where the environment is not activated
-        os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+        scripts, path = sysconfig.get_path("scripts"), os.environ.get("PATH", "")
+        if scripts not in path.split(os.pathsep):
+            os.environ["PATH"] = os.pathsep.join([scripts, path])
         with contextlib.chdir(self.root), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = dvc_main(list(arguments))
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
         if check and code:
             raise UserError(f"dvc {' '.join(arguments)}: failed with {code}: {said.getvalue()[-2000:]}")
 
 
-class StageWatch:
-    """Learns from an experiment's output how long each of its stages takes."""
-
-    def __init__(self, experiment: Experiment, durations: Durations):
-        self.experiment, self.durations = experiment, durations
-        self.seen: list[str] = []
-        self.since = 0.0
-
-    def look(self, output: str) -> None:
-        """Read all that has been printed so far."""
-        begun = _STAGE.findall(output)
-        if len(begun) > len(self.seen):
-            self.close()
-            # several since the last look: only the last one's beginning is known
-            self.seen, self.since = begun, time.monotonic()
-
-    def close(self) -> None:
-        """The stage that was seen last has ended."""
-        if self.seen and self.since:
-            self.durations.add(self.seen[-1], self.experiment.params, time.monotonic() - self.since)
-        self.since = 0.0
+def hydra(value: object) -> str:
+    """A value as Hydra's grammar reads it back; a text is quoted where it could be read as anything else."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return repr(value)
+    if re.fullmatch(r"[A-Za-z][\w./-]*", value, re.ASCII) and value.lower() not in _HYDRAS_WORDS:
+        return value
+    # a backslash means something only in front of a quote, so before the closing one too
+    inside = re.sub(r"(\\*)(')", r"\1\1\\'", value)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", inside) + "'"
 
 
-def _hydra(value: object) -> str:
-    """A value as Hydra's grammar reads it back: text is quoted where it must be."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower() if value is not None else "null"
-    if isinstance(value, str):
-        return value if re.fullmatch(r"[A-Za-z][\w./-]*", value) else "'" + value.replace("'", "\\'") + "'"
-    return repr(value)
+def _mark(name: str | None) -> str:
+    return (name or "").rpartition("-")[2]
 
 
-def _ignoring_races(entries: Iterator) -> Iterator:
-    """Entries of DVC's queue; a file that the worker moves in this moment is read at the next look."""
+def _alive(queue: Any, entry: str) -> bool:
+    """Whether the process that runs an entry is there, and is no other that has got its number."""
     try:
-        yield from entries
-    except (FileNotFoundError, KeyError, ValueError):
-        return
+        process = queue.proc[entry]
+        return process.returncode is None and any(entry in part for part in psutil.Process(process.pid).cmdline())
+    except (KeyError, psutil.Error):
+        return False
+
+
+def _worker_alive(root: Path) -> bool:
+    """Whether the process of a worker is there, busy or not."""
+    for path in (root / ".dvc" / "tmp" / "exps" / "celery").glob("dvc-exp-worker-*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
+            if "queue-worker" in psutil.Process(read_json(path)["pid"]).cmdline():
+                return True
+    return False
+
+
+def _entries(found: Iterator) -> list:
+    """Entries of DVC's queue; a file that the worker moves in this moment is read at the next look."""
+    entries = []
+    with contextlib.suppress(FileNotFoundError, KeyError, ValueError):
+        for each in found:
+            entries.append(getattr(each, "entry", each))
+    return entries
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if shown.returncode:
+        raise UserError(f"git {arguments[0]}: {shown.stderr.strip()}; studies need a Git repository with a commit")
+    return shown.stdout

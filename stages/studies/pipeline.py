@@ -1,4 +1,4 @@
-"""What dvc.yaml says a stage's result follows from, so that a setting's result can be known by name before it is run."""
+"""What dvc.yaml says a stage's result follows from, so that a setting's result has a name before it is run."""
 
 import hashlib
 import json

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,18 +45,33 @@ class Plan:
     rows: dict[str, Row]
     experiments: list[Experiment]
     of_row: dict[str, dict[int, Experiment]]
-    """By row and value of `study.repeat`."""
+    """By row and value of `study.repeat`; each of `experiments`, so that a row has the name of what is run for it."""
 
-    def stage_runs(self, finished: Sequence[Experiment] = ()) -> dict[str, list[Experiment]]:
-        """For each stage the experiments that have to run it: equal results are made once, and not again."""
-        made = {key for experiment in finished for key in experiment.keys.values()}
-        runs: dict[str, list[Experiment]] = {}
-        for experiment in self.experiments:
-            for stage, key in experiment.keys.items():
-                if key not in made:
-                    made.add(key)
-                    runs.setdefault(stage, []).append(experiment)
-        return runs
+
+def stage_runs(experiments: Iterable[Experiment], finished: Iterable[Experiment] = ()) -> dict[str, list[Experiment]]:
+    """For each stage those of `experiments` that have to run it: equal results are made once, and not again."""
+    made = {key for experiment in finished for key in experiment.keys.values()}
+    runs: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        for stage, key in experiment.keys.items():
+            if key not in made:
+                made.add(key)
+                runs.setdefault(stage, []).append(experiment)
+    return runs
+
+
+def in_turn(plans: Iterable[Plan]) -> list[Experiment]:
+    """Every experiment once, all studies' first repetitions before the second ones."""
+    by_turn: dict[int, list[Experiment]] = {}
+    for made in plans:
+        for by_value in made.of_row.values():
+            for turn, experiment in enumerate(by_value.values()):
+                by_turn.setdefault(turn, []).append(experiment)
+    order: dict[str, Experiment] = {}
+    for turn in sorted(by_turn):
+        for experiment in by_turn[turn]:
+            order.setdefault(experiment.mark, experiment)
+    return list(order.values())
 
 
 def plan(
@@ -80,7 +95,7 @@ def plan(
         raise UserError(f"study {name}: there is no row {unknown[0]!r}; there are: {', '.join(study.rows)}")
     rows = {row: entry for row, entry in study.rows.items()
             if row == study.reference or (row in only if only else not entry.needs)}
-    by_mark: dict[tuple, dict[str, Any]] = {}
+    by_settings: dict[tuple, dict[str, Any]] = {}
     of_row: dict[str, dict[int, tuple]] = {row: {} for row in rows}
     for value in values or study.values:
         for row, entry in rows.items():
@@ -88,15 +103,20 @@ def plan(
             nested = applied(workspace, overrides, f"study {name}, row {row}")
             overrides = {key: wanted for key, wanted in overrides.items() if value_of(workspace, key) != wanted}
             settings = tuple(sorted((key, repr(wanted)) for key, wanted in overrides.items()))
-            found = by_mark.setdefault(settings, {"row": row, "value": value, "overrides": overrides, "nested": nested,
-                                                  "targets": []})
+            found = by_settings.setdefault(settings, {"row": row, "value": value, "overrides": overrides,
+                                                      "nested": nested, "targets": []})
             for target in targets_of(entry, study):
                 if target not in found["targets"]:
                     found["targets"].append(target)
             of_row[row][value] = settings
-    made = {settings: _experiment(name, pipeline, found) for settings, found in by_mark.items()}
-    return Plan(study, rows, list({experiment.mark: experiment for experiment in made.values()}.values()),
-                {row: {value: made[settings] for value, settings in reps.items()} for row, reps in of_row.items()})
+    made = {settings: _experiment(name, pipeline, found) for settings, found in by_settings.items()}
+    # settings that differ in what no target reads have one mark: the first of them is run for all
+    kept: dict[str, Experiment] = {}
+    for experiment in made.values():
+        kept.setdefault(experiment.mark, experiment)
+    return Plan(study, rows, list(kept.values()),
+                {row: {value: kept[made[settings].mark] for value, settings in by_value.items()}
+                 for row, by_value in of_row.items()})
 
 
 def targets_of(row: Row, study: Study) -> list[str]:
@@ -125,9 +145,15 @@ def applied(workspace: Mapping[str, Any], overrides: Overrides, where: str) -> d
     try:
         Params.model_validate(nested)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['input']!r}: {fault['msg']}" for fault in error.errors()]
+        faults = [_fault(fault) for fault in error.errors()]
         raise UserError(f"{where}: " + "\n".join(faults)) from None
     return nested
+
+
+def _fault(fault: Any) -> str:
+    key, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+    # what is wrong with a section as a whole says so without the section
+    return f"{key}: {message}" if isinstance(fault["input"], Mapping) else f"{key}: {fault['input']!r}: {message}"
 
 
 def _experiment(study: str, pipeline: Pipeline, found: dict[str, Any]) -> Experiment:

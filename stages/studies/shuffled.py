@@ -3,8 +3,8 @@
     python -m stages.studies.shuffled && dvc add data/raw/shuffled.parquet && git add data/raw/shuffled.parquet.dvc
     python -m stages.study table4 --setting shuffled
 
-Every gain of one row over another must vanish there, but for what logit adjustment and balanced samples do to a model that
-knows nothing: they trade the frequent behaviours' hits for the rare ones'.
+Every gain of one row over another must vanish there, but for what logit adjustment and balanced samples do to a model
+that knows nothing: they trade the frequent behaviours' hits for the rare ones'.
 """
 
 import argparse

@@ -67,8 +67,8 @@ def metric_name(metric: str) -> str:
     return f"{readable.get(name, name)}, {split}"
 
 
-def legend(summary: Summary) -> str:
-    """One paragraph: what the numbers, intervals and p are."""
+def legend(summary: Summary, validation: bool = False) -> str:
+    """One paragraph: what the numbers, intervals and p are, and the column of the validation score if there is one."""
     count, level = len(summary.repetitions), f"{100 * summary.level:g} %"
     drawn = "users and repetitions" if summary.resample_repetitions and count > 1 else "users"
     text = f"{count} repetition{'s' * (count != 1)}, {summary.users:,} test users, {_windows(summary)}. "
@@ -78,16 +78,23 @@ def legend(summary: Summary) -> str:
              "over the rows; what another training would have changed is in the interval only.")
     if any(metric in LOWER_IS_BETTER for metric in summary.metrics):
         text += " Lower is better in log-loss and calibration error."
+    if validation:
+        text += (" validation: mean accuracy over behaviours on the balanced validation windows, on which τ was chosen "
+                 "too; to choose by, not to believe.")
     return text
 
 
-def markdown(summary: Summary, title: str, caption: str) -> str:
+def markdown(summary: Summary, title: str, caption: str, validation: bool = False) -> str:
     """A heading, what was run, and a GitHub table with a line a row; the best mean of a column is bold.
 
     The columns of a metric are its mean, its difference from the reference (if there are other rows) and the paper's
-    figure (if the paper has any).
+    figure (if the paper has any). With `validation` the first column is the rows' score on validation windows.
     """
     header, columns = ["row"], [[_escaped(row.label) for row in summary.rows]]
+    if validation:
+        column = _validation(summary)
+        header.append(column.heading)
+        columns.append([f"**{cell.plain}**" if cell.style else cell.plain for cell in column.cells])
     for metric in summary.metrics:
         best = _best(summary, metric)
         means = [estimate(row.metrics[metric].mean) for row in summary.rows]
@@ -102,25 +109,26 @@ def markdown(summary: Summary, title: str, caption: str) -> str:
     header = [_escaped(name) for name in header]
     lines = [header, ["---"] * len(header), *zip(*columns)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join(part for part in (f"# {title}", caption, table, legend(summary)) if part) + "\n"
+    return "\n\n".join(part for part in (f"# {title}", caption, table, legend(summary, validation)) if part) + "\n"
 
 
-def terminal(summary: Summary, title: str, width: int) -> list[Table]:
+def terminal(summary: Summary, title: str, width: int, validation: bool = False) -> list[Table]:
     """Tables of at most `width` cells: one if all fits, else means and differences apart, by as many metrics as fit.
 
     A label that takes more than a third of the width is folded, and so is a column that does not fit beside it on its
     own. Nothing is cut off.
     """
+    scores = [_validation(summary)] if validation else []
     means = [(metric, _means(summary, metric)) for metric in summary.metrics]
     differences = [(metric, _differences(summary, metric)) for metric in summary.metrics]
-    together = [column for metric in summary.metrics for name, columns in means + differences if name == metric
-                for column in columns]
+    together = scores + [column for metric in summary.metrics for name, columns in means + differences
+                         if name == metric for column in columns]
     against = f"differences from {_label(summary)}"
     runs = _runs(summary, together, width)
     if len(runs) == 1:
         compared = len(summary.rows) > 1
         return [_table(summary, f"{title} ({against})" if compared else title, runs[0], width)]
-    apart = ((title, means), (f"{title}: {against}", differences))
+    apart = ((title, [("", scores), *means]), (f"{title}: {against}", differences))
     return [
         _table(summary, heading, run, width)
         for heading, parts in apart
@@ -129,13 +137,27 @@ def terminal(summary: Summary, title: str, width: int) -> list[Table]:
     ]
 
 
-def show(summary: Summary, title: str, caption: str, console: Console = standard_console) -> None:
+def show(
+    summary: Summary, title: str, caption: str, console: Console = standard_console, validation: bool = False
+) -> None:
     """Print the tables, with what was run above and the legend below."""
     if caption:
         console.print(Text(caption))
-    for table in terminal(summary, title, console.width):
+    for table in terminal(summary, title, console.width, validation):
         console.print(table)
-    console.print(Text(legend(summary), style="dim"))
+    console.print(Text(legend(summary, validation), style="dim"))
+
+
+def _validation(summary: Summary) -> _Column:
+    """Each row's mean over repetitions of the validation score among its facts."""
+    means = []
+    for row in summary.rows:
+        found = [facts.get("valid", {}).get("overall") for facts in row.facts]
+        there = [value for value in found if value is not None]
+        means.append(sum(there) / len(there) if there else None)
+    best = _highest(means)
+    return _Column("validation", [Text(number(mean), style="bold" if place in best else "")
+                                  for place, mean in enumerate(means)])
 
 
 def _means(summary: Summary, metric: str) -> list[_Column]:
@@ -160,11 +182,17 @@ def _differences(summary: Summary, metric: str) -> list[_Column]:
 def _best(summary: Summary, metric: str) -> set[int]:
     """Places of the rows whose mean, as printed, is the best; of none if there is nothing to be better than."""
     means = [row.metrics[metric].mean.value for row in summary.rows]
-    there = [round(value, 3) for value in means if value is not None]
+    if metric in LOWER_IS_BETTER:
+        means = [None if value is None else -value for value in means]
+    return _highest(means)
+
+
+def _highest(values: Sequence[float | None]) -> set[int]:
+    """Places of the highest, as printed; of none if there is only one."""
+    there = [round(value, 3) for value in values if value is not None]
     if len(there) < 2:
         return set()
-    best = min(there) if metric in LOWER_IS_BETTER else max(there)
-    return {place for place, value in enumerate(means) if value is not None and round(value, 3) == best}
+    return {place for place, value in enumerate(values) if value is not None and round(value, 3) == max(there)}
 
 
 def _has_paper(summary: Summary, metric: str) -> bool:

@@ -132,3 +132,34 @@ def test_legend_says_what_was_drawn(two_rows):
     assert "1 repetition, 89 test users, 300 natural and 377 balanced windows. " in legend(one)
     assert "of users, the" in legend(one) and "Lower" not in legend(one)
     assert "Intervals" not in legend(replace(one, resamples=0))
+
+
+def with_scores(both, *scores):
+    rows = [replace(row, facts=[{"valid": {"overall": value}} if value != "none" else {} for value in values])
+            for row, values in zip(both.rows, scores)]
+    return replace(both, rows=rows)
+
+
+def test_the_validation_score_is_the_mean_over_repetitions(two_rows):
+    scored = with_scores(two_rows, (0.2, 0.3), (0.4, "none"))
+    lines = markdown(scored, "Recipes", "", validation=True).split("\n")
+    assert lines[2].startswith("| row | validation | accuracy, natural |")
+    assert lines[4].startswith("| SFT on [all] | .250 | .413 ")
+    assert lines[5].startswith("| B-Tuning \\| ours | **.400** | **.496** ")
+    assert "validation: mean accuracy over behaviours" in lines[7]
+    assert "validation" not in markdown(scored, "Recipes", "")
+
+
+def test_rows_without_a_validation_score(two_rows):
+    text = markdown(with_scores(two_rows, ("none", "none"), (None, None)), "Recipes", "", validation=True)
+    assert "| SFT on [all] | — |" in text and "ours | — |" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_validation_score_in_the_terminal(two_rows, width):
+    out = io.StringIO()
+    show(with_scores(two_rows, (0.2, 0.3), (0.4, 0.5)), "Recipes", "", Console(file=out, width=width), validation=True)
+    text = out.getvalue()
+    # among the means only, once
+    assert text.count("validation ") >= 1 and text.count(".250") == 1 and text.count(".450") == 1
+    assert max(map(len, text.splitlines())) <= width

@@ -1,0 +1,156 @@
+"""What a person sees of a study: the list, the plan with its time, and the table with where it comes from."""
+
+import shlex
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from stages.common.console import console, duration
+from stages.common.files import atomic_file, write_json
+from stages.studies import way
+from stages.studies.compare import Summary
+from stages.studies.definitions import Catalogue, Overrides, Setting
+from stages.studies.durations import Durations
+from stages.studies.experiments import Finished
+from stages.studies.plan import Plan, in_turn, stage_runs
+from stages.studies.table import markdown, show
+
+_PROGRAM = "python -m stages.study"
+_LEADS_TO_RESULTS = ("dvc.yaml", "params.yaml", "stages", "data/studies.yaml")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line, as far as a result depends on it."""
+
+    setting_name: str
+    setting: Setting
+    overrides: Overrides
+    seeds: int | None = None
+    rows: tuple[str, ...] = ()
+
+    def command(self, study: str) -> str:
+        """The command line that repeats it for one study, without the folders of this machine."""
+        words = [study]
+        if self.setting_name != "default":
+            words += ["--setting", self.setting_name]
+        if self.seeds:
+            words += ["--seeds", str(self.seeds)]
+        for key, value in public(self.overrides).items():
+            words += ["-S", f"{key}={_text(value)}"]
+        if self.rows:
+            words += ["--rows", *self.rows]
+        return f"{_PROGRAM} {shlex.join(words)}"
+
+
+def public(overrides: Mapping[str, Any]) -> Overrides:
+    """Overrides as results show them: of the log's path, and of any absolute one, the last part only."""
+    def hides(key: str, value: Any) -> bool:
+        return isinstance(value, str) and (key == "source.path" or _is_absolute(value))
+
+    return {key: _last_part(value) if hides(key, value) else value for key, value in overrides.items()}
+
+
+def list_all(catalogue: Catalogue) -> None:
+    """Print the names and titles of all studies and settings."""
+    for title, entries in (("studies", catalogue.studies), ("settings", catalogue.settings)):
+        table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+        for name, entry in entries.items():
+            table.add_row(name, Text(entry.title))
+        console.print(table)
+
+
+def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations: Durations) -> None:
+    """Print what is finished, and the stages and the time that the rest will take."""
+    experiments = in_turn(plans.values())
+    ended = [experiment for experiment in experiments if experiment.mark in done]
+    left = [experiment for experiment in experiments if experiment.mark not in done]
+    console.print(f"{', '.join(plans)}: {len(experiments)} experiments, {len(ended)} finished, {len(left)} to run")
+    for made in plans.values():
+        for row, by_value in made.of_row.items():
+            states = " ".join(f"{value}{'✓' if e.mark in done else '·'}" for value, e in by_value.items())
+            first = next(iter(by_value.values()))
+            name = done[first.mark].name if first.mark in done else first.name
+            console.print(f"  {row}: {made.study.repeat} {states}  [dim]{name}[/dim]", soft_wrap=True)
+    if not left:
+        return
+    runs = stage_runs(left, ended)
+    seconds = {stage: sum(durations.seconds(stage, e.params) for e in by) for stage, by in runs.items()}
+    for stage, by in runs.items():
+        console.print(f"  {stage}: {len(by)} × {duration(seconds[stage] / len(by))}")
+    total = sum(seconds.values()) + durations.overhead() * len(left)
+    console.print(f"about {duration(total)} on this machine, if no stage is in DVC's run cache yet")
+
+
+def caption(name: str, made: Plan, summary: Summary, request: Request, commit: str) -> str:
+    """What a table is of and how to make it again, as Markdown in one paragraph."""
+    given = public({**request.setting.set, **made.study.set, **request.overrides})
+    settings = ", ".join(f"`{key}={_text(value)}`" for key, value in given.items())
+    numbers = summary.repetitions
+    # only of rows that have fewer: in a finished study there are none
+    short = [f"{row} {done} of {len(made.of_row[row])}" for row in made.rows
+             if (done := _repetitions(summary, row)) < len(made.of_row[row])]
+    lines = [
+        f"{made.study.title}.",
+        f"Setting `{request.setting_name}`: {request.setting.title}.",
+        f"Params that differ from params.yaml in all rows: {settings}." if settings else "",
+        f"{len(numbers)} repetition{'s' * (len(numbers) != 1)}: {made.study.repeat} {', '.join(map(str, numbers))}.",
+        f"Not finished yet: {'; '.join(short)}." if short else "",
+        f"Commit {commit}.",
+        f"`{request.command(name)}`",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def write(name: str, made: Plan, summary: Summary, request: Request, folder: Path) -> None:
+    """Write `folder`/`name`.md and .json, and print the table."""
+    study, commit = made.study, _commit()
+    text = markdown(summary, study.title, caption(name, made, summary, request, commit), study.show_validation)
+    if study.way:
+        text += f"\n{way.markdown(summary, study.way)}"
+    if study.note:
+        text += f"\n{study.note}\n"
+    rows = {row: entry.model_dump() | {"set": public(entry.set)} for row, entry in made.rows.items()}
+    content = {
+        "study": name, "title": study.title, "setting": public(request.setting.set),
+        "overrides": public(request.overrides), "set": public(study.set), "commit": commit,
+        "command": request.command(name),
+    }
+    # the summary's own rows hold each row's figures; what the rows were set to stands beside them
+    write_json(folder / f"{name}.json", content | {"row_settings": rows} | summary.to_json())
+    with atomic_file(folder / f"{name}.md") as path:
+        path.write_text(text, encoding="utf-8")
+    show(summary, study.title, f"{study.title}. {request.setting.title}", validation=study.show_validation)
+    console.print(f"written: {folder / name}.md and .json")
+
+
+def _repetitions(summary: Summary, row: str) -> int:
+    return next((len(found.repetitions) for found in summary.rows if found.name == row), 0)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _is_absolute(text: str) -> bool:
+    return text.startswith("~") or any(kind(text).is_absolute() for kind in (PurePosixPath, PureWindowsPath))
+
+
+def _last_part(text: str) -> str:
+    return PureWindowsPath(text).name if "\\" in text else PurePosixPath(text).name
+
+
+def _commit() -> str:
+    """The workspace's commit, and whether it has been changed since in what leads to results."""
+    found = _git("rev-parse", "--short", "HEAD").stdout.strip()
+    changed = _git("diff", "--quiet", "HEAD", "--", *_LEADS_TO_RESULTS).returncode
+    return f"{found} with changes" if changed else found
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)

@@ -1,0 +1,74 @@
+"""Estimates: a first guess, better with what was seen; a file that is broken is as good as none."""
+
+import json
+
+import pytest
+
+from stages.common.params import read_params
+from stages.studies.durations import Durations
+from tests.contract.imports import ROOT
+
+PARAMS = read_params(ROOT / "params.yaml")
+
+
+def with_values(section, **values):
+    part = getattr(PARAMS, section).model_copy(update=values)
+    return PARAMS.model_copy(update={section: part})
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "cache" / "durations.json"
+
+
+def test_a_first_guess_grows_with_the_work(path):
+    guess = Durations(path, behaviors=35)
+    assert not path.exists()
+    assert guess.seconds("sft", with_values("instructions", train_targets=50_000)) > 5 * guess.seconds("sft", PARAMS)
+    large = with_values("scoring", pool_per_behavior=120)
+    assert guess.seconds("scoring", large) > 5 * guess.seconds("scoring", PARAMS)
+    assert guess.seconds("predictions@dpo", PARAMS) > guess.seconds("predictions@dpo", with_values(
+        "windowing", balanced_per_behavior=1))
+    assert guess.seconds("dpo", with_values("dpo", epochs=4.0)) > guess.seconds("dpo", PARAMS)
+    assert guess.seconds("ingest", PARAMS) > 0 and guess.seconds("a_new_stage", PARAMS) > 0 and guess.overhead() > 0
+
+
+def test_what_was_seen_scales_what_was_not(path):
+    durations = Durations(path, 35)
+    more = with_values("instructions", train_targets=20_000)
+    before, before_more = durations.seconds("sft", PARAMS), durations.seconds("sft", more)
+    durations.add("sft", PARAMS, before * 3)
+    assert durations.seconds("sft", PARAMS) == pytest.approx(before * 3, rel=0.01)
+    assert durations.seconds("sft", more) == pytest.approx(before_more * 3, rel=0.01)
+    # a matrix's stages are of one kind, other stages are left alone
+    durations.add("predictions@base", PARAMS, 500)
+    assert durations.seconds("predictions@dpo", PARAMS) == pytest.approx(500, rel=0.01)
+    assert durations.seconds("scoring", PARAMS) == Durations(path.with_name("none"), 35).seconds("scoring", PARAMS)
+
+
+def test_the_file_survives_and_keeps_the_latest(path):
+    durations = Durations(path, 35)
+    for seconds in range(30):
+        durations.add("ingest", PARAMS, seconds)
+    found = Durations(path, 35)
+    assert [row[1] for row in found.known["ingest"]] == list(range(10, 30))
+    assert found.seconds("ingest", PARAMS) == durations.seconds("ingest", PARAMS) == pytest.approx(19.5)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"sft": 3}', b'{"sft": [[1], "x", [null, 2], [1, NaN], [-1, 2]]}',
+])
+def test_a_broken_file_is_as_good_as_none_and_is_replaced(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    durations = Durations(path, 35)
+    assert durations.seconds("sft", PARAMS) == Durations(path.with_name("none"), 35).seconds("sft", PARAMS)
+    durations.add("sft", PARAMS, 12.345)
+    assert json.loads(path.read_text()).keys() == {"sft"} and len(Durations(path, 35).known["sft"]) == 1
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    durations = Durations(tmp_path / "file" / "durations.json", 35)
+    durations.add("ingest", PARAMS, 40)
+    assert durations.seconds("ingest", PARAMS) == pytest.approx(40)

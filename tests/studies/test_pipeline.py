@@ -1,0 +1,135 @@
+"""Keys of stages: what changes a stage's result changes its key and those of the stages after it, and no other."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.common.errors import UserError
+from stages.studies.pipeline import Pipeline, value_of
+from tests.contract.imports import ROOT
+
+TARGETS = [f"evaluate@{model}" for model in ("base", "sft", "dpo")] + ["reference", "embeddings"]
+PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+MINI = """
+stages:
+  count:
+    cmd: python -m stages.count --out data/counts
+    deps: ['${source.path}', stages/count.py, stages/shared.py]
+    params: [counting]
+    outs: [data/counts]
+  guess:
+    matrix: {model: [one, two]}
+    cmd: python -m stages.guess ${item.model}
+    deps: [data/counts, stages/guess.py]
+    params: [seed]
+    outs: ['data/${item.model}']
+    metrics: [{'metrics/${item.model}.json': {cache: false}}]
+  score:
+    cmd: python -m stages.score
+    deps: [metrics/one.json, stages/shared.py]
+    plots: [{plots/score.csv: {cache: false}}]
+"""
+MINI_PARAMS = {"seed": 0, "counting": {"least": 1}, "source": {"path": "log.csv"}, "unread": 0}
+
+
+@pytest.fixture
+def mini(tmp_path):
+    (tmp_path / "dvc.yaml").write_text(MINI, encoding="utf-8")
+    (tmp_path / "stages").mkdir()
+    for name in ("log.csv", "stages/count.py", "stages/shared.py", "stages/guess.py"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    return tmp_path
+
+
+def keys_with(root: Path, **overrides) -> dict[str, str]:
+    return Pipeline(root).keys(["score", "guess@two"], {**MINI_PARAMS, **overrides})
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if before[name] != after[name]}
+
+
+def with_value(key, value):
+    params = copy.deepcopy(PARAMS)
+    section, _, last = key.rpartition(".")
+    (params[section] if section else params)[last] = value
+    return params
+
+
+@pytest.mark.parametrize(("key", "value", "stages"), [
+    ("dpo.beta", 0.7, {"dpo", "predictions@dpo", "evaluate@dpo"}),
+    ("selection.per_behavior", 3, {"selection", "dpo", "predictions@dpo", "evaluate@dpo"}),
+    ("evaluate.tau", 0.5, {"evaluate@base", "evaluate@sft", "evaluate@dpo", "reference"}),
+    ("seed", 7, {"instructions", "sft", "predictions@sft", "evaluate@sft", "scoring", "selection", "dpo",
+                 "predictions@dpo", "evaluate@dpo"}),
+])
+def test_a_param_changes_the_stages_that_read_it_and_what_follows(key, value, stages):
+    pipeline = Pipeline(ROOT)
+    before = pipeline.keys(TARGETS, PARAMS)
+    assert changed(before, pipeline.keys(TARGETS, with_value(key, value))) == stages
+    assert changed(before, Pipeline(ROOT).keys(TARGETS, copy.deepcopy(PARAMS))) == set()
+
+
+def test_the_seed_of_training_leaves_what_is_measured_alone():
+    pipeline = Pipeline(ROOT)
+    moved = changed(pipeline.keys(TARGETS, PARAMS), pipeline.keys(TARGETS, with_value("seed", 7)))
+    assert not moved & {"ingest", "windowing", "auxiliary", "base", "predictions@base", "evaluate@base", "reference",
+                        "embeddings"}
+
+
+@pytest.mark.parametrize(("file", "stages"), [
+    ("stages/guess.py", {"guess@one", "guess@two", "score"}),
+    ("stages/shared.py", {"count", "guess@one", "guess@two", "score"}),
+    ("log.csv", {"count", "guess@one", "guess@two", "score"}),
+])
+def test_code_and_data_change_the_stages_that_need_them_and_what_follows(mini, file, stages):
+    before = keys_with(mini)
+    (mini / file).write_text("other", encoding="utf-8")
+    assert changed(before, keys_with(mini)) == stages
+
+
+def test_params_and_commands_in_a_small_pipeline(mini):
+    before = keys_with(mini)
+    assert changed(before, keys_with(mini, seed=1)) == {"guess@one", "guess@two", "score"}
+    assert changed(before, keys_with(mini, counting={"least": 2})) == before.keys()
+    assert changed(before, keys_with(mini, unread=1)) == set()
+    text = MINI.replace("--out data/counts", "--out data/counts --fast")
+    (mini / "dvc.yaml").write_text(text, encoding="utf-8")
+    assert changed(before, keys_with(mini)) == before.keys()
+
+
+def test_keys_do_not_depend_on_where_the_repository_is(mini, tmp_path_factory):
+    other = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(mini, other)
+    (other / "stages" / "__pycache__").mkdir()
+    assert keys_with(mini) == keys_with(other)
+
+
+def test_stages_come_in_an_order_in_which_they_can_run(mini):
+    pipeline = Pipeline(mini)
+    assert pipeline.needed(["score"]) == ["count", "guess@one", "score"]
+    assert pipeline.needed(["guess@two", "score", "count"]) == ["count", "guess@two", "guess@one", "score"]
+    order = Pipeline(ROOT).needed(TARGETS)
+    real = Pipeline(ROOT)
+    assert len(order) == len(set(order))
+    for place, name in enumerate(order):
+        assert {real.maker[dep] for dep in real.stages[name].deps if dep in real.maker} <= set(order[:place])
+
+
+def test_what_is_not_there(mini):
+    with pytest.raises(UserError, match="there is no stage guess$"):
+        Pipeline(mini).needed(["guess"])
+    with pytest.raises(UserError, match=r"nowhere.csv: no such file or folder.*\(source.path\)"):
+        keys_with(mini, source={"path": "nowhere.csv"})
+    (mini / "stages" / "guess.py").unlink()
+    with pytest.raises(UserError, match="guess.py: no such file or folder, and a stage needs it$"):
+        keys_with(mini)
+    with pytest.raises(UserError, match="there is no key sft.epsilom"):
+        value_of(PARAMS, "sft.epsilom")
+    with pytest.raises(UserError, match="there is no key seed.x"):
+        value_of(PARAMS, "seed.x")

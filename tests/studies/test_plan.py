@@ -1,0 +1,151 @@
+"""Rows and repetitions become experiments: as few as there are different results."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from stages.common.errors import UserError
+from stages.studies.definitions import Setting, Study
+from stages.studies.pipeline import Pipeline
+from stages.studies.plan import in_turn, plan, stage_runs
+from tests.contract.imports import ROOT
+
+PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PIPELINE = Pipeline(ROOT)
+SETTING = Setting(title="as it is")
+
+
+def made(rows, setting=SETTING, extra=None, values=None, only=(), name="ours", **study):
+    given_ = {"title": "Ours", "reference": next(iter(rows)), "values": [0, 1], "rows": rows}
+    study = Study.model_validate(given_ | study)
+    return plan(study, name, setting, PARAMS, PIPELINE, extra or {}, values, only)
+
+
+def test_rows_with_equal_settings_share_an_experiment_and_unite_their_targets():
+    found = made({"dpo": {}, "sft": {"model": "sft"}, "adjusted": {"model": "sft", "decision": "adjusted"},
+                  "markov": {"model": "markov"}})
+    assert len(found.experiments) == 2
+    first = found.experiments[0]
+    assert first.targets == ("evaluate@dpo", "evaluate@sft", "reference")
+    assert all(by_value[0] is first for by_value in found.of_row.values())
+    assert first.overrides == {} and found.experiments[1].overrides == {"seed": 1}
+
+
+def test_groups_need_the_embeddings():
+    found = made({"dpo": {}}, groups=["near_tail"])
+    assert found.experiments[0].targets == ("evaluate@dpo", "embeddings")
+
+
+def test_params_that_cannot_matter_make_no_experiment():
+    found = made({"one": {"model": "sft"}, "two": {"model": "sft", "set": {"dpo.beta": 0.7}}}, values=[0])
+    assert len(found.experiments) == 1
+    [experiment] = found.experiments
+    # the row that is run gives its name to both: there is no other to apply
+    assert found.of_row["one"][0] is found.of_row["two"][0] is experiment and experiment.name.startswith("ours-one-0-")
+
+
+def test_what_is_not_trained_is_run_once_for_all_seeds():
+    found = made({"base": {"model": "base"}, "dpo": {}}, values=[0, 1, 2])
+    # the first repetition's row `base` shares the settings of `dpo`; the others' are the workspace's but for the seed
+    assert len({experiment.mark for experiment in found.experiments}) == len(found.experiments) == 3
+    alone = made({"base": {"model": "base"}}, values=[0, 1, 2])
+    [experiment] = alone.experiments
+    assert all(found is experiment for found in alone.of_row["base"].values())
+
+
+def test_all_rows_of_a_repetition_come_before_the_next():
+    found = made({"one": {}, "two": {"set": {"dpo.beta": 0.7}}, "three": {"set": {"dpo.beta": 0.8}}}, values=[3, 1])
+    names = [experiment.name.rpartition("-")[0] for experiment in found.experiments]
+    assert names == ["ours-one-3", "ours-two-3", "ours-three-3", "ours-one-1", "ours-two-1", "ours-three-1"]
+
+
+def test_several_studies_take_turns_and_share_what_is_equal():
+    first = made({"one": {}, "two": {"set": {"dpo.beta": 0.7}}}, name="first")
+    second = made({"same": {}, "other": {"set": {"dpo.beta": 0.8}}}, name="second", values=[0, 1, 2])
+    names = [experiment.name.rpartition("-")[0] for experiment in in_turn([first, second])]
+    assert names == ["first-one-0", "first-two-0", "second-other-0", "first-one-1", "first-two-1", "second-other-1",
+                     "second-same-2", "second-other-2"]
+    assert in_turn([first]) == first.experiments
+
+
+def test_names_say_study_row_and_repetition_and_end_in_the_mark():
+    found = made({"a_row": {}}, name="my_study")
+    for experiment in found.experiments:
+        assert experiment.name.startswith("my-study-a-row-") and experiment.name.endswith(f"-{experiment.mark}")
+        assert "_" not in experiment.name
+        assert len(experiment.mark) == 10 and set(experiment.mark) <= set("0123456789abcdef")
+
+
+def test_a_shared_stage_is_counted_once():
+    found = made({"dpo": {}, "beta": {"set": {"dpo.beta": 0.7}}, "all": {"model": "sft", "set": {"sft.labels": "all"}}})
+    runs = stage_runs(found.experiments)
+    counts = {stage: len(by) for stage, by in runs.items()}
+    expected = {"ingest": 1, "auxiliary": 1, "instructions": 2, "sft": 4, "dpo": 4}
+    assert {stage: counts[stage] for stage in expected} == expected
+    # what finished experiments made is not made again
+    rest = stage_runs(found.experiments[1:], found.experiments[:1])
+    assert len(rest["sft"]) == 3 and "ingest" not in rest
+    assert stage_runs(found.experiments, found.experiments) == {}
+
+
+def test_precedence_of_overrides():
+    keys = ["dpo.beta", "dpo.nll_weight", "sft.epsilon", "sft.warmup", "seed"]
+    setting = Setting(title="s", set={key: 0.1 for key in keys[:4]} | {"seed": 7})
+    extra = {key: 0.3 for key in keys[2:4]} | {"seed": 8}
+    found = made({"row": {"set": {"sft.warmup": 0.4, "seed": 9}}}, setting, extra, [5],
+                 set={key: 0.2 for key in keys[1:4]})
+    params = found.experiments[0].params
+    assert (params.dpo.beta, params.dpo.nll_weight, params.sft.epsilon, params.sft.warmup, params.seed) == (
+        0.1, 0.2, 0.3, 0.4, 5)
+    # what is the workspace's own value is no override: beta is 0.1 there too
+    assert found.experiments[0].overrides == {"dpo.nll_weight": 0.2, "sft.epsilon": 0.3, "sft.warmup": 0.4, "seed": 5}
+
+
+def test_rows_on_demand():
+    rows = {"reference_row": {}, "plain": {"set": {"dpo.beta": 0.7}}, "special": {"model": "base", "needs": "a GPU"}}
+    assert list(made(rows).rows) == ["reference_row", "plain"]
+    assert list(made(rows, only=["special"]).rows) == ["reference_row", "special"]
+    with pytest.raises(UserError, match="study ours: there is no row 'specal'; there are: reference_row, plain"):
+        made(rows, only=["specal"])
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ({"sft.epsilom": 1}, "study ours, row one: params.yaml: there is no key sft.epsilom"),
+    ({"sft.epsilon": "much"}, "study ours, row one: sft.epsilon: 'much': "),
+    ({"windowing.min_history": 50}, "study ours, row one: windowing: min_history 50 is above history 20$"),
+    ({"dpo": 3}, "study ours, row one: dpo: 3: "),
+    ({"source.path": "nowhere.csv"}, "nowhere.csv: no such file"),
+])
+def test_overrides_that_no_run_could_have(overrides, message):
+    with pytest.raises(UserError, match=message):
+        made({"one": {"set": overrides}})
+
+
+OVERRIDES = st.fixed_dictionaries({}, optional={
+    "dpo.beta": st.sampled_from([0.1, 0.2]), "sft.epsilon": st.sampled_from([0.05, 0.1]),
+    "selection.lambda": st.sampled_from([0.5, 1]), "windowing.natural": st.sampled_from([120, 100]),
+    "evaluate.tau": st.sampled_from(["validation", 1]), "auxiliary.conversations": st.sampled_from([60, 50]),
+})
+ROW = st.fixed_dictionaries({"model": st.sampled_from(["base", "sft", "dpo", "markov"]), "set": OVERRIDES})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=4))
+def test_marks_are_equal_exactly_where_the_results_are(rows):
+    found = made({f"row_{place}": row for place, row in enumerate(rows)})
+    by_mark = {}
+    for experiment in found.experiments:
+        results = tuple(sorted(experiment.keys[target] for target in experiment.targets))
+        by_mark.setdefault(experiment.mark, set()).add(results)
+        assert set(experiment.targets) <= experiment.keys.keys()
+    # one set of results for each mark, and one mark for each set of results
+    assert all(len(results) == 1 for results in by_mark.values())
+    assert len({results for found in by_mark.values() for results in found}) == len(by_mark) == len(found.experiments)
+    for place, row in enumerate(rows):
+        for value, experiment in found.of_row[f"row_{place}"].items():
+            own = made({"alone": row}, values=[value])
+            [mine] = own.experiments
+            # shared or not, the row's own results are among the experiment's
+            assert all(experiment.keys[target] == mine.keys[target] for target in mine.targets)
+            assert (experiment.mark == mine.mark) == (set(experiment.targets) == set(mine.targets))
