@@ -39,7 +39,7 @@ def main() -> None:
         return
     params = read_params()
     workspace = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
-    request = view.Request(args.setting, catalogue.setting(args.setting), read_overrides(args.set, workspace),
+    request = view.Request(args.setting, catalogue.setting(args.setting), read_overrides(args.set, set(workspace)),
                            args.seeds, tuple(args.rows))
     pipeline, plans = Pipeline(Path()), {}
     for name in args.names:

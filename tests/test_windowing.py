@@ -79,7 +79,7 @@ def run(tmp_path, params, events):
     return subprocess.run(
         [sys.executable, "-m", "stages.windowing", "--params", str(write_params(tmp_path / "params.yaml", params)),
          "--events", str(events), "--out", str(tmp_path / "w.parquet"), "--vocabulary", str(tmp_path / "v.parquet"),
-         "--metrics", str(tmp_path / "m.json")], cwd=ROOT, capture_output=True, text=True, check=False)
+         "--metrics", str(tmp_path / "m.json"), "--plot", str(tmp_path / "f.csv")], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_command(tmp_path):
@@ -88,7 +88,12 @@ def test_command(tmp_path):
     assert done.returncode == 0, done.stderr
     windows = tables.read("windows", tmp_path / "w.parquet")
     assert json.loads((tmp_path / "m.json").read_text())["windows"]["train"] == windows.filter(split="train").height
-    assert tables.read("vocabulary", tmp_path / "v.parquet").height == 3
+    vocabulary = tables.read("vocabulary", tmp_path / "v.parquet")
+    assert vocabulary.height == 3
+    shares = pl.read_csv(tmp_path / "f.csv")
+    assert shares["behavior"].to_list() == vocabulary["behavior"].to_list() and shares["rank"].to_list() == [1, 2, 3]
+    assert shares["share"].to_list() == pytest.approx(vocabulary["share"].to_list(), abs=1e-6)
+    assert ((shares["kind"] == "anchor") == vocabulary["is_anchor"]).all()
 
 
 def test_command_fails_without_a_traceback(tmp_path):

@@ -79,7 +79,8 @@ def simulated(params: Path, model: Path, folder: Path) -> Material:
     _stage("ingest", params=copy, out=folder / "events.parquet", quarantine=folder / "quarantine.parquet",
            oracle=folder / "oracle.parquet", metrics=folder / "ingest.json")
     _stage("windowing", params=copy, events=folder / "events.parquet", out=folder / "windows.parquet",
-           vocabulary=folder / "vocabulary.parquet", metrics=folder / "windowing.json")
+           vocabulary=folder / "vocabulary.parquet", metrics=folder / "windowing.json",
+           plot=folder / "frequencies.csv")
     return Material(
         events=tables.read("events", folder / "events.parquet"),
         windows=tables.read("windows", folder / "windows.parquet"),

@@ -118,7 +118,8 @@ def run(side: str, params: Path, log: Path, folder: Path) -> tuple[float, float]
     first = _timed("ingest", "-m", "stages.ingest", "--params", params, "--taxonomies", out, "--out", tables["events"],
                    "--quarantine", tables["quarantine"], "--oracle", tables["oracle"], "--metrics", out / "ingest.json")
     second = _timed("windowing", "-m", "stages.windowing", "--params", params, "--events", tables["events"], "--out",
-                    tables["windows"], "--vocabulary", tables["vocabulary"], "--metrics", out / "windowing.json")
+                    tables["windows"], "--vocabulary", tables["vocabulary"], "--metrics", out / "windowing.json",
+                    "--plot", out / "frequencies.csv")
     return first[0] + second[0], max(first[1], second[1])
 
 

@@ -5,13 +5,14 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dvc.exceptions import InvalidArgumentError
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.common.errors import UserError
 from stages.common.params import Section
-from stages.common.symbols import translate
+from stages.common.symbols import expand, translate
 
 Overrides = dict[str, Any]
 """Keys of params.yaml (`sft.epsilon`) and their values."""
@@ -134,15 +135,21 @@ def read_studies(path: Path) -> Catalogue:
 
 
 def read_overrides(texts: Sequence[str], sections: Container[str]) -> Overrides:
-    """`KEY=VALUE` texts, symbols of the paper for keys too, with values as YAML reads them; nothing is an empty text.
+    """`KEY=VALUE` texts, with values as YAML reads them; nothing is an empty text.
+
+    Symbols of the paper stand for keys, and `recipe=NAME` for an entry of data/recipes.yaml, as in `dvc exp run -S`.
 
     Args:
         sections: the top-level keys of params.yaml.
 
     Raises:
-        UserError: a text has no `=`, or its value is no YAML.
+        UserError: a text has no `=`, its value is no YAML, or there is no such recipe.
     """
     overrides: Overrides = {}
+    try:
+        texts = expand(list(texts), "params.yaml", sections)
+    except InvalidArgumentError as error:
+        raise UserError(str(error)) from None
     for text in texts:
         key, equals, value = translate(text, sections).partition("=")
         if not equals or not key:

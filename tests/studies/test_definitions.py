@@ -111,3 +111,11 @@ def test_overrides_of_the_command_line():
 def test_overrides_that_cannot_be_read(text, message):
     with pytest.raises(UserError, match=message):
         read_overrides([text], {"sft"})
+
+
+def test_a_recipe_stands_for_its_values_and_what_is_beside_it_wins(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = read_overrides(["sft.epsilon=0.2", "recipe=paper"], set(PARAMS))
+    assert (found["sft.epsilon"], found["dpo.nll_weight"], found["selection.method"]) == (0.2, 0, "kmeans")
+    with pytest.raises(UserError, match="recipe=papers: no such recipe; one of paper"):
+        read_overrides(["recipe=papers"], set(PARAMS))
