@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.files import atomic_file, read_json
+from stages.common.params import Params, read_params
 from stages.lm.resolve import Manifest, read_manifest
 
 _TITLES = {"sft": "A-tuned adapter", "dpo": "B-tuned adapter"}
@@ -25,7 +26,8 @@ _SHOWN = (
 
 
 def card(
-    name: str, manifest: Manifest, adapter: Mapping[str, Any], metrics: Mapping[str, Any], lock: Mapping[str, Any]
+    name: str, manifest: Manifest, adapter: Mapping[str, Any], metrics: Mapping[str, Any], lock: Mapping[str, Any],
+    params: Params,
 ) -> str:
     """The card as Markdown with YAML front matter.
 
@@ -35,6 +37,7 @@ def card(
         adapter: its adapter_config.json.
         metrics: its metrics/eval/<name>.json.
         lock: the stages of dvc.lock; those from which the adapter follows are its lineage.
+        params: what it was made with.
 
     Raises:
         UserError: dvc.lock does not know the adapter.
@@ -43,23 +46,22 @@ def card(
     data = ModelCardData(
         base_model=_base(manifest), library_name="peft", license=manifest.license, pipeline_tag="text-generation",
         tags=["behavior-prediction", "lora", "peft"], model_name=f"BehaviorLM {_TITLES.get(name, name)}",
-        eval_results=_results(metrics, stages),
+        eval_results=_results(metrics, params.source.format),
     )
     parts = [
         f"# BehaviorLM: {_TITLES.get(name, name)}",
         f"LoRA (rank {adapter['r']}, alpha {adapter['lora_alpha']}) on {_base(manifest)}, which predicts what a person "
-        f"does next from what they did before. Made by `dvc repro` of the log `{_log(stages)}`.",
+        f"does next from what they did before. Made by `dvc repro` of a log of format `{params.source.format}`.",
         "## Metrics", _metrics_table(metrics),
         "Means over test users that occur in no other split, with 95 % intervals from a bootstrap over users. "
         "`natural`: windows as they come; `balanced`: the same number of windows of each behaviour. `adjusted`: the most "
-        f"likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency, τ chosen on "
-        "validation users.",
-        "## Lineage", _lineage_table(stages), "## Settings", _settings(stages),
+        f"likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency.",
+        "## Lineage", _lineage_table(stages), "## Settings", _settings(params),
         "## Use", f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         f"base = AutoModelForCausalLM.from_pretrained({_base(manifest)!r})\n"
         f"model = PeftModel.from_pretrained(base, \"models/{name}\")\n```",
         "Prompts and exact probabilities: `python -m stages.predict` of the repository that made it.",
-        "## Limits", _limits(manifest, stages),
+        "## Limits", _limits(manifest, params.source.format),
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
@@ -91,31 +93,9 @@ def _base(manifest: Manifest) -> str:
     return Path(manifest.name).name if manifest.source == "folder" else manifest.name
 
 
-def _params(stages: Mapping[str, Any]) -> dict[str, Any]:
-    """Every param that the lineage follows from, flat; sections are written out."""
-    found: dict[str, Any] = {}
-
-    def add(key: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for name, inner in value.items():
-                add(f"{key}.{name}", inner)
-        else:
-            found[key] = value
-
-    for entry in stages.values():
-        for values in entry.get("params", {}).values():
-            for key, value in values.items():
-                add(key, value)
-    return found
-
-
-def _log(stages: Mapping[str, Any]) -> str:
-    return str(_params(stages).get("source.format", "unknown"))
-
-
-def _results(metrics: Mapping[str, Any], stages: Mapping[str, Any]) -> list[EvalResult]:
+def _results(metrics: Mapping[str, Any], log: str) -> list[EvalResult]:
     return [
-        EvalResult(task_type=_TASK, dataset_type=_log(stages), dataset_name=_log(stages), dataset_split=section,
+        EvalResult(task_type=_TASK, dataset_type=log, dataset_name=log, dataset_split=section,
                    dataset_args={"windows": metrics[section]["windows"], "users": metrics[section]["users"]},
                    metric_type=key, metric_name=name, metric_value=round(metrics[section][key], 6))
         for section, key, name in _SHOWN if metrics[section][key] is not None
@@ -156,17 +136,23 @@ def _digests(entries: list[Mapping[str, Any]]) -> str:
     return "<br>".join(f"{shown(entry['path'])} `{entry['md5'][:8]}`" for entry in entries) or "—"
 
 
-def _settings(stages: Mapping[str, Any]) -> str:
-    keep = {key: value for key, value in _params(stages).items()
-            if key.partition(".")[0] in {"seed", "data_seed", "windowing", "prompt", "auxiliary", "instructions", "lora",
-                                         "sft", "scoring", "selection", "dpo"}}
+def _settings(params: Params) -> str:
+    auxiliary = params.auxiliary.model_copy(update={"source": Path(params.auxiliary.source).name})
+    sections = {
+        "windowing": params.windowing, "prompt": params.prompt, "auxiliary": auxiliary,
+        "instructions": params.instructions, "lora": params.lora, "sft": params.sft, "scoring": params.scoring,
+        "selection": params.selection, "dpo": params.dpo,
+    }
+    keep = {"seed": params.seed, "data_seed": params.data_seed} | {
+        f"{name}.{key}": value for name, section in sections.items()
+        for key, value in section.model_dump(by_alias=True).items()
+    }
     return "```json\n" + json.dumps(keep, indent=2, ensure_ascii=False, sort_keys=True) + "\n```"
 
 
-def _limits(manifest: Manifest, stages: Mapping[str, Any]) -> str:
-    simulated = _log(stages) == "simulated"
+def _limits(manifest: Manifest, log: str) -> str:
     return (
-        ("The log is **simulated**: these numbers say nothing about real people. " if simulated else "")
+        ("The log is **simulated**: these numbers say nothing about real people. " if log == "simulated" else "")
         + "It knows the behaviours of its own training log and no others, and predicts what such people tend to do, not "
         "what anybody should do. The base model's weights and licence are its makers' "
         f"({manifest.license}; {manifest.source})."
@@ -175,6 +161,7 @@ def _limits(manifest: Manifest, stages: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.card", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
     parser.add_argument("--model", type=Path, required=True, help="folder of the adapter")
     parser.add_argument("--metrics", type=Path, required=True, help="its metrics (from stage evaluate)")
     parser.add_argument("--lock", type=Path, default=Path("dvc.lock"), help="DVC's record (default: %(default)s)")
@@ -182,7 +169,7 @@ def main() -> None:
     args = parser.parse_args()
     lock = YAML(typ="safe", pure=True).load(args.lock.read_text(encoding="utf-8")) if args.lock.exists() else {}
     text = card(args.model.name, read_manifest(args.model), read_json(args.model / "adapter_config.json"),
-                read_json(args.metrics), lock.get("stages", {}))
+                read_json(args.metrics), lock.get("stages", {}), read_params(args.params))
     with atomic_file(args.out) as path:
         path.write_text(text, encoding="utf-8")
     console.print(f"model card: {args.out}")

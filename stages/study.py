@@ -13,6 +13,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from stages.common import tables
+from stages.common.console import console
 from stages.common.errors import run
 from stages.common.files import cache_folder
 from stages.common.inputs import at_least_1
@@ -45,10 +46,13 @@ def main() -> None:
     for name in args.names:
         study = catalogue.study(name)
         seeds = list(range(args.seeds)) if args.seeds and study.repeat == "seed" else None
-        plans[name] = plan(study, name, request.setting, workspace, pipeline, request.overrides, seeds, args.rows)
+        if args.seeds and not seeds:
+            console.print(f"{name}: --seeds has no part in it: it repeats over {study.repeat}")
+        plans[name] = plan(study, name, request.setting, workspace, pipeline, request.overrides, seeds, args.rows,
+                           catalogue.method)
     durations = Durations(cache_folder() / "durations.json", _behaviors())
     done = finished(Path())
-    view.show_plan(plans, done, durations)
+    view.show_plan(plans, done, durations, args.jobs)
     if args.dry:
         return
     if not args.report_only:

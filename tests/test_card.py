@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from stages.card import card, lineage
 from stages.common.errors import UserError
 from stages.lm.resolve import Manifest
+from tests.events.helpers import params_with
 
 MANIFEST = Manifest(name="org/model", source="hub", revision="0" * 40, sha256="1" * 64, license="apache-2.0")
 ADAPTER = {"r": 8, "lora_alpha": 16}
@@ -39,8 +40,8 @@ def metrics() -> dict:
     return both | {"adjusted": {"tau": 0.875, "natural": values(), "balanced": values(tail=0.25)}}
 
 
-def made(manifest: Manifest = MANIFEST) -> str:
-    return card("dpo", manifest, ADAPTER, metrics(), LOCK)
+def made(manifest: Manifest = MANIFEST, **changes) -> str:
+    return card("dpo", manifest, ADAPTER, metrics(), LOCK, params_with(**({"source__format": "table"} | changes)))
 
 
 def test_the_hubs_library_reads_base_licence_and_results():
@@ -62,22 +63,21 @@ def test_the_text_has_metrics_with_intervals_settings_and_digests():
     assert "| balanced | … tail | 0.125 (0.250–0.750) | 0.250 (0.250–0.750) |" in text
     assert "| balanced | … head | — | 0.500 (0.250–0.750) |" in text
     assert "τ = 0.875" in text and "models/sft `44`" in text and "stages/dpo.py" not in text
-    settings = json.loads(text.split("```json\n")[1].split("```")[0])
-    assert settings == {"dpo.beta": 0.1, "seed": 3, "sft.labels": "anchors"}
+    settings = json.loads(made(seed=3, dpo__beta=0.25).split("```json\n")[1].split("```")[0])
+    assert (settings["seed"], settings["dpo.beta"], settings["selection.lambda"]) == (3, 0.25, 0.5)
 
 
 def test_no_path_of_the_machine_is_in_it():
     folder = Manifest(name="/home/somebody/secret/model", source="folder", revision="", sha256="1", license="unknown")
-    assert "secret" not in made(folder)
+    assert "secret" not in made(folder, auxiliary__source="/home/somebody/secret/chats.json")
     assert "base_model: model" in made(folder) and "| ingest | log.csv `11`" in made(folder)
 
 
 def test_a_simulated_log_is_called_simulated():
-    lock = LOCK | {"ingest": LOCK["ingest"] | {"params": {"params.yaml": {"source": {"format": "simulated"}}}}}
-    assert "**simulated**" in card("dpo", MANIFEST, ADAPTER, metrics(), lock)
+    assert "**simulated**" in made(source__format="simulated")
     assert "**simulated**" not in made()
 
 
 def test_an_adapter_that_no_stage_wrote_is_refused():
     with pytest.raises(UserError, match="no stage has written models/dpo; run `dvc repro`"):
-        card("dpo", MANIFEST, ADAPTER, metrics(), {"sft": LOCK["sft"]})
+        card("dpo", MANIFEST, ADAPTER, metrics(), {"sft": LOCK["sft"]}, params_with())

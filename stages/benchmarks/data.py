@@ -64,7 +64,7 @@ class Material:
     def _layout(self, name: str) -> Layout:
         prompt, windowing = self.params.prompt.model_copy(update={"layout": name}), self.params.windowing
         return make_layout(
-            self.tokenizer, self.log, prompt, windowing.history, windowing.min_history, self.params.seed
+            self.tokenizer, self.log, prompt, windowing.history, windowing.min_history, self.params.data_seed
         )
 
 

@@ -97,11 +97,14 @@ class Setting(Section):
 
     title: str
     set: Overrides = {}
+    simulated: bool = False
+    """Whether the log is made from a simulated one, although its format does not say so."""
 
 
 class Catalogue(Section):
-    """All studies, and the settings in which they can be run."""
+    """All studies, the settings in which they can be run, and the method that a row is that says nothing else."""
 
+    method: Overrides = {}
     settings: dict[Name, Setting]
     studies: dict[Name, Study]
 

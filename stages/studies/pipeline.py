@@ -34,7 +34,7 @@ class Pipeline:
         self.root = root
         content = YAML(typ="safe", pure=True).load((root / "dvc.yaml").read_text(encoding="utf-8"))
         self.stages = {stage.name: stage for stage in _stages(content["stages"])}
-        self._files: dict[Path, str] = {}
+        self._files: dict[tuple[Path, ...], str] = {}
 
     @cached_property
     def maker(self) -> dict[str, str]:
@@ -79,13 +79,30 @@ class Pipeline:
         return keys
 
     def _content(self, dep: str, params: Mapping[str, Any]) -> str:
-        path = self.root / (params["source"]["path"] if dep == _SOURCE else dep)
-        if path not in self._files:
-            if not path.exists():
-                raise UserError(f"{path}: no such file or folder, and a stage needs it" +
-                                (" (source.path)" if dep == _SOURCE else ""))
-            self._files[path] = fingerprint(None, [path])
-        return self._files[path]
+        if dep == _SOURCE:
+            return self._log(params["source"])
+        path = self.root / dep
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder, and a stage needs it")
+        return self._fingerprint([path])
+
+    def _log(self, source: Mapping[str, Any]) -> str:
+        """Of the files that are read and no others: what else lies in the folder changes no result."""
+        if source["format"] == "simulated":
+            return "simulated"
+        path = self.root / source["path"]
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder, and a stage needs it (source.path)")
+        if path.is_dir():
+            return self._fingerprint([file for file in sorted(path.glob(source["files"])) if file.is_file()
+                                      and not file.name.startswith(".") and file.suffix not in {".dvc", ".md"}])
+        return self._fingerprint([path])
+
+    def _fingerprint(self, paths: list[Path]) -> str:
+        known = tuple(paths)
+        if known not in self._files:
+            self._files[known] = fingerprint(None, paths)
+        return self._files[known]
 
 
 def value_of(params: Mapping[str, Any], key: str) -> Any:

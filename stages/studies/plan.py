@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from stages.common.params import Params
 from stages.studies.definitions import MODELS, Overrides, Row, Setting, Study
 from stages.studies.pipeline import Pipeline, value_of
 
+_TAU = "evaluate.tau"
 _MARK = 10  # hex digits of an experiment's name that say what its result follows from
 
 
@@ -76,17 +78,19 @@ def in_turn(plans: Iterable[Plan]) -> list[Experiment]:
 
 def plan(
     study: Study, name: str, setting: Setting, workspace: Mapping[str, Any], pipeline: Pipeline, extra: Overrides,
-    values: Sequence[int] | None = None, only: Sequence[str] = (),
+    values: Sequence[int] | None = None, only: Sequence[str] = (), method: Overrides = MappingProxyType({}),
 ) -> Plan:
     """The experiments of a study; all rows of one repetition come before the next repetition.
 
-    Overrides apply in this order, the later ones win: setting, study, `extra`, row, repetition.
+    Overrides apply in this order, the later ones win: method, setting, study, `extra`, row, repetition. Rows whose
+    decision is `adjusted` have τ from validation.
 
     Args:
         workspace: params.yaml, nested.
         extra: overrides for all rows, from the command line.
         values: other values of `study.repeat` than the study's own.
         only: names of rows; none for all that need nothing special. The reference is always there.
+        method: what a row is that says nothing else, so that another default recipe in params.yaml changes no study.
 
     Raises:
         UserError: a row is unknown, or its overrides name no key or a value out of range.
@@ -99,7 +103,9 @@ def plan(
     of_row: dict[str, dict[int, tuple]] = {row: {} for row in rows}
     for value in values or study.values:
         for row, entry in rows.items():
-            overrides = {**setting.set, **study.set, **extra, **entry.set, study.repeat: value}
+            overrides = {**method, **setting.set, **study.set, **extra, **entry.set, study.repeat: value}
+            if entry.decision == "adjusted" and _TAU not in entry.set:
+                overrides[_TAU] = "validation"  # what the row says, whatever the others decide by
             nested = applied(workspace, overrides, f"study {name}, row {row}")
             overrides = {key: wanted for key, wanted in overrides.items() if value_of(workspace, key) != wanted}
             settings = tuple(sorted((key, repr(wanted)) for key, wanted in overrides.items()))

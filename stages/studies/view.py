@@ -65,7 +65,7 @@ def list_all(catalogue: Catalogue) -> None:
         console.print(table)
 
 
-def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations: Durations) -> None:
+def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations: Durations, jobs: int = 1) -> None:
     """Print what is finished, and the stages and the time that the rest will take."""
     experiments = in_turn(plans.values())
     ended = [experiment for experiment in experiments if experiment.mark in done]
@@ -83,7 +83,7 @@ def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations
     seconds = {stage: sum(durations.seconds(stage, e.params) for e in by) for stage, by in runs.items()}
     for stage, by in runs.items():
         console.print(f"  {stage}: {len(by)} × {duration(seconds[stage] / len(by))}")
-    total = sum(seconds.values()) + durations.overhead() * len(left)
+    total = (sum(seconds.values()) + durations.overhead() * len(left)) / min(jobs, len(left))
     console.print(f"about {duration(total)} on this machine, if no stage is in DVC's run cache yet")
 
 
@@ -97,6 +97,7 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
              if (done := _repetitions(summary, row)) < len(made.of_row[row])]
     lines = [
         f"{made.study.title}.",
+        "**The log is simulated.**" if simulated(made, request) else "",
         f"Setting `{request.setting_name}`: {request.setting.title}.",
         f"Params that differ from params.yaml in all rows: {settings}." if settings else "",
         f"{len(numbers)} repetition{'s' * (len(numbers) != 1)}: {made.study.repeat} {', '.join(map(str, numbers))}.",
@@ -107,19 +108,31 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
     return "\n".join(line for line in lines if line)
 
 
+def log_format(made: Plan) -> str:
+    """`source.format` of the study's reference row."""
+    return next(iter(made.of_row[made.study.reference].values())).params.source.format
+
+
+def simulated(made: Plan, request: Request) -> bool:
+    """Whether the numbers are of a simulated log, which must be said wherever they appear."""
+    return request.setting.simulated or log_format(made) == "simulated"
+
+
 def write(name: str, made: Plan, summary: Summary, request: Request, folder: Path) -> None:
     """Write `folder`/`name`.md and .json, and print the table."""
     study, commit = made.study, _commit()
     text = markdown(summary, study.title, caption(name, made, summary, request, commit), study.show_validation)
-    if study.way:
-        text += f"\n{way.markdown(summary, study.way)}"
+    far = way.markdown(summary, study.way) if study.way else None
+    if far:
+        text += f"\n{far}"
     if study.note:
         text += f"\n{study.note}\n"
     rows = {row: entry.model_dump() | {"set": public(entry.set)} for row, entry in made.rows.items()}
     content = {
         "study": name, "title": study.title, "setting": public(request.setting.set),
         "overrides": public(request.overrides), "set": public(study.set), "commit": commit,
-        "command": request.command(name),
+        "command": request.command(name), "note": study.note, "way": far, "show_validation": study.show_validation,
+        "format": log_format(made), "simulated": simulated(made, request),
     }
     # the summary's own rows hold each row's figures; what the rows were set to stands beside them
     write_json(folder / f"{name}.json", content | {"row_settings": rows} | summary.to_json())

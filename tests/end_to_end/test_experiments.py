@@ -50,7 +50,7 @@ def test_beta_runs_b_tuning_and_its_evaluation_only(project):
     output = project.dvc("exp", "run", "--name", "hotter", "-S", "dpo.beta=0.3")
     moved = adapter.read_bytes() != weights
     assert moved, "no look was better than the A-tuned adapter's: the model in conftest.py needs another seed"
-    assert stages_run(output) == ["dpo", "predictions@dpo", "evaluate@dpo"]
+    assert stages_run(output) == ["dpo", "predictions@dpo", "evaluate@dpo", "card@dpo"]
     after = (project.folder / "params.yaml").read_text(encoding="utf-8").splitlines()
     assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [("  beta: 0.1", "  beta: 0.3")]
 
@@ -94,7 +94,7 @@ def test_epsilon_by_its_symbol_runs_a_tuning_and_what_follows(project):
     assert stages_run(output) == ["sft"]
     assert "  epsilon: 0.5\n" in (project.folder / "params.yaml").read_text(encoding="utf-8")
     ahead = json.loads(project.dvc("status", "--json"))
-    assert ahead.keys() == {"scoring", "dpo", "predictions@sft"}  # those that take models/sft; the others follow them
+    assert ahead.keys() == {"scoring", "dpo", "predictions@sft", "card@sft"}  # those that take models/sft; the others follow them
 
 
 def test_a_log_outside_the_repository_is_watched(project, tmp_path):

@@ -33,7 +33,7 @@ stages:
     deps: [metrics/one.json, stages/shared.py]
     plots: [{plots/score.csv: {cache: false}}]
 """
-MINI_PARAMS = {"seed": 0, "counting": {"least": 1}, "source": {"path": "log.csv"}, "unread": 0}
+MINI_PARAMS = {"seed": 0, "counting": {"least": 1}, "source": {"format": "table", "path": "log.csv", "files": "*"}, "unread": 0}
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_what_is_not_there(mini):
     with pytest.raises(UserError, match="there is no stage guess$"):
         Pipeline(mini).needed(["guess"])
     with pytest.raises(UserError, match=r"nowhere.csv: no such file or folder.*\(source.path\)"):
-        keys_with(mini, source={"path": "nowhere.csv"})
+        keys_with(mini, source=MINI_PARAMS["source"] | {"path": "nowhere.csv"})
     (mini / "stages" / "guess.py").unlink()
     with pytest.raises(UserError, match="guess.py: no such file or folder, and a stage needs it$"):
         keys_with(mini)
@@ -133,3 +133,17 @@ def test_what_is_not_there(mini):
         value_of(PARAMS, "sft.epsilom")
     with pytest.raises(UserError, match="there is no key seed.x"):
         value_of(PARAMS, "seed.x")
+
+
+def test_what_else_lies_beside_the_log_changes_nothing(mini):
+    folder = mini / "data" / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.csv").write_text("a\n", encoding="utf-8")
+    read = {"source": {"format": "table", "path": "data/raw", "files": "*.csv"}}
+    unread = {"source": read["source"] | {"format": "simulated"}}
+    before, simulated = keys_with(mini, **read), keys_with(mini, **unread)
+    for name in ("README.md", "log.csv.dvc", ".hidden.csv", "other.parquet"):
+        (folder / name).write_text("b", encoding="utf-8")
+    assert keys_with(mini, **read) == before and keys_with(mini, **unread) == simulated
+    (folder / "more.csv").write_text("c\n", encoding="utf-8")
+    assert keys_with(mini, **read) != before and keys_with(mini, **unread) == simulated

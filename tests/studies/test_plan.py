@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
-from stages.studies.definitions import Setting, Study
+from stages.studies.definitions import Setting, Study, read_studies
 from stages.studies.pipeline import Pipeline
-from stages.studies.plan import in_turn, plan, stage_runs
+from stages.studies.plan import applied, in_turn, plan, stage_runs
 from tests.contract.imports import ROOT
 
 PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -16,10 +16,10 @@ PIPELINE = Pipeline(ROOT)
 SETTING = Setting(title="as it is")
 
 
-def made(rows, setting=SETTING, extra=None, values=None, only=(), name="ours", **study):
+def made(rows, setting=SETTING, extra=None, values=None, only=(), name="ours", workspace=PARAMS, method=None, **study):
     given_ = {"title": "Ours", "reference": next(iter(rows)), "values": [0, 1], "rows": rows}
     study = Study.model_validate(given_ | study)
-    return plan(study, name, setting, PARAMS, PIPELINE, extra or {}, values, only)
+    return plan(study, name, setting, workspace, PIPELINE, extra or {}, values, only, method or {})
 
 
 def test_rows_with_equal_settings_share_an_experiment_and_unite_their_targets():
@@ -102,6 +102,23 @@ def test_precedence_of_overrides():
     assert found.experiments[0].overrides == {"dpo.nll_weight": 0.2, "sft.epsilon": 0.3, "sft.warmup": 0.4, "seed": 5}
 
 
+def test_another_default_recipe_changes_no_row():
+    method = read_studies(ROOT / "data" / "studies.yaml").method
+    other = applied(PARAMS, {"sft.labels": "all", "sft.logit_adjustment": 1, "dpo.nll_weight": 0.5, "evaluate.tau": 0}, "")
+    rows = {"dpo": {}, "all": {"set": {"sft.labels": "all"}, "model": "sft"}}
+    before, after = (made(rows, workspace=workspace, method=method) for workspace in (PARAMS, other))
+    assert [e.mark for e in before.experiments] == [e.mark for e in after.experiments]
+    assert after.experiments[0].params.sft.labels == "anchors"
+    assert made(rows, workspace=other).experiments[0].params.sft.labels == "all", "without a method it is the default's"
+
+
+def test_an_adjusted_row_has_tau_from_validation_whatever_the_others_decide_by():
+    rows = {"plain": {}, "adjusted": {"decision": "adjusted"}, "own": {"decision": "adjusted", "set": {"evaluate.tau": 2}}}
+    found = made(rows, extra={"evaluate.tau": 0}, values=[0])
+    tau = {name: by_value[0].params.evaluate.tau for name, by_value in found.of_row.items()}
+    assert tau == {"plain": 0, "adjusted": "validation", "own": 2}
+
+
 def test_rows_on_demand():
     rows = {"reference_row": {}, "plain": {"set": {"dpo.beta": 0.7}}, "special": {"model": "base", "needs": "a GPU"}}
     assert list(made(rows).rows) == ["reference_row", "plain"]
@@ -115,7 +132,7 @@ def test_rows_on_demand():
     ({"sft.epsilon": "much"}, "study ours, row one: sft.epsilon: 'much': "),
     ({"windowing.min_history": 50}, "study ours, row one: windowing: min_history 50 is above history 20$"),
     ({"dpo": 3}, "study ours, row one: dpo: 3: "),
-    ({"source.path": "nowhere.csv"}, "nowhere.csv: no such file"),
+    ({"source.path": "nowhere.csv", "source.format": "table"}, "nowhere.csv: no such file"),
 ])
 def test_overrides_that_no_run_could_have(overrides, message):
     with pytest.raises(UserError, match=message):
