@@ -17,6 +17,7 @@ from stages.lm.resolve import Manifest, read_manifest
 
 _TITLES = {"sft": "A-tuned adapter", "dpo": "B-tuned adapter"}
 _TASK = "next-behavior-prediction"
+_B_TUNING = ("scoring", "selection", "dpo")
 # (section, key, name) of what the card's table and its front matter show
 _SHOWN = (
     ("natural", "rec_w", "accuracy"), ("natural", "prec_w", "precision, weighted"), ("natural", "log_loss", "log-loss"),
@@ -56,7 +57,7 @@ def card(
         "Means over test users that occur in no other split, with 95 % intervals from a bootstrap over users. "
         "`natural`: windows as they come; `balanced`: the same number of windows of each behaviour. `adjusted`: the most "
         f"likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency.",
-        "## Lineage", _lineage_table(stages), "## Settings", _settings(params),
+        "## Lineage", _lineage_table(stages), "## Settings", _settings(params, stages),
         "## Use", f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         f"base = AutoModelForCausalLM.from_pretrained({_base(manifest)!r})\n"
         f"model = PeftModel.from_pretrained(base, \"models/{name}\")\n```",
@@ -136,17 +137,21 @@ def _digests(entries: list[Mapping[str, Any]]) -> str:
     return "<br>".join(f"{shown(entry['path'])} `{entry['md5'][:8]}`" for entry in entries) or "—"
 
 
-def _settings(params: Params) -> str:
+def _settings(params: Params, stages: Mapping[str, Any]) -> str:
+    """What the adapter was made with; of B-Tuning's sections what dvc.lock has, so that A-Tuning's card is left alone."""
     auxiliary = params.auxiliary.model_copy(update={"source": Path(params.auxiliary.source).name})
     sections = {
         "windowing": params.windowing, "prompt": params.prompt, "auxiliary": auxiliary,
-        "instructions": params.instructions, "lora": params.lora, "sft": params.sft, "scoring": params.scoring,
-        "selection": params.selection, "dpo": params.dpo,
+        "instructions": params.instructions, "lora": params.lora, "sft": params.sft,
     }
     keep = {"seed": params.seed, "data_seed": params.data_seed} | {
         f"{name}.{key}": value for name, section in sections.items()
         for key, value in section.model_dump(by_alias=True).items()
     }
+    for entry in stages.values():
+        for name, section in entry.get("params", {}).get("params.yaml", {}).items():
+            if name in _B_TUNING:
+                keep |= {f"{name}.{key}": value for key, value in section.items()}
     return "```json\n" + json.dumps(keep, indent=2, ensure_ascii=False, sort_keys=True) + "\n```"
 
 

@@ -11,6 +11,10 @@ apart by a key "user" (text or a whole number), which goes no further than this 
 left in the model is kept between the lines, so an answer costs the new events, not the history; layout stream is
 needed. With --order-only an answer has "at_least" and "at_most" for "probability". A bad line ends the program.
 
+--decision says what an answer goes by: plain, the likeliest first; calibrated, the same with probabilities at the
+temperature chosen on validation; adjusted, the largest p(y|x) / π(y)^τ first, with τ chosen on validation, so that rare
+behaviours get their turn. Temperature and τ stand in the model's metrics, which `dvc repro` writes.
+
 A question's time and place count where prompt.context is next; where it is history or id they are ignored (a time has to
 be there all the same), as are with id those of the events, but for their order.
 """
@@ -20,15 +24,18 @@ import json
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import polars as pl
 
 from stages.common import tables
 from stages.common.errors import UserError, run
+from stages.common.files import read_json
 from stages.common.inputs import at_least_1
 from stages.common.params import Params, read_params
 from stages.events.rules import clean
@@ -36,12 +43,39 @@ from stages.lm.load import load_merged, load_tokenizer
 from stages.lm.session import Candidates, Session
 from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
+from stages.ranking.adjust import adjusted, tempered
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an answer goes by: `tau` of logit adjustment orders the candidates, `temperature` moves probabilities."""
+
+    tau: float = 0.0
+    temperature: float = 1.0
+
+    @classmethod
+    def read(cls, name: str, metrics: Path) -> "Decision":
+        """Decision `name` (plain, calibrated or adjusted) as stage `evaluate` chose it.
+
+        Raises:
+            UserError: the metrics are absent, or of another kind.
+        """
+        if name == "plain":
+            return cls()
+        try:
+            found = read_json(metrics)
+            if name == "adjusted":
+                return cls(tau=found["adjusted"]["tau"])
+            return cls(temperature=found["calibrated"]["temperature"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"--decision {name}: {metrics}: no metrics of stage evaluate; `dvc repro` writes them, and "
+                            "--metrics names others") from None
 
 
 class Predictor:
     """A tuned model that follows people, one `Person` each."""
 
-    def __init__(self, model: Path, vocabulary: pl.DataFrame, params: Params):
+    def __init__(self, model: Path, vocabulary: pl.DataFrame, params: Params, decision: Decision = Decision()):
         """Load the model.
 
         Args:
@@ -61,7 +95,7 @@ class Predictor:
             load_tokenizer(model), nothing, params.prompt, params.windowing.history, params.windowing.min_history,
             params.data_seed,
         )
-        self.zone = params.source.time_zone
+        self.zone, self.decision, self.share = params.source.time_zone, decision, vocabulary["share"].to_numpy()
         self.numbers = {behavior: number for number, behavior in enumerate(self.layout.candidates)}
         self.candidates = Candidates(
             load_merged(model), self.layout.prefix, self.layout.answers, params.windowing.history,
@@ -101,7 +135,10 @@ class Person:
         Args:
             time, place: of the event to predict; ignored unless `prompt.context` is `next`.
             top: only the order of the likeliest `top`, which is faster: `at_least` and `at_most` take the place of
-                `probability`.
+                `probability`. Not for decisions that move probabilities.
+
+        Returns:
+            `probability` is at the decision's temperature; with a `tau` the first is not the likeliest.
 
         Raises:
             UserError: as `append`.
@@ -113,11 +150,23 @@ class Person:
         weighed = self.session.weigh(context, top)
         names = [self.predictor.layout.candidates[number] for number in weighed.candidates]
         if top is None:
-            return [{"behavior": n, "probability": float(p)} for n, p in zip(names, weighed.low, strict=True)]
+            p, order = self._decided(np.asarray(weighed.candidates), np.asarray(weighed.low, dtype=np.float64))
+            return [{"behavior": names[place], "probability": float(p[place])} for place in order]
         return [
             {"behavior": n, "at_least": float(low), "at_most": float(high)}
             for n, low, high in zip(names, weighed.low, weighed.high, strict=True)
         ]
+
+    def _decided(self, numbers: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of the candidates `numbers` (V,) under the decision, and their places, the answer first."""
+        decision = self.predictor.decision
+        with np.errstate(divide="ignore"):  # a candidate's probability may round to 0
+            log_p = np.log(p)[None]
+        if decision.temperature != 1:
+            p = np.exp(tempered(log_p, decision.temperature))[0]
+        if not decision.tau:
+            return p, np.arange(len(p))
+        return p, np.argsort(-adjusted(log_p, self.predictor.share[numbers], decision.tau)[0], kind="stable")
 
     def _local(self, time: datetime) -> datetime:
         if time.tzinfo is not None:
@@ -207,8 +256,15 @@ def main() -> None:
     parser.add_argument("--top", type=at_least_1, default=5, help="candidates in an answer (default: %(default)s)")
     parser.add_argument("--order-only", action="store_true",
                         help="weigh no more candidates than their order needs: faster, probabilities as bounds")
+    parser.add_argument("--decision", choices=("plain", "calibrated", "adjusted"), default="plain",
+                        help="what an answer goes by, see above (default: %(default)s)")
+    parser.add_argument("--metrics", type=Path,
+                        help="metrics with τ and temperature (default: metrics/eval/<name of the model>.json)")
     args = parser.parse_args()
-    predictor = Predictor(args.model, tables.read("vocabulary", args.vocabulary), read_params(args.params))
+    if args.order_only and args.decision != "plain":
+        parser.error("--order-only knows the order of the plain probabilities only; leave out it or --decision")
+    decision = Decision.read(args.decision, args.metrics or Path("metrics/eval") / f"{args.model.name}.json")
+    predictor = Predictor(args.model, tables.read("vocabulary", args.vocabulary), read_params(args.params), decision)
     try:
         for answer in answers(args.input, predictor, args.top, args.order_only):
             print(json.dumps(answer, ensure_ascii=False), flush=True)

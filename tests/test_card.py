@@ -63,8 +63,9 @@ def test_the_text_has_metrics_with_intervals_settings_and_digests():
     assert "| balanced | … tail | 0.125 (0.250–0.750) | 0.250 (0.250–0.750) |" in text
     assert "| balanced | … head | — | 0.500 (0.250–0.750) |" in text
     assert "τ = 0.875" in text and "models/sft `44`" in text and "stages/dpo.py" not in text
-    settings = json.loads(made(seed=3, dpo__beta=0.25).split("```json\n")[1].split("```")[0])
-    assert (settings["seed"], settings["dpo.beta"], settings["selection.lambda"]) == (3, 0.25, 0.5)
+    settings = json.loads(made(seed=3, sft__epsilon=0.25).split("```json\n")[1].split("```")[0])
+    assert (settings["seed"], settings["sft.epsilon"], settings["dpo.beta"]) == (3, 0.25, 0.1)
+    assert not any(key.startswith("selection.") for key in settings), "only what the adapter follows from"
 
 
 def test_no_path_of_the_machine_is_in_it():

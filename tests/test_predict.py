@@ -163,3 +163,49 @@ def test_the_command_answers_line_by_line(tuned, tmp_path):
     bad = subprocess.run(command, input=asked + "{\n", capture_output=True, text=True, timeout=120)
     assert bad.returncode != 0 and "line 5" in bad.stderr and "Traceback" not in bad.stderr
     assert len(bad.stdout.splitlines()) == 2, "what was answered before stays answered"
+
+
+def decided(tuned, **decision):
+    """Plain answers, and the same under a decision."""
+    plain = predict.Predictor(tuned, all_behaviors(), small_params())
+    other = predict.Predictor(tuned, all_behaviors(), small_params(), predict.Decision(**decision))
+    return zip(*(predict.answers(lines(10), one, top=len(BEHAVIORS), order_only=False) for one in (plain, other)),
+               strict=True)
+
+
+def test_adjusted_answers_go_by_probability_over_frequency(tuned):
+    share, moved = dict(all_behaviors().select("behavior", "share").iter_rows()), 0
+    for plain, adjusted in decided(tuned, tau=6.0):
+        p = {each["behavior"]: each["probability"] for each in plain["predictions"]}
+        names = [each["behavior"] for each in adjusted["predictions"]]
+        assert names == sorted(p, key=lambda name: -p[name] / share[name] ** 6.0)
+        assert {each["behavior"]: each["probability"] for each in adjusted["predictions"]} == pytest.approx(p)
+        moved += names != list(p)
+    assert moved, "the adjustment changed no answer"
+
+
+def test_calibrated_answers_keep_their_order_and_are_less_sure(tuned):
+    for plain, calibrated in decided(tuned, temperature=2.0):
+        before, after = ([each["probability"] for each in found["predictions"]] for found in (plain, calibrated))
+        assert [e["behavior"] for e in plain["predictions"]] == [e["behavior"] for e in calibrated["predictions"]]
+        assert after == pytest.approx(np.sqrt(before) / np.sqrt(before).sum(), abs=1e-5)
+        assert sum(after) == pytest.approx(1) and after[0] < before[0]
+
+
+def test_a_decision_is_read_from_the_models_metrics(tmp_path):
+    path = tmp_path / "dpo.json"
+    path.write_text('{"adjusted": {"tau": 0.5}, "calibrated": {"temperature": 1.5}}', encoding="utf-8")
+    assert predict.Decision.read("adjusted", path) == predict.Decision(tau=0.5)
+    assert predict.Decision.read("calibrated", path) == predict.Decision(temperature=1.5)
+    assert predict.Decision.read("plain", tmp_path / "none.json") == predict.Decision()
+    for name, content in (("none.json", None), ("old.json", "{}"), ("bad.json", "{")):
+        if content is not None:
+            (tmp_path / name).write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=f"--decision adjusted: .*{name}: no metrics of stage evaluate"):
+            predict.Decision.read("adjusted", tmp_path / name)
+
+
+def test_the_order_alone_is_of_plain_probabilities(tuned):
+    command = [sys.executable, "-m", "stages.predict", "--model", str(tuned), "--order-only", "--decision", "adjusted"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "--order-only knows the order of the plain probabilities only" in done.stderr
