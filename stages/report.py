@@ -3,8 +3,9 @@
     python -m stages.report                              # report.html, of what `dvc repro` left in the workspace
     python -m stages.report --pictures metrics/pictures  # and the plots as PNG
 
-The page holds all it needs and asks nothing of a network. No user, pseudonym or date is in it; `--no-examples` leaves
-out the few test windows that it shows.
+The page holds all it needs and asks nothing of a network. No user, pseudonym or date is in it. A few test windows
+are shown as examples where the log is simulated; `--examples` shows them, without places, of a real log too, where they
+are events of real people. Look at them before the page goes to anyone.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from stages.common.console import console
 from stages.common.errors import run
 from stages.common.files import atomic_file
 from stages.reports import cards, drawing, figures
-from stages.reports.answer import answer
+from stages.reports.answer import answer, question
 from stages.reports.differences import differences
 from stages.reports.drawing import Picture
 from stages.reports.examples import cards as example_cards
@@ -28,13 +29,17 @@ from stages.reports.results import difference_table, metric_tables, study_tables
 TITLE = "BehaviorLM: what this run shows"
 
 
-def report(material: Material, at: Commit, with_examples: bool = True) -> tuple[str, list[Picture]]:
+def report(material: Material, at: Commit, with_examples: bool | None = None) -> tuple[str, list[Picture]]:
     """The page, and the pictures in it.
+
+    Args:
+        with_examples: whether test windows are shown; None for only those of a simulated log.
 
     Raises:
         UserError: Matplotlib is not installed, or predictions and metrics are of different runs.
     """
     drawing.require_matplotlib()
+    with_examples = material.simulated if with_examples is None else with_examples
     found = differences(material)
     with drawing.style():
         groups = {
@@ -45,7 +50,7 @@ def report(material: Material, at: Commit, with_examples: bool = True) -> tuple[
         }
     drawn = {name: [picture for picture in group if picture] for name, group in groups.items()}
     sections: dict[tuple[str, str], list[Html]] = {
-        ("answer", "Does progressive tuning help on this log?"): answer(material, found),
+        ("answer", question(material)): answer(material, found),
         ("metrics", "Metrics"): [*metric_tables(material), *difference_table(material, found)],
         ("studies", "Studies"): study_tables(material.studies),
         ("behaviours", "Behaviour by behaviour"): _figures(
@@ -77,7 +82,7 @@ def main() -> None:
     args = _parser().parse_args()
     drawing.require_matplotlib()
     material = gather(Places(args.params, args.lock, args.data, args.metrics, args.models))
-    content, pictures = report(material, commit(), not args.no_examples)
+    content, pictures = report(material, commit(), args.examples)
     with atomic_file(args.out) as part:
         part.write_text(content, encoding="utf-8")
     console.print(f"report: {args.out}, {len(content.encode()) / 1e3:,.0f} kB, {len(pictures)} plots", markup=False)
@@ -93,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write the plots there as PNG too")
-    parser.add_argument("--no-examples", action="store_true", help="show no test windows")
+    parser.add_argument("--examples", action=argparse.BooleanOptionalAction,
+                        help="show a few test windows (default: only of a simulated log)")
     parser.add_argument("--params", type=Path, default=places.params, help="the settings (default: %(default)s)")
     parser.add_argument("--lock", type=Path, default=places.lock, help="what DVC last ran (default: %(default)s)")
     for name in ("data", "metrics", "models"):

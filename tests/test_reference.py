@@ -13,6 +13,8 @@ from stages.common.params import read_params
 from stages.events import tested as chosen  # pytest would take the function itself for a test
 from stages.events.simulator import BEHAVIORS
 from stages.ranking.adjust import adjusted
+from stages.ranking.decisions import tau_of
+from stages.ranking.splits import splits_of
 from stages.ranking.summary import metrics_of
 from stages.evaluate import evaluate
 from stages.reference import main, oracle_log_p, reference
@@ -85,7 +87,8 @@ def test_the_oracles_ceiling_is_adjusted_with_one_and_not_again(data, params):
     ceiling = values["oracle_adjusted"]
     assert ceiling["adjusted"]["tau"] == 0 and ceiling["adjusted"]["balanced"] == ceiling["balanced"]
     for name in ROWS + ["oracle"]:  # for every other row validation chooses, as for a model
-        assert values[name]["valid"]["adjusted"]["overall"] >= values[name]["valid"]["plain"]["overall"]
+        valid = splits_of(predictions[name], data["events"], data["vocabulary"])["valid_balanced"]
+        assert values[name]["adjusted"]["tau"] == tau_of(valid, share, params.evaluate)
     assert values["oracle"]["adjusted"]["tau"] > 0
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import polars as pl
@@ -113,9 +114,12 @@ def test_the_same_run_makes_the_same_page(places):
     assert report(gather(places), at)[0] == report(gather(places), at)[0]
 
 
-def test_examples_can_be_left_out(places):
-    content, _ = report(gather(places), Commit(None, False), with_examples=False)
-    assert 'id="examples"' not in content and 'id="data"' in content
+def test_examples_can_be_left_out_and_of_a_real_log_have_to_be_asked_for(places):
+    simulated = gather(places)
+    real = replace(simulated, counts=simulated.counts | {"ingest": simulated.counts["ingest"] | {"format": "table"}})
+    for material, asked, shown in ((simulated, False, False), (real, None, False), (real, True, True)):
+        content, _ = report(material, Commit(None, False), with_examples=asked)
+        assert ('id="examples"' in content) == shown and 'id="data"' in content
 
 
 def test_nothing_is_written_where_nothing_has_run(tmp_path, monkeypatch, capsys):

@@ -41,6 +41,24 @@ def tau_of(valid: Split, share: np.ndarray, evaluate: Evaluate) -> float:
     return min(TAUS, key=order)
 
 
+def cross_fitted(natural: Split, balanced: Split, share: np.ndarray, evaluate: Evaluate) -> tuple[Split, Split]:
+    """Validation splits after logit adjustment, each user's windows with the τ that other users' windows chose.
+
+    A τ scored on the windows that chose it is never worse than 0 there, so the users are dealt into two halves by turns
+    in the order of their pseudonyms: each half's windows, of both splits, get `tau_of` the other half's `balanced`
+    windows, or of all `balanced` windows where the other half has none of a behaviour in the vocabulary.
+    """
+    first = np.unique(np.concatenate([natural.user, balanced.user]))[::2]
+    moved = [split.log_p.copy() for split in (natural, balanced)]
+    for half in (True, False):
+        others = _part(balanced, np.isin(balanced.user, first) != half)
+        tau = tau_of(others if (others.label != OUTSIDE).any() else balanced, share, evaluate)
+        for split, log_p in zip((natural, balanced), moved, strict=True):
+            own = np.isin(split.user, first) == half
+            log_p[own] = adjusted(split.log_p[own], share, tau)
+    return Split(moved[0], natural.label, natural.user), Split(moved[1], balanced.label, balanced.user)
+
+
 def temperature_of(valid: Split, evaluate: Evaluate) -> float:
     """`evaluate.temperature`, or the one within `TEMPERATURES` of least log-loss on `valid`, the natural set.
 
@@ -63,5 +81,8 @@ def temperature_of(valid: Split, evaluate: Evaluate) -> float:
 
 
 def _known(split: Split) -> Split:
-    known = split.label != OUTSIDE
-    return Split(split.log_p[known], split.label[known], split.user[known])
+    return _part(split, split.label != OUTSIDE)
+
+
+def _part(split: Split, where: np.ndarray) -> Split:
+    return Split(split.log_p[where], split.label[where], split.user[where])

@@ -13,7 +13,7 @@ from stages.ranking.accuracy import by_behavior, group_means, groups, ranked, we
 from stages.ranking.adjust import adjusted, tempered
 from stages.ranking.bootstrap import Metrics, interval, paired_difference, resampled
 from stages.ranking.calibration import calibration_error, log_loss
-from stages.ranking.decisions import tau_of, temperature_of
+from stages.ranking.decisions import cross_fitted, tau_of, temperature_of
 from stages.ranking.outcomes import OUTSIDE, Outcomes, outcomes
 from stages.ranking.selective import accuracy_at, area_under_risk_coverage
 from stages.ranking.splits import TEST, Split, splits_of
@@ -96,7 +96,8 @@ def evaluate_valid(
 ) -> dict[str, Any]:
     """How well a decision does on the validation windows, which recipes are chosen by.
 
-    `overall` is the mean accuracy over behaviours on `balanced`; `rec_w` and `log_loss` are of `natural`.
+    `overall` is the mean accuracy over behaviours on `balanced`; `rec_w` and `log_loss` are of `natural`. Intervals
+    take the decision as it is: what other users would have made of τ is not in them.
     """
     windows = outcomes(balanced.log_p, balanced.label)
     overall = {"overall": np.ones(vocabulary.height, dtype=bool)}
@@ -119,8 +120,12 @@ def metrics_of(
     """All metrics of a table of `predictions`, the same keys always, null where there is nothing to measure.
 
     `natural` and `balanced` are of the plain decision, the most likely behaviour. `adjusted` has `tau` and the same
-    two of the distribution after logit adjustment; `calibrated` has `temperature` and what it changes; `valid` has
-    the scores of the plain and the adjusted decision on the validation windows, on which both were chosen.
+    two of the distribution after logit adjustment; `calibrated` has `temperature` and what it changes.
+
+    `valid` has scores on the validation windows. `valid.plain` is of the plain decision. `valid.adjusted` is
+    cross-fitted: each half of the validation users is decided with the τ that the other half's windows chose (see
+    `cross_fitted`), so that it may be below `valid.plain`. It is of no single τ; `adjusted.tau` is chosen on all of
+    them. Where `evaluate.tau` is a number, it is that number everywhere.
 
     The same `seed` draws the same users for every model, and every decision, of the same windows.
 
@@ -131,7 +136,8 @@ def metrics_of(
     share, bins, resamples = vocabulary["share"].to_numpy(), evaluate.calibration_bins, evaluate.resamples
     tau = tau_of(splits["valid_balanced"], share, evaluate)
     temperature = temperature_of(splits["valid_natural"], evaluate)
-    moved = {name: Split(adjusted(split.log_p, share, tau), split.label, split.user) for name, split in splits.items()}
+    moved = {name: Split(adjusted(splits[name].log_p, share, tau), splits[name].label, splits[name].user)
+             for name in TEST}
 
     def test(decided: dict[str, Split]) -> dict[str, Any]:
         return {
@@ -139,9 +145,8 @@ def metrics_of(
             "balanced": evaluate_balanced(decided["balanced"], vocabulary, resamples, _generator(seed, "balanced")),
         }
 
-    def valid(decided: dict[str, Split]) -> dict[str, Any]:
-        return evaluate_valid(decided["valid_natural"], decided["valid_balanced"], vocabulary, resamples, seed)
-
+    valid = partial(evaluate_valid, vocabulary=vocabulary, resamples=resamples, seed=seed)
+    validation = splits["valid_natural"], splits["valid_balanced"]
     natural = splits["natural"]
     calibrated = outcomes(tempered(natural.log_p, temperature), natural.label)
     calibration = partial(calibration_metrics, windows=calibrated, bins=bins)
@@ -154,8 +159,8 @@ def metrics_of(
         "valid": {
             "natural": _sizes(splits["valid_natural"]),
             "balanced": _sizes(splits["valid_balanced"]),
-            "plain": valid(splits),
-            "adjusted": valid(moved),
+            "plain": valid(*validation),
+            "adjusted": valid(*cross_fitted(*validation, share, evaluate)),
         },
     }
 

@@ -6,12 +6,13 @@ from pathlib import PurePath
 from typing import Any
 
 from stages.reports.gather import Material, flat, shown
-from stages.reports.labels import MISSING, percent, simulated_mark
+from stages.reports.labels import MISSING, percent, rows, simulated_mark, start
 from stages.reports.markup import Html, code, facts, items, join, paragraph, table, tag
 from stages.reports.repository import Commit
+from stages.studies.view import public
 
 _SPLITS = {"train": "training", "valid": "validation", "natural": "natural test", "balanced": "balanced test"}
-_ADAPTERS = {"sft": "A-Tuning", "dpo": "B-Tuning"}
+_ADAPTERS = ("sft", "dpo")
 
 
 def data_card(material: Material) -> list[Html]:
@@ -57,17 +58,17 @@ def _skew(material: Material) -> Iterator[tuple[str, str]]:
 
 def _splits(counts: dict[str, Any]) -> Html:
     users = counts["users"]
-    rows = [[title, f"{counts['windows'].get(name, 0):,}", f"{users.get(name, users['test']):,}"]
+    body = [[title, f"{counts['windows'].get(name, 0):,}", f"{users.get(name, users['test']):,}"]
             for name, title in _SPLITS.items()]
     outside = counts["out_of_vocabulary"]["windows"]
     short = counts["balanced_shortfall"]
     caption = (
         f"Users are split, so none is in two splits; both test sets draw from the same test users. "
-        f"{users['too_short']:,} users are too short for a window; {outside:,} windows of validation and test users have a "
-        f"behaviour that no training user has, and are left out; {len(short['had']):,} behaviours have fewer than the "
-        f"{short['wanted']:,} balanced windows wanted."
+        f"{users['too_short']:,} users are too short for a window; {outside:,} windows of validation and test users "
+        f"have a behaviour that no training user has, and are left out; {len(short['had']):,} behaviours have "
+        f"fewer than the {short['wanted']:,} balanced windows wanted."
     )
-    return table(caption, ["split", "windows", "users"], rows)
+    return table(caption, ["split", "windows", "users"], body)
 
 
 def model_card(material: Material, commit: Commit) -> list[Html]:
@@ -98,23 +99,24 @@ def model_card(material: Material, commit: Commit) -> list[Html]:
 
 
 def _adapters(material: Material) -> list[Html]:
-    rows = []
-    for stage, title in _ADAPTERS.items():
+    body, names = [], rows(material)
+    for stage in _ADAPTERS:
         if found := material.counts.get(stage):
             on = (f"{found['sequences']:,} sequences, labels: {found['labels']}" if "sequences" in found
                   else f"{found['pairs']:,} pairs, objective: {found['objective']}" if "pairs" in found else MISSING)
-            rows.append([title, on, *(f"{found[key]:,}" if found.get(key) is not None else MISSING
-                                      for key in ("steps", "best_step", "trained_parameters"))])
-    if not rows:
+            counted = (found.get(key) for key in ("steps", "best_step", "trained_parameters"))
+            body.append([names[stage], on, *(MISSING if value is None else f"{value:,}" for value in counted)])
+    if not body:
         return []
     lora = _ran(material, "lora")
+    before = "the untuned model" if material.param("sft.labels") == "none" else start(material)
     caption = join([
         "LoRA on all linear layers: " + ", ".join(f"{key} {shown(value)}" for key, value in lora.items())
-        + ". B-Tuning goes on from A-Tuning, and each adapter is loaded on the base model alone.",
+        + f". B-Tuning goes on from {before}, and each adapter is loaded on the base model alone.",
         simulated_mark(material.simulated),
     ])
     return [tag("h3", "Adapters"), table(caption, ["adapter", "trained on", "steps", "kept step", "parameters trained"],
-                                         rows, words=2)]
+                                         body, words=2)]
 
 
 def _ran(material: Material, section: str) -> dict[str, Any]:
@@ -133,10 +135,10 @@ def changed(material: Material) -> list[str]:
 def _params(material: Material) -> list[Html]:
     now = flat(material.params.model_dump(by_alias=True))
     used = {key: material.ran_with.get(key, value) for key, value in now.items()}
-    local = material.base is not None and material.base.get("source") == "folder"
-    paths = {"source.path"} | ({"model.name"} if local else set())  # a path may tell whose machine it was
-    lines = [f"{key}: {PurePath(value).name if key in paths and value else shown(value)}"
-             for key, value in used.items()]
+    used = public(used)  # a path may tell whose machine it was
+    if material.base is not None and material.base.get("source") == "folder":
+        used["model.name"] = PurePath(used["model.name"]).name
+    lines = [f"{key}: {shown(value)}" for key, value in used.items()]
     parts = [tag("details", tag("summary", f"All {len(lines)} params"), code("\n".join(lines)))]
     if not material.ran_with:
         parts.append(paragraph("There is no dvc.lock, so these are the params of params.yaml as it stands; whether the "

@@ -1,4 +1,8 @@
-"""A few predictions, right and wrong, as a person would look at them. No user and no date is in them."""
+"""A few predictions, right and wrong, as a person would look at them.
+
+No user and no date is in them, and of a real log no place: weekday, hour, place and behaviour of a few events in a row
+may be enough to know a person again.
+"""
 
 from dataclasses import dataclass
 
@@ -6,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from stages.reports.gather import Material
-from stages.reports.labels import ROW, simulated_mark
+from stages.reports.labels import rows, simulated_mark
 from stages.reports.markup import Html, paragraph, tag
 
 GROUPS = ("head", "medium", "tail")
@@ -23,7 +27,7 @@ class Example:
 
     Attributes:
         history: the latest events before it: when (weekday and hour), place, behaviour.
-        when, place: of the event that is predicted.
+        when, place: of the event that is predicted; places are blank where the log is real.
         answers: the likeliest behaviours with their probabilities.
         truth, p_truth, rank: what happened, its probability and its place among the candidates.
         group: `head`, `medium` or `tail`.
@@ -73,10 +77,11 @@ def _example(material: Material, row: int, log_p: np.ndarray, truth: int) -> Exa
     past = part.head(row - first).filter(pl.col("user") == part["user"][-1])
     order = np.argsort(-log_p, kind="stable")
     p, names = np.exp(log_p), vocabulary["behavior"]
+    shown = material.simulated
     return Example(
-        history=[(_when(time), place or "", behavior)
+        history=[(_when(time), place if shown and place else "", behavior)
                  for time, place, behavior in past.select("time", "place", "behavior").iter_rows()],
-        when=_when(part["time"][-1]), place=part["place"][-1] or "",
+        when=_when(part["time"][-1]), place=part["place"][-1] or "" if shown else "",
         answers=[(names[int(n)], float(p[n])) for n in order[:TOP]],
         truth=names[truth], p_truth=float(p[truth]), rank=1 + int(np.flatnonzero(order == truth)[0]),
         group=vocabulary["group"][truth],
@@ -89,9 +94,9 @@ def cards(material: Material, chosen: list[Example]) -> list[Html]:
         return [paragraph("Examples need the predictions in ", tag("code", "data/predictions"), ": run ",
                           tag("code", "dvc pull"), " or ", tag("code", "dvc repro"), ".", cls="muted")]
     intro = paragraph(
-        f"What {ROW[material.model]} answers on test windows of the balanced set, a seeded choice: for each group one "
-        f"right and one wrong where there is one. The model saw up to {material.params.windowing.history} events of "
-        f"history; the latest {SHOWN_EVENTS} are shown.", simulated_mark(material.simulated),
+        f"What {rows(material)[material.model]} answers on test windows of the balanced set, a seeded choice: for each "
+        f"group one right and one wrong where there is one. The model saw up to {material.params.windowing.history} "
+        f"events of history; the latest {SHOWN_EVENTS} are shown.", simulated_mark(material.simulated),
     )
     return [intro, tag("div", *(_card(example) for example in chosen), cls="examples")]
 

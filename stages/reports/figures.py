@@ -7,7 +7,7 @@ import polars as pl
 
 from stages.reports.drawing import Picture, axes
 from stages.reports.gather import Material
-from stages.reports.labels import ROW, SHORT, number, percent, simulated_mark
+from stages.reports.labels import number, percent, rows, shorts, simulated_mark, start
 from stages.reports.markup import Html, join, tag
 from stages.reports.naming import name_points, short
 from stages.reports.palette import ANCHOR, LIGHT, OF_MODEL, TAIL
@@ -21,7 +21,7 @@ _SMALL = (350, 270)
 def learning_curves(material: Material) -> list[Picture]:
     """What the training stages logged: loss, and what their looks at validation data found."""
     return [picture for picture in (
-        _curve(material, "sft", {"loss": "training", "eval_loss": "validation"}, "A-Tuning: loss", "loss"),
+        _curve(material, "sft", {"loss": "training", "eval_loss": "validation"}, f"{start(material)}: loss", "loss"),
         _curve(material, "dpo", {"loss": "training"}, "B-Tuning: loss", "loss"),
         _curve(material, "dpo", {"eval_overall": "validation"}, "B-Tuning: balanced accuracy", "overall"),
     ) if picture]
@@ -114,7 +114,7 @@ def behaviors(material: Material) -> Picture | None:
         colour = LIGHT[OF_MODEL[model]]
         plot.hlines(place + offset, values["low"], values["high"], color=colour,
                     alpha=0.45, linewidth=1.6)
-        plot.plot(values["accuracy"], place + offset, "o", color=colour, label=ROW[model])
+        plot.plot(values["accuracy"], place + offset, "o", color=colour, label=rows(material)[model])
     names = [short(name) for name in kept["behavior"]]
     plot.set_yticks(place, names, parse_math=False)
     for tick, anchor in zip(plot.get_yticklabels(), kept["anchor"], strict=True):
@@ -154,7 +154,7 @@ def confusion(material: Material) -> Picture | None:
         share=pl.col("len") / pl.col("len").sum().over("actual")
     ).filter(pl.col("actual").is_in(list(order)) & pl.col("predicted").is_in(list(order))).sort("actual", "predicted")
     size = len(order)
-    figure, plot = axes(760, 740, f"What {ROW[model]} predicts for what happened", material.simulated)
+    figure, plot = axes(760, 740, f"What {rows(material)[model]} predicts for what happened", material.simulated)
     for actual, predicted, _, share in cells.iter_rows():
         colour = LIGHT["first" if actual == predicted else "second"]
         plot.bar(order[predicted], 0.94, 0.94, bottom=order[actual] - 0.47, color=colour, alpha=0.12 + 0.88 * share)
@@ -172,7 +172,7 @@ def confusion(material: Material) -> Picture | None:
     sentence = (f"Rows are behaviours of the balanced test set, most frequent first; a cell’s strength is its share of "
                 f"the row. {percent(right)} of the windows lie on the diagonal; {used} of {size} behaviours are "
                 "ever predicted.")
-    return Picture("confusion", f"Confusion matrix of {ROW[model]}: {sentence}",
+    return Picture("confusion", f"Confusion matrix of {rows(material)[model]}: {sentence}",
                    _caption("Confusion matrix.", sentence, material.simulated), figure, 640)
 
 
@@ -182,7 +182,7 @@ def reliability(material: Material) -> Picture | None:
     frame = material.curves.get(model, {}).get("reliability")
     if frame is None or not frame.height:
         return None
-    figure, plot = axes(*_SMALL, f"Reliability of {ROW[model]}", material.simulated)
+    figure, plot = axes(*_SMALL, f"Reliability of {rows(material)[model]}", material.simulated)
     plot.plot([0, 1], [0, 1], color=LIGHT["third"], linewidth=1, linestyle=(0, (4, 3)))
     for which, colour in (("plain", "third"), ("calibrated", "second")):
         part = frame.filter(which=which)
@@ -194,7 +194,7 @@ def reliability(material: Material) -> Picture | None:
     sentence = (f"Calibration error {number(values['natural']['ece'])}, and {number(calibrated['natural']['ece'])} "
                 f"with temperature {calibrated['temperature']:g}. On the dashed line a model is as often right as "
                 "it says.")
-    return Picture("reliability", f"Reliability diagram of {ROW[model]}: {sentence}",
+    return Picture("reliability", f"Reliability diagram of {rows(material)[model]}: {sentence}",
                    _caption("Reliability.", sentence, material.simulated), figure)
 
 
@@ -207,9 +207,9 @@ def coverage(material: Material) -> Picture | None:
     figure, plot = axes(*_SMALL, "Risk and coverage", material.simulated)
     words = []
     for model, frame in found.items():
-        plot.plot(frame["coverage"], 1 - frame["accuracy"], color=LIGHT[OF_MODEL[model]], label=ROW[model])
+        plot.plot(frame["coverage"], 1 - frame["accuracy"], color=LIGHT[OF_MODEL[model]], label=rows(material)[model])
         half = frame.filter(pl.col("coverage") >= 0.5)["accuracy"][0]
-        words.append(f"{SHORT[model]} {number(1 - half)}")
+        words.append(f"{shorts(material)[model]} {number(1 - half)}")
     plot.set(xlim=(0, 1), ylim=(0, None), xlabel="share of windows answered, surest first", ylabel="share of errors")
     plot.legend()
     sentence = f"Errors among the surer half of the natural windows: {', '.join(words)}."

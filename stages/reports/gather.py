@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,29 @@ class Places:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A study's table; `setting` is the log and sizes it was run with."""
+    """A study's table and what stands beside it.
+
+    Attributes:
+        command: what made it.
+        commit: of which workspace, with whether that had changed; empty where the file does not say.
+        log: `source.format`; None where the file does not say, and then `simulated` is the workspace's.
+        note: a remark on it, in a line of Markdown; empty for none.
+        way: the shares of a way as a line and a table of Markdown; None for none.
+        show_validation: whether the validation scores belong in the table.
+        settings: what each row was set to: `model`, `decision`, and params by dotted key under `set`.
+    """
 
     name: str
-    setting: str
     title: str
+    command: str
     simulated: bool
     summary: Summary
+    commit: str = ""
+    log: str | None = None
+    note: str = ""
+    way: str | None = None
+    show_validation: bool = False
+    settings: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,11 @@ class Material:
     def simulated(self) -> bool:
         """Whether the log that the numbers are of is the simulator's."""
         return self.counts["ingest"]["format"] == "simulated"
+
+    def param(self, key: str) -> Any:
+        """The value of a dotted key that the pipeline last ran with, else that of params.yaml."""
+        now = flat(self.params.model_dump(by_alias=True))
+        return self.ran_with.get(key, now[key])
 
     @property
     def model(self) -> str:
@@ -183,18 +204,28 @@ def _studies(folder: Path, workspace_is_simulated: bool) -> list[StudyResult]:
     found = []
     for path in [*sorted(folder.glob("*.json")), *sorted(folder.glob("*/*.json"))]:
         content = _json(path)
-        given = {**content.get("setting", {}), **content.get("overrides", {}), **content.get("set", {})}
-        log = given.get("source.format")
         try:
+            given = {**content.get("setting", {}), **content.get("set", {}), **content.get("overrides", {})}
             known = {key: content[key] for key in Summary.__dataclass_fields__}
             summary = Summary.from_json(known)
+            settings = {row: of | {"set": given | of["set"]} for row, of in content.get("row_settings", {}).items()}
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not what stages.study writes ({error}); run `python -m stages.study "
                             f"{path.stem} --report-only`") from None
-        setting = "" if path.parent == folder else path.parent.name
+        log = content.get("format", given.get("source.format"))
         simulated = log == "simulated" if log else workspace_is_simulated
-        found.append(StudyResult(path.stem, setting, str(content.get("title", path.stem)), simulated, summary))
+        found.append(StudyResult(
+            name=path.stem, title=str(content.get("title", path.stem)), summary=summary, settings=settings, log=log,
+            command=content.get("command") or _command(path, folder), commit=content.get("commit") or "",
+            simulated=content.get("simulated", simulated), note=content.get("note") or "", way=content.get("way"),
+            show_validation=content.get("show_validation", False),
+        ))
     return found
+
+
+def _command(path: Path, folder: Path) -> str:
+    """For files that do not say which command made them: the folder of a setting has its name."""
+    return f"python -m stages.study {path.stem}" + ("" if path.parent == folder else f" --setting {path.parent.name}")
 
 
 def _locked(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How rows, metrics and numbers read on the page."""
 
 from stages.reports.differences import Difference
+from stages.reports.gather import Material
 from stages.reports.markup import Html, join, tag
 from stages.studies.table import MISSING, number
 
@@ -10,11 +11,29 @@ ROW = {
     "oracle": "Oracle (the simulator’s own p*)", "oracle_adjusted": "Oracle, logits adjusted with τ = 1",
 }
 SHORT = ROW | {"markov": "Markov", "oracle": "the oracle", "base": "no tuning"}
+START = {"anchors": "A-Tuning", "all": "SFT on all", "tail": "SFT on the tail",
+         "tail_and_medium": "SFT on tail and medium", "none": "No SFT"}
+"""What B-Tuning goes on from, by `sft.labels`; it is the paper's A-Tuning on anchors only."""
 NATURAL = {"rec_w": "accuracy", "prec_w": "precision", "hr_at_3": "HR@3", "mrr": "MRR"}
 BALANCED = {"overall": "overall", "head": "head", "medium": "medium", "tail": "tail", "hr_at_3": "HR@3"}
 METRIC = {"natural.rec_w": "accuracy, natural"} | {
     f"balanced.{name}": f"{read}, balanced" for name, read in BALANCED.items()
 }
+
+
+def start(material: Material) -> str:
+    """The first stage of tuning as it was done in this run."""
+    return START[material.param("sft.labels")]
+
+
+def rows(material: Material) -> dict[str, str]:
+    """`ROW`, the first stage called what it is in this run."""
+    return ROW | {"sft": start(material)}
+
+
+def shorts(material: Material) -> dict[str, str]:
+    """As `rows`, for the middle of a sentence."""
+    return SHORT | {"sft": start(material)}
 
 
 def percent(share: float | None) -> str:

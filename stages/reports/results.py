@@ -1,13 +1,14 @@
 """Tables of the metrics and of the studies."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from stages.reports.differences import Differences
 from stages.reports.gather import Material, StudyResult
-from stages.reports.markup import Html, join, paragraph, table, tag
-from stages.reports.labels import BALANCED, METRIC, NATURAL, ROW, SHORT, change, measured, number, simulated_mark
-from stages.studies.compare import LOWER_IS_BETTER
+from stages.reports.markup import Html, code, join, paragraph, table, tag
+from stages.reports.labels import BALANCED, METRIC, NATURAL, change, measured, number, rows, shorts, simulated_mark
+from stages.studies.compare import LOWER_IS_BETTER, Summary
 from stages.studies.table import estimate, legend, metric_name
 from stages.studies.table import difference as difference_text
 
@@ -20,7 +21,7 @@ Column = tuple[str, Callable[[dict[str, Any]], dict[str, Any] | None], str]
 
 def metric_tables(material: Material) -> list[Html]:
     """Plain, adjusted and calibrated decisions, each row with its intervals."""
-    simulated, rows = material.simulated, material.metrics
+    table_of = partial(_table, material)
 
     def natural(values: dict[str, Any]) -> dict[str, Any]:
         return values["natural"]
@@ -38,40 +39,49 @@ def metric_tables(material: Material) -> list[Html]:
     ]
     parts = [
         tag("h3", "The likeliest behaviour, natural test set"),
-        _table("Windows as they come.", rows, plain_natural, simulated),
+        table_of("Windows as they come.", plain_natural),
         tag("h3", "The likeliest behaviour, balanced test set"),
-        _table("Means over behaviours, each counted alike: head are above 5 % of the training events, tail below 1 %.",
-               rows, [(head, balanced, key) for key, head in BALANCED.items()], simulated),
+        table_of("Means over behaviours, each counted alike: head are above 5 % of the training events, tail below "
+                 "1 %.", [(head, balanced, key) for key, head in BALANCED.items()]),
         tag("h3", "Logits adjusted"),
-        _table("argmax of log p(y|x) − τ log π(y), each row with the τ that was best on validation windows.", rows,
-               moved, simulated, extra=("τ", _tau)),
+        table_of(f"argmax of log p(y|x) − τ log π(y), each row with {_chosen(material, 'τ', 'evaluate.tau')}.", moved,
+                 extra=("τ", _tau)),
         tag("h3", "How sure, and how rightly so"),
-        _table("Natural test set; lower is better in log-loss, calibration error and area. T is the temperature that "
-               "was best on validation windows.", rows, sure + scaled + covered, simulated,
-               extra=("T", lambda _, values: f"{values['calibrated']['temperature']:g}")),
+        table_of("Natural test set; lower is better in log-loss, calibration error and area. T is "
+                 f"{_chosen(material, 'temperature', 'evaluate.temperature')}.", sure + scaled + covered,
+                 extra=("T", lambda _, values: f"{values['calibrated']['temperature']:g}")),
     ]
     return [paragraph("Below each value stands its 95 % interval, a bootstrap over users. Bold is the best of a "
                       "column, the oracle left out.", cls="muted"), *parts]
 
 
+def _chosen(material: Material, name: str, key: str) -> str:
+    """Where the param `key` says that τ or the temperature comes from."""
+    value = material.param(key)
+    if value == "validation":
+        return f"the {name} that was best on validation windows"
+    return f"the {name} of {key}, {value:g}"
+
+
 def _table(
-    caption: str, rows: dict[str, dict[str, Any]], columns: Sequence[Column], simulated: bool,
+    material: Material, caption: str, columns: Sequence[Column],
     extra: tuple[str, Callable[[str, dict[str, Any]], str]] | None = None,
 ) -> Html:
-    columns = [column for column in columns if any(_value(values, column) is not None for values in rows.values())]
-    best = {column[0]: _best(rows, column) for column in columns}
+    of, names = material.metrics, rows(material)
+    columns = [column for column in columns if any(_value(values, column) is not None for values in of.values())]
+    best = {column[0]: _best(of, column) for column in columns}
 
     def cell(name: str, column: Column) -> Html:
-        found = column[1](rows[name]) or {}
+        found = column[1](of[name]) or {}
         bounds = found.get("interval", {}).get(column[2], {})
         return measured(found.get(column[2]), bounds.get("low"), bounds.get("high"), name in best[column[0]])
 
     heads = ["row", *([extra[0]] if extra else []), *(column[0] for column in columns)]
     body = [
-        [ROW[name], *([extra[1](name, rows[name])] if extra else []), *(cell(name, column) for column in columns)]
-        for name in rows
+        [names[name], *([extra[1](name, of[name])] if extra else []), *(cell(name, column) for column in columns)]
+        for name in of
     ]
-    return table(join([caption, simulated_mark(simulated)]), heads, body)
+    return table(join([caption, simulated_mark(material.simulated)]), heads, body)
 
 
 def _tau(name: str, values: dict[str, Any]) -> str:
@@ -83,8 +93,8 @@ def _value(values: dict[str, Any], column: Column) -> float | None:
     return (column[1](values) or {}).get(column[2])
 
 
-def _best(rows: dict[str, dict[str, Any]], column: Column) -> set[str]:
-    values = {name: round(value, 3) for name, metrics in rows.items()
+def _best(of: dict[str, dict[str, Any]], column: Column) -> set[str]:
+    values = {name: round(value, 3) for name, metrics in of.items()
               if name not in _ORACLES and (value := _value(metrics, column)) is not None}
     if len(values) < 2:
         return set()
@@ -97,9 +107,10 @@ def difference_table(material: Material, found: Differences) -> list[Html]:
     if not found:
         return [paragraph("Paired differences need the predictions in ", tag("code", "data/predictions"), ": run ",
                           tag("code", "dvc pull"), " or ", tag("code", "dvc repro"), ".", cls="muted")]
+    called = shorts(material)
     names = [name for name in METRIC if any(name in values for values in found.values())]
     body = [
-        [f"{SHORT[first]} less {SHORT[second]}", decision, *(change(values.get(name)) for name in names)]
+        [f"{called[first]} less {called[second]}", decision, *(change(values.get(name)) for name in names)]
         for (decision, first, second), values in found.items()
     ]
     caption = join(["The first row less the second on the same windows, with the 95 % interval of that difference; "
@@ -117,6 +128,10 @@ def _study(study: StudyResult) -> list[Html]:
     summary = study.summary
     label = next((row.label for row in summary.rows if row.name == summary.reference), summary.reference)
     heads, columns = ["row"], [[row.label for row in summary.rows]]
+    scores = _validation(summary) if study.show_validation else []
+    if any(value is not None for value in scores):
+        heads.append("validation")
+        columns.append([number(value) for value in scores])
     for name in summary.metrics:
         measured_ = [row.metrics[name] for row in summary.rows]
         heads.append(metric_name(name) + (" (lower is better)" if name in LOWER_IS_BETTER else ""))
@@ -127,9 +142,40 @@ def _study(study: StudyResult) -> list[Html]:
         if any(value.paper is not None for value in measured_):
             heads.append("… in the paper")
             columns.append([number(value.paper) for value in measured_])
-    command = f"python -m stages.study {study.name}" + (f" --setting {study.setting}" if study.setting else "")
-    caption = join([tag("code", command), f". {legend(summary)}", simulated_mark(study.simulated)])
-    return [tag("h3", study.title), table(caption, heads, zip(*columns, strict=True))]
+    told = [f"Log: {study.log}." if study.log else "", f"Commit {study.commit}." if study.commit else "",
+            legend(summary, "validation" in heads)]
+    caption = join([tag("code", study.command), ". ", " ".join(part for part in told if part),
+                    simulated_mark(study.simulated)])
+    return [
+        tag("h3", study.title), table(caption, heads, zip(*columns, strict=True)),
+        *([_way(study.way, study.simulated)] if study.way else []),
+        *([paragraph(_inline(study.note))] if study.note else []),
+    ]
+
+
+def _validation(summary: Summary) -> list[float | None]:
+    """Each row's mean over repetitions of its score on validation windows."""
+    scores = []
+    for row in summary.rows:
+        found = [value for facts in row.facts if (value := facts.get("valid", {}).get("overall")) is not None]
+        scores.append(sum(found) / len(found) if found else None)
+    return scores
+
+
+def _way(markdown: str, simulated: bool) -> Html:
+    """A line and a table of Markdown; what is no such table stays as it is."""
+    lines = [line.strip() for line in markdown.splitlines() if line.strip()]
+    words = " ".join(line for line in lines if not line.startswith("|"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines
+             if line.startswith("|") and set(line) - set("|-: ")]
+    if not cells or len({len(row) for row in cells}) > 1:
+        return code(markdown)
+    return table(join([words, simulated_mark(simulated)]), cells[0], cells[1:])
+
+
+def _inline(markdown: str) -> Html:
+    """A line of Markdown, of which backticks are understood."""
+    return join(tag("code", part) if place % 2 else part for place, part in enumerate(markdown.split("`")))
 
 
 def _split(value: str) -> Html:

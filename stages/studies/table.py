@@ -79,8 +79,8 @@ def legend(summary: Summary, validation: bool = False) -> str:
     if any(metric in LOWER_IS_BETTER for metric in summary.metrics):
         text += " Lower is better in log-loss and calibration error."
     if validation:
-        text += (" validation: mean accuracy over behaviours on the balanced validation windows, on which τ was chosen "
-                 "too; to choose by, not to believe.")
+        text += (" validation: mean accuracy over behaviours on the balanced validation windows, for adjusted logits "
+                 "cross-fitted (each half of the users under the τ of the other); to choose by, not to believe.")
     return text
 
 

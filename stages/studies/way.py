@@ -8,17 +8,20 @@ from stages.studies.table import MISSING, metric_name, number
 _SHORTEST = 0.01  # of a way; on less, a share of it says nothing
 
 
-def shares(summary: Summary, way: Way) -> dict[str, float | None]:
-    """For each row (its mean less the start's) / (the end's mean less the start's) in `way.metric`.
+def share(value: float | None, start: float | None, end: float | None) -> float | None:
+    """How much of a way `value` has gone; None where one is missing, or the way is shorter than .01 or leads down."""
+    if None in (value, start, end) or end - start < _SHORTEST:
+        return None
+    return (value - start) / (end - start)
 
-    None where a mean is missing, and for all rows where the way is shorter than .01 or leads down. Without an interval: a
-    ratio of two uncertain differences has none worth printing.
+
+def shares(summary: Summary, way: Way) -> dict[str, float | None]:
+    """The `share` of each row's mean in `way.metric`.
+
+    Without an interval: a ratio of two uncertain differences has none worth printing.
     """
     means = {row.name: row.metrics[way.metric].mean.value for row in summary.rows}
-    start, end = means.get(way.start), means.get(way.end)
-    if start is None or end is None or end - start < _SHORTEST:
-        return dict.fromkeys(means)
-    return {name: None if value is None else (value - start) / (end - start) for name, value in means.items()}
+    return {name: share(value, means.get(way.start), means.get(way.end)) for name, value in means.items()}
 
 
 def markdown(summary: Summary, way: Way) -> str:

@@ -94,7 +94,8 @@ def test_epsilon_by_its_symbol_runs_a_tuning_and_what_follows(project):
     assert stages_run(output) == ["sft"]
     assert "  epsilon: 0.5\n" in (project.folder / "params.yaml").read_text(encoding="utf-8")
     ahead = json.loads(project.dvc("status", "--json"))
-    assert ahead.keys() == {"scoring", "dpo", "predictions@sft", "card@sft"}  # those that take models/sft; the others follow them
+    # those that take models/sft, or tell what it was made with; the others follow them
+    assert ahead.keys() == {"scoring", "dpo", "predictions@sft", "card@sft", "card@dpo"}
 
 
 def test_a_log_outside_the_repository_is_watched(project, tmp_path):

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import recall_score
 
 from stages.common.params import Evaluate
 from stages.ranking.adjust import adjusted, tempered
-from stages.ranking.decisions import TAUS, TEMPERATURES, tau_of, temperature_of
+from stages.ranking.decisions import TAUS, TEMPERATURES, cross_fitted, tau_of, temperature_of
 from stages.ranking.outcomes import OUTSIDE
 from stages.ranking.splits import Split
 
@@ -117,3 +118,66 @@ def test_without_a_window_the_decision_is_plain(valid):
 def test_a_number_is_taken_as_it_is():
     given_ = CHOSEN.model_copy(update={"tau": 0.7, "temperature": 3.0})
     assert (tau_of(drawn(30, 6), SHARE, given_), temperature_of(NONE, given_)) == (0.7, 3)
+
+
+def noise(seed, count=48, users=12):
+    """Balanced windows whose probabilities know nothing of the labels: a quarter is right whatever τ is."""
+    rng = np.random.default_rng(seed)
+    log_p = np.log(rng.dirichlet(SHARE * 8, count) + 1e-4)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    return Split(log_p.astype(np.float32), np.arange(count) % 4, rng.permutation(np.arange(count) % users))
+
+
+def right(split):
+    return balanced_accuracy_score(split.label, split.log_p.argmax(axis=1))
+
+
+def test_scored_where_it_was_chosen_tau_is_optimistic_and_cross_fitted_it_is_not():
+    in_sample, others = [], []
+    for seed in range(120):
+        valid = noise(seed)
+        tau = tau_of(valid, SHARE, CHOSEN)
+        in_sample.append(right(Split(adjusted(valid.log_p, SHARE, tau), valid.label, valid.user)))
+        others.append(right(cross_fitted(NONE, valid, SHARE, CHOSEN)[1]))
+    error = np.std(others) / np.sqrt(len(others))
+    assert np.mean(in_sample) > 0.25 + 4 * error and abs(np.mean(others) - 0.25) < 2.5 * error
+
+
+def test_a_user_is_decided_without_its_own_windows():
+    valid = drawn(80, 3, 2)
+    valid = Split(valid.log_p, valid.label, np.arange(80) % 10)
+    first = valid.user % 2 == 0
+    swapped = Split(valid.log_p[:, ::-1].copy(), valid.label, valid.user)
+    mixed = Split(np.where(first[:, None], valid.log_p, swapped.log_p), valid.label, valid.user)
+    # what the other half holds decides, so the first half of `mixed` is as in no split of one kind
+    half = Split(swapped.log_p[~first], swapped.label[~first], swapped.user[~first])
+    expected = adjusted(valid.log_p[first], SHARE, tau_of(half, SHARE, CHOSEN))
+    np.testing.assert_array_equal(cross_fitted(NONE, mixed, SHARE, CHOSEN)[1].log_p[first], expected)
+
+
+def test_order_of_the_windows_changes_no_window_of_the_cross_fitted():
+    valid, natural, rng = noise(1), noise(2), np.random.default_rng(0)
+    moved = [rng.permutation(48) for _ in range(2)]
+    other = [Split(split.log_p[order], split.label[order], split.user[order])
+             for split, order in zip((natural, valid), moved, strict=True)]
+    for one, two, order in zip(cross_fitted(natural, valid, SHARE, CHOSEN), cross_fitted(*other, SHARE, CHOSEN), moved,
+                               strict=True):
+        np.testing.assert_array_equal(one.log_p[order], two.log_p)
+        np.testing.assert_array_equal(one.user[order], two.user)
+
+
+@pytest.mark.parametrize("label", [None, OUTSIDE])
+def test_where_the_other_half_has_no_window_all_windows_choose(label):
+    valid = drawn(40, 4, 2)
+    user = np.zeros(40) if label is None else np.arange(40) % 2
+    labels = valid.label if label is None else np.where(user == 1, OUTSIDE, valid.label)
+    valid = Split(valid.log_p, labels, user)
+    expected = adjusted(valid.log_p, SHARE, tau_of(valid, SHARE, CHOSEN))
+    moved = cross_fitted(NONE, valid, SHARE, CHOSEN)[1]
+    np.testing.assert_array_equal(moved.log_p, expected)
+
+
+def test_of_a_number_the_cross_fitted_is_plain_adjustment():
+    given_, natural, valid = CHOSEN.model_copy(update={"tau": 0.7}), noise(1), noise(2)
+    for split, moved in zip((natural, valid), cross_fitted(natural, valid, SHARE, given_), strict=True):
+        np.testing.assert_array_equal(moved.log_p, adjusted(split.log_p, SHARE, 0.7))

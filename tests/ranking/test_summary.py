@@ -17,7 +17,8 @@ from stages.ranking.decisions import tau_of, temperature_of
 from stages.ranking.outcomes import OUTSIDE, outcomes
 from stages.ranking.splits import TEST, Split, splits_of
 from stages.ranking.summary import (
-    balanced_metrics, difference_of, evaluate_balanced, evaluate_natural, metrics_of, natural_metrics,
+    balanced_metrics, difference_of, evaluate_balanced, evaluate_natural, evaluate_valid, metrics_of,
+    natural_metrics,
 )
 
 EVALUATE = Evaluate(tau="validation", temperature="validation", resamples=100, calibration_bins=10)
@@ -75,20 +76,38 @@ def test_validation_scores_equal_scikit_learn(log, predictions, vocabulary):
     splits, share = splits_of(frame, log[0], vocabulary), vocabulary["share"].to_numpy()
     natural, balanced = splits["valid_natural"], splits["valid_balanced"]
     assert values["valid"]["natural"]["windows"] == len(natural.label)
-    for which, tau in (("plain", 0), ("adjusted", values["adjusted"]["tau"])):
-        known = balanced.label != OUTSIDE
-        answer = adjusted(balanced.log_p, share, tau).argmax(axis=1)
-        score = values["valid"][which]
+
+    def of_the_others(user):  # of 20 users, 0 to 19, the even are one half
+        other = balanced.user % 2 != user % 2
+        part = Split(balanced.log_p[other], balanced.label[other], balanced.user[other])
+        return tau_of(part, share, EVALUATE)
+
+    taus = {"plain": np.zeros(20), "adjusted": np.array([of_the_others(user) for user in range(20)])}
+    assert taus["adjusted"][0] != taus["adjusted"][1]
+    for which, tau in taus.items():
+        log_p = {name: np.concatenate([adjusted(row[None], share, tau[user])
+                                       for row, user in zip(split.log_p, split.user, strict=True)])
+                 for name, split in (("natural", natural), ("balanced", balanced))}
+        known, score = balanced.label != OUTSIDE, values["valid"][which]
+        answer = log_p["balanced"].argmax(axis=1)
         assert score["overall"] == pytest.approx(
             recall_score(balanced.label[known], answer[known], labels=range(5), average="macro", zero_division=0)
         )
-        log_p = adjusted(natural.log_p, share, tau)
-        assert score["rec_w"] == pytest.approx((log_p.argmax(axis=1) == natural.label).mean())
+        assert score["rec_w"] == pytest.approx((log_p["natural"].argmax(axis=1) == natural.label).mean())
         known = natural.label != OUTSIDE
-        p = np.exp(log_p[known].astype(float))
+        p = np.exp(log_p["natural"][known].astype(float))
         expected = log_loss(natural.label[known], p / p.sum(axis=1, keepdims=True), labels=range(5))
         assert score["log_loss"] == pytest.approx(expected, rel=1e-5)
-    assert values["valid"]["adjusted"]["overall"] >= values["valid"]["plain"]["overall"]
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.7])
+def test_with_a_fixed_tau_the_validation_score_is_plain_scoring_at_it(log, predictions, vocabulary, tau):
+    fixed = EVALUATE.model_copy(update={"tau": tau})
+    values = metrics_of(predictions(), log[0], vocabulary, fixed, 0)["valid"]["adjusted"]
+    splits, share = splits_of(predictions(), log[0], vocabulary), vocabulary["share"].to_numpy()
+    natural, balanced = (replace(splits[name], log_p=adjusted(splits[name].log_p, share, tau))
+                         for name in ("valid_natural", "valid_balanced"))
+    assert values == evaluate_valid(natural, balanced, vocabulary, 100, 0)
 
 
 def test_tau_zero_and_temperature_one_are_the_plain_decision(log, predictions, vocabulary):

@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from stages.reports.answer import answer, way
+from stages.reports.answer import answer, question
 from stages.reports.differences import Difference, differences, metric
 from stages.reports.labels import number
 from stages.reports.repository import commit
+from stages.studies.way import share
 
 KEYS = ("balanced.overall", "balanced.tail", "natural.rec_w")
 
@@ -82,10 +83,50 @@ def test_a_real_log_is_not_called_simulated(material, found):
     assert "simulated" not in said.lower() and "oracle" not in said
 
 
-@pytest.mark.parametrize(("row", "share"), [(0.2, 0.0), (0.6, 1.0), (0.4, 0.5), (0.1, -0.25)])
-def test_the_share_of_the_way(row, share):
-    assert way(0.2, row, 0.6) == pytest.approx(share)
-    assert way(0.2, row, 0.205) is None and way(0.2, None, 0.6) is None
+def test_a_tau_that_was_given_is_not_called_chosen(material, found):
+    assert "each chosen on validation windows" in words(answer(material, found))
+    fixed = replace(material, ran_with=material.ran_with | {"evaluate.tau": 1.0})
+    said = words(answer(fixed, found))
+    assert "chosen on validation" not in said and "of evaluate.tau)" in said
+
+
+@pytest.mark.parametrize(("labels", "asked", "says"), [
+    ("anchors", "Does progressive tuning help", "What B-Tuning adds to A-Tuning."),
+    ("all", "Does SFT on all, then B-Tuning, help", "What B-Tuning adds to SFT on all."),
+    ("none", "Does B-Tuning alone help", None),
+])
+def test_the_start_is_called_by_what_it_was_tuned_on(material, found, labels, asked, says):
+    other = replace(material, ran_with=material.ran_with | {"sft.labels": labels})
+    said = words(answer(other, found))
+    assert question(other).startswith(asked)
+    assert says in said if says else "adds to" not in said
+    assert ("A-Tuning" in said) == (labels == "anchors")
+
+
+def test_the_rival_that_trains_nothing_more_is_named(material, found):
+    assert "python -m stages.study recipes" in words(answer(material, found))
+    study = replace(material.studies[0], simulated=True, log="simulated")
+    reference = next(row for row in study.summary.rows if row.name == study.summary.reference)
+    other = next(row for row in study.summary.rows if row.name != study.summary.reference)
+    rival = {"model": "sft", "decision": "adjusted", "set": {"sft.labels": "all"}}
+
+    def said(study):
+        return words(answer(replace(material, studies=[study]), found))
+
+    named = said(replace(study, settings={other.name: rival}))
+    difference = next(iter(other.metrics.values())).difference
+    assert f"the row “{other.label}” of the study" in named and f"from “{reference.label}” is" in named
+    assert number(difference.value, sign=True) in named and "stages.study recipes" not in named
+    assert "with which its other rows are compared" in said(replace(study, settings={reference.name: rival}))
+    for change in ({"decision": "plain"}, {"model": "dpo"}, {"set": {"sft.labels": "anchors"}}):
+        assert "stages.study recipes" in said(replace(study, settings={other.name: rival | change}))
+    assert "stages.study recipes" in said(replace(study, settings={other.name: rival}, log="table", simulated=False))
+
+
+@pytest.mark.parametrize(("row", "gone"), [(0.2, 0.0), (0.6, 1.0), (0.4, 0.5), (0.1, -0.25)])
+def test_the_share_of_the_way(row, gone):
+    assert share(row, 0.2, 0.6) == pytest.approx(gone)
+    assert share(row, 0.2, 0.205) is None and share(None, 0.2, 0.6) is None and share(row, 0.6, 0.2) is None
 
 
 def test_no_commit_outside_git(tmp_path):

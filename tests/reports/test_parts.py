@@ -1,6 +1,8 @@
+import json
 import re
 import shutil
 import sys
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import polars as pl
@@ -82,12 +84,68 @@ def test_tables_have_every_row_and_studies_their_caption(material):
     assert "simulated log" not in study  # its setting names another log
 
 
+def test_a_study_shows_what_its_file_says_beside_the_numbers(copied):
+    path = copied.metrics / "studies" / "small" / "planted.json"
+    content = json.loads(path.read_text())
+    for number, row in enumerate(content["rows"]):
+        row["facts"] = [{"valid": {"overall": 0.5 + number / 10 + fold / 100}} for fold in range(3)]
+    path.write_text(json.dumps(content))
+    assert "validation" not in "".join(study_tables(gather(copied).studies))
+    way = "Share of the way from a & b (.1) to c (.2), overall:\n\n| row | share |\n|---|---|\n| a & b | −7 % |\n"
+    path.write_text(json.dumps(content | {
+        "command": "python -m stages.study planted -S seed=1", "commit": "abc123 with changes", "way": way,
+        "note": "Files go by `self` <here>.", "show_validation": True, "simulated": True, "format": "table",
+    }))
+    study = gather(copied).studies[0]
+    made = "".join(study_tables([study]))
+    assert study.simulated and "simulated log" in made and "Log: table." in made and "abc123 with changes" in made
+    assert "<code>python -m stages.study planted -S seed=1</code>" in made and "--setting" not in made
+    assert "Files go by <code>self</code> &lt;here&gt;." in made
+    root = ElementTree.fromstring(f"<p>{made}</p>")
+    table, shares = root.iter("table")
+    heads = ["".join(cell.itertext()) for cell in table.find("thead").iter("th")]
+    assert heads[1] == "validation"
+    assert [row.find("td").text for row in table.find("tbody")][:2] == [".510", ".610"]
+    assert [cell.text for cell in shares.find("tbody")[0]] == ["a & b", "−7 %"] and "a & b (.1)" in "".join(
+        shares.find("caption").itertext())
+
+
+def test_a_way_that_is_no_table_stays_text(material):
+    study = replace(material.studies[0], way="| a | b |\n|---|---|\n| c |")
+    assert "<pre" in "".join(study_tables([study]))
+
+
+def test_where_tau_and_temperature_come_from_follows_the_params(material):
+    assert "best on validation windows" in "".join(metric_tables(material))
+    fixed = replace(material, ran_with=material.ran_with | {"evaluate.tau": 0.5, "evaluate.temperature": 2})
+    made = "".join(metric_tables(fixed))
+    assert "validation" not in made and "the τ of evaluate.tau, 0.5" in made
+    assert "T is the temperature of evaluate.temperature, 2" in made
+
+
+def test_the_first_stage_is_called_what_it_was(material):
+    other = replace(material, ran_with=material.ran_with | {"sft.labels": "all"})
+    for parts in (metric_tables(other), difference_table(other, differences(other)), cards.model_card(other, NOWHERE)):
+        assert "SFT on all" in "".join(parts) and "A-Tuning" not in "".join(parts)
+
+
+def test_examples_of_a_real_log_have_no_place(material):
+    counts = material.counts | {"ingest": material.counts["ingest"] | {"format": "table"}}
+    real = examples(replace(material, counts=counts))
+    assert real and {place for one in real for place in (one.place, *(place for _, place, _ in one.history))} == {""}
+    assert any(one.place for one in examples(material))
+
+
 def test_cards_count_without_dates_users_or_paths(material):
     content = "".join([*cards.data_card(material), *cards.model_card(material, NOWHERE)])
     assert f"{material.counts['ingest']['events']:,}" in content and "apache-2.0" in content
     assert not re.search(r"20\d\d-\d\d", content)
     folder = material.base | {"source": "folder", "name": "/home/somebody/model"}
-    assert "/home/" not in "".join(cards.model_card(replace(material, base=folder), NOWHERE))
+    ran = material.ran_with | {"model.name": "own/model", "auxiliary.source": "/home/somebody/chats.json",
+                               "source.path": "logs/of/somebody"}
+    content = "".join(cards.model_card(replace(material, base=folder, ran_with=ran), NOWHERE))
+    assert "/home/" not in content and "own/" not in content and "logs/of" not in content
+    assert "auxiliary.source: chats.json" in content and "source.path: somebody" in content
 
 
 def test_params_are_those_of_the_run_and_a_change_since_is_told(material):
