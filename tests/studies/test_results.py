@@ -17,6 +17,7 @@ from stages.studies.experiments import Finished
 from stages.studies.plan import Plan
 from stages.studies.results import compare, decided
 from stages.studies.shuffled import shuffled
+from tests.events.helpers import params_with
 
 SHARE = np.array([0.9, 0.08, 0.02])
 
@@ -116,7 +117,8 @@ def written(study, summary_of, tmp_path, monkeypatch):
     monkeypatch.setattr(view, "_commit", lambda: "abc1234")
     declared = Study(title="Planted", reference=labels[0], rows={name: Row(set={"model.name": "/home/somebody/model"})
                                                                  for name in labels}, show_validation=True)
-    values = {name: {value: None for value in range(3 + (name == labels[1]))} for name in labels}
+    ran = SimpleNamespace(params=params_with(source__format="simulated"))
+    values = {name: {value: ran for value in range(3 + (name == labels[1]))} for name in labels}
     summary = summary_of(planted, names, reference=labels[0])
     asked = request(overrides={"sft.epochs": 2})
     view.write("planted", Plan(declared, declared.rows, [], values), summary, asked, tmp_path)
@@ -130,6 +132,8 @@ def test_a_table_says_what_it_is_of_and_how_to_make_it_again(written):
     assert "`python -m stages.study planted --setting own -S sft.epochs=2`" in text
     assert f"Not finished yet: {labels[1]} 3 of 4." in text
     assert "| row | validation |" in text
+    assert "**The log is simulated.**" in text and content["simulated"] and content["format"] == "simulated"
+    assert content["show_validation"] and content["way"] is None
     assert content["commit"] == "abc1234" and content["command"].startswith("python -m stages.study planted")
     assert content["setting"] == {"source.path": "log.csv", "windowing.natural": 300}
     assert content["overrides"] == {"sft.epochs": 2}
