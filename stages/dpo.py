@@ -22,7 +22,7 @@ from stages.lm.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
 from stages.lm.likelihood import score
 from stages.lm.load import load_adapter, load_tokenizer
 from stages.lm.training import arguments, checkpoint_folder, finish, fit, summary
-from stages.prompts.layouts import Layout, make_layout, prompts
+from stages.prompts.layouts import Layout, layout_of, prompts
 from stages.prompts.log import EventLog
 
 TABLES = ("events", "windows", "vocabulary", "pairs")
@@ -38,9 +38,7 @@ def dpo(
     """
     tokenizer = load_tokenizer(model)
     log = EventLog.of(events, vocabulary)
-    layout = make_layout(
-        tokenizer, log, params.prompt, params.windowing.history, params.windowing.min_history, params.data_seed
-    )
+    layout = layout_of(tokenizer, log, params)
     samples = pair_tokens(pairs, layout, vocabulary)
     policy = load_adapter(model)
     config = DPOConfig(

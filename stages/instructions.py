@@ -16,7 +16,7 @@ from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
 from stages.lm.load import load_tokenizer
 from stages.prompts.conversations import encode_conversation
-from stages.prompts.layouts import Layout, TokenSequence, make_layout, table
+from stages.prompts.layouts import Layout, TokenSequence, layout_of, table
 from stages.prompts.log import EventLog
 
 TABLES = ("events", "windows", "vocabulary", "conversations")
@@ -27,10 +27,7 @@ def instructions(
     tokenizer: PreTrainedTokenizerBase, params: Params,
 ) -> tuple[dict[str, pl.DataFrame], dict]:
     """Tables `train`, `valid` and `auxiliary` of token sequences, and the counts."""
-    layout = make_layout(
-        tokenizer, EventLog.of(events, vocabulary), params.prompt, params.windowing.history,
-        params.windowing.min_history, params.data_seed,
-    )
+    layout = layout_of(tokenizer, EventLog.of(events, vocabulary), params)
     limits = {"train": params.instructions.train_targets, "valid": params.instructions.valid_targets}
     frames, counts = {}, {"layout": params.prompt.layout}
     for number, (split, limit) in enumerate(limits.items()):

@@ -41,7 +41,7 @@ from stages.common.params import Params, read_params
 from stages.events.rules import clean
 from stages.lm.load import load_merged, load_tokenizer
 from stages.lm.session import Candidates, Session
-from stages.prompts.layouts import make_layout
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.ranking.adjust import adjusted, tempered
 
@@ -91,10 +91,7 @@ class Predictor:
                 f"prompt.layout: {params.prompt.layout}: a history can be kept between predictions in layout stream only"
             )
         nothing = EventLog.of(pl.DataFrame(schema=tables.SCHEMAS["events"]), vocabulary)
-        self.layout = make_layout(
-            load_tokenizer(model), nothing, params.prompt, params.windowing.history, params.windowing.min_history,
-            params.data_seed,
-        )
+        self.layout = layout_of(load_tokenizer(model), nothing, params)
         self.zone, self.decision, self.share = params.source.time_zone, decision, vocabulary["share"].to_numpy()
         self.numbers = {behavior: number for number, behavior in enumerate(self.layout.candidates)}
         self.candidates = Candidates(

@@ -16,7 +16,7 @@ from stages.common.params import Params, read_params
 from stages.events.tested import tested
 from stages.lm.likelihood import score
 from stages.lm.load import load_merged, load_tokenizer
-from stages.prompts.layouts import make_layout, prompts
+from stages.prompts.layouts import layout_of, prompts
 from stages.prompts.log import EventLog
 
 TABLES = ("events", "windows", "vocabulary")
@@ -31,10 +31,7 @@ def predictions(
         UserError: there is no test window, or no validation window.
     """
     wanted = tested(events, windows, params.predictions, params.data_seed)
-    layout = make_layout(
-        load_tokenizer(model), EventLog.of(events, vocabulary), params.prompt, params.windowing.history,
-        params.windowing.min_history, params.data_seed,
-    )
+    layout = layout_of(load_tokenizer(model), EventLog.of(events, vocabulary), params)
     result = score(
         load_merged(model), prompts(layout, wanted["row"].to_list()), layout.answers, f"predictions of {model.name}"
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from stages.common.console import console
 from stages.common.errors import run
 from stages.common.files import atomic_file
+from stages.common.repository import Commit, commit
 from stages.reports import cards, drawing, figures
 from stages.reports.answer import answer, question
 from stages.reports.differences import differences
@@ -23,7 +24,6 @@ from stages.reports.examples import examples
 from stages.reports.gather import Material, Places, gather
 from stages.reports.labels import simulated_mark
 from stages.reports.markup import Html, page, paragraph, tag
-from stages.reports.repository import Commit, commit
 from stages.reports.results import difference_table, metric_tables, study_tables
 
 TITLE = "BehaviorLM: what this run shows"

@@ -13,7 +13,7 @@ from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
 from stages.lm.likelihood import Scores, score
 from stages.lm.load import load_merged, load_tokenizer
-from stages.prompts.layouts import make_layout, prompts
+from stages.prompts.layouts import layout_of, prompts
 from stages.prompts.log import EventLog
 
 TABLES = ("events", "windows", "vocabulary")
@@ -29,9 +29,7 @@ def scoring(
     """
     rows = pool(events, windows, params.scoring.pool_per_behavior, params.seed)
     log = EventLog.of(events, vocabulary)
-    layout = make_layout(
-        load_tokenizer(model), log, params.prompt, params.windowing.history, params.windowing.min_history, params.data_seed
-    )
+    layout = layout_of(load_tokenizer(model), log, params)
     result = score(load_merged(model), prompts(layout, rows), layout.answers, "scoring training windows")
     frame = table(rows, log.behavior[rows], result, vocabulary)
     counts = {

@@ -12,9 +12,9 @@ from html.parser import HTMLParser
 import polars as pl
 import pytest
 
+from stages.common.repository import Commit
 from stages.report import main, report
 from stages.reports.gather import gather
-from stages.reports.repository import Commit
 from tests.events.helpers import ROOT
 from tests.reports.made import NASTY, make_run
 

@@ -16,7 +16,7 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import Params, read_params
 from stages.lm.load import load_tokenizer
-from stages.prompts.layouts import Layout, make_layout
+from stages.prompts.layouts import Layout, layout_of
 from stages.prompts.log import EventLog
 
 # The simulator knows 35 behaviours, and the comparison is for 37 candidates.
@@ -62,10 +62,8 @@ class Material:
         return self.windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
 
     def _layout(self, name: str) -> Layout:
-        prompt, windowing = self.params.prompt.model_copy(update={"layout": name}), self.params.windowing
-        return make_layout(
-            self.tokenizer, self.log, prompt, windowing.history, windowing.min_history, self.params.data_seed
-        )
+        prompt = self.params.prompt.model_copy(update={"layout": name})
+        return layout_of(self.tokenizer, self.log, self.params.model_copy(update={"prompt": prompt}))
 
 
 def simulated(params: Path, model: Path, folder: Path) -> Material:

@@ -1,8 +1,10 @@
 """How a model's probabilities are used: τ of logit adjustment and a temperature, both chosen on validation windows."""
 
 import numpy as np
+import polars as pl
 from scipy.optimize import minimize_scalar
 
+from stages.common import tables
 from stages.common.params import Evaluate
 from stages.ranking.accuracy import mean_by_behavior
 from stages.ranking.adjust import adjusted, tempered
@@ -57,6 +59,15 @@ def cross_fitted(natural: Split, balanced: Split, share: np.ndarray, evaluate: E
             own = np.isin(split.user, first) == half
             log_p[own] = adjusted(split.log_p[own], share, tau)
     return Split(moved[0], natural.label, natural.user), Split(moved[1], balanced.label, balanced.user)
+
+
+def decided(predictions: pl.DataFrame, share: np.ndarray, tau: float) -> pl.DataFrame:
+    """Table `predictions` after logit adjustment with `tau`; `share` as in `adjusted`."""
+    if not tau or not predictions.height:
+        return predictions
+    log_p = adjusted(predictions["log_p"].explode().to_numpy().reshape(predictions.height, -1), share, tau)
+    rows = pl.Series(values=np.ascontiguousarray(log_p))
+    return predictions.with_columns(log_p=rows).cast(tables.SCHEMAS["predictions"])
 
 
 def temperature_of(valid: Split, evaluate: Evaluate) -> float:

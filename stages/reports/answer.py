@@ -31,7 +31,7 @@ _VERDICTS = {
 
 def question(material: Material) -> str:
     """What the answer is to; only tuning that begins with the anchors is the paper's."""
-    labels_ = material.param("sft.labels")
+    labels_ = material.used["sft.labels"]
     if labels_ == "anchors":
         return "Does progressive tuning help on this log?"
     tuning = "B-Tuning alone" if labels_ == "none" else f"{start(material)}, then B-Tuning,"
@@ -85,7 +85,7 @@ def _points(material: Material, found: Differences) -> list[Html | None]:
     points = [("All behaviours alike.", "plain", "dpo", "base", _OVERALL),
               ("The tail.", "plain", "dpo", "base", _TAIL),
               ("What it costs, or gains, on the natural set.", "plain", "dpo", "base", _NATURAL)]
-    if material.param("sft.labels") != "none":  # else that row is no tuning once more
+    if material.used["sft.labels"] != "none":  # else that row is no tuning once more
         points += [(f"{before} alone, tail.", "plain", "sft", "base", _TAIL),
                    (f"{before} alone, natural set.", "plain", "sft", "base", _NATURAL),
                    (f"What B-Tuning adds to {before}.", "plain", "dpo", "sft", _OVERALL),
@@ -144,7 +144,7 @@ def _point(
     if decision == "adjusted":
         taus = [f"{material.metrics[row]['adjusted']['tau']:g}" for row in (first, second)]
         text += (f" (τ {taus[0]} and {taus[1]}, each chosen on validation windows)"
-                 if material.param("evaluate.tau") == "validation" else f" (τ {taus[0]}, of evaluate.tau)")
+                 if material.used["evaluate.tau"] == "validation" else f" (τ {taus[0]}, of evaluate.tau)")
     return join([tag("strong", title), text + _difference(found, decision, first, second, name, names[0])])
 
 
@@ -204,7 +204,7 @@ def _caution(material: Material, found: Differences) -> str:
         text += ("Intervals are bootstraps over these users, the same for both sides. They are of one training: what "
                  "another seed would have changed is not in them, and none is corrected for the number of comparisons.")
     targets = material.counts.get("instructions", {}).get("train", {}).get("targets")
-    if targets and "markov" in material.metrics and material.param("sft.labels") != "none":
+    if targets and "markov" in material.metrics and material.used["sft.labels"] != "none":
         text += (f" Markov counts all {material.counts['windowing']['windows']['train']:,} training windows; "
                  f"{start(material)} learns from at most {targets:,} of them.")
     if min(natural["users"], balanced["users"]) < FEW_USERS:

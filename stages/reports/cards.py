@@ -5,10 +5,10 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
-from stages.reports.gather import Material, flat, shown
+from stages.common.repository import Commit
+from stages.reports.gather import Material, shown
 from stages.reports.labels import MISSING, percent, rows, simulated_mark, start
 from stages.reports.markup import Html, code, facts, items, join, paragraph, table, tag
-from stages.reports.repository import Commit
 from stages.studies.view import public
 
 _SPLITS = {"train": "training", "valid": "validation", "natural": "natural test", "balanced": "balanced test"}
@@ -109,7 +109,7 @@ def _adapters(material: Material) -> list[Html]:
     if not body:
         return []
     lora = _ran(material, "lora")
-    before = "the untuned model" if material.param("sft.labels") == "none" else start(material)
+    before = "the untuned model" if material.used["sft.labels"] == "none" else start(material)
     caption = join([
         "LoRA on all linear layers: " + ", ".join(f"{key} {shown(value)}" for key, value in lora.items())
         + f". B-Tuning goes on from {before}, and each adapter is loaded on the base model alone.",
@@ -121,21 +121,16 @@ def _adapters(material: Material) -> list[Html]:
 
 def _ran(material: Material, section: str) -> dict[str, Any]:
     """The params of a section as they were when it ran, else as they stand."""
-    now = flat(material.params.model_dump(by_alias=True))
-    return {key.partition(".")[2]: material.ran_with.get(key, value) for key, value in now.items()
-            if key.startswith(f"{section}.")}
+    return {key.partition(".")[2]: value for key, value in material.used.items() if key.startswith(f"{section}.")}
 
 
 def changed(material: Material) -> list[str]:
     """Keys of params.yaml that differ from those the pipeline last ran with."""
-    now = flat(material.params.model_dump(by_alias=True))
-    return [key for key, value in material.ran_with.items() if key in now and now[key] != value]
+    return [key for key, value in material.ran_with.items() if material.now.get(key, value) != value]
 
 
 def _params(material: Material) -> list[Html]:
-    now = flat(material.params.model_dump(by_alias=True))
-    used = {key: material.ran_with.get(key, value) for key, value in now.items()}
-    used = public(used)  # a path may tell whose machine it was
+    used = public(material.used)  # a path may tell whose machine it was
     if material.base is not None and material.base.get("source") == "folder":
         used["model.name"] = PurePath(used["model.name"]).name
     lines = [f"{key}: {shown(value)}" for key, value in used.items()]

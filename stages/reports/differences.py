@@ -4,12 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from stages.common import tables
 from stages.common.errors import UserError
-from stages.ranking.adjust import adjusted
+from stages.ranking.decisions import decided
 from stages.ranking.summary import difference_of
 from stages.reports.gather import Material
 
@@ -65,14 +63,9 @@ def metric(values: dict[str, Any], decision: str, name: str) -> float | None:
 
 def _decided(material: Material, name: str, decision: str) -> pl.DataFrame:
     frame, tau = material.predictions[name], material.metrics[name]["adjusted"]["tau"]
-    if decision == "plain" or not tau or not frame.height:
-        return frame
-    if (frame["log_p"].list.len() != material.vocabulary.height).any():
-        return frame  # another vocabulary, which the comparison itself refuses
-    log_p = frame["log_p"].explode().to_numpy().reshape(frame.height, -1)
-    moved = adjusted(log_p, material.vocabulary["share"].to_numpy(), tau)
-    rows = pl.Series(values=np.ascontiguousarray(moved))
-    return frame.with_columns(log_p=rows).cast(tables.SCHEMAS["predictions"])
+    if decision == "plain" or (frame["log_p"].list.len() != material.vocabulary.height).any():
+        return frame  # another vocabulary the comparison itself refuses
+    return decided(frame, material.vocabulary["share"].to_numpy(), tau)
 
 
 def _checked(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from stages.common.errors import UserError
 from stages.common.files import read_json
 from stages.common.params import Params, read_params
 from stages.studies.compare import Summary
+from stages.studies.definitions import MODELS, predictions_file
 
-MODELS = ("base", "sft", "dpo")
 ROWS = ("majority", "last", "frequent", "markov", *MODELS, "oracle", "oracle_adjusted")
 CURVES = ("confusion", "behaviors", "reliability", "coverage")
 
@@ -94,10 +95,15 @@ class Material:
         """Whether the log that the numbers are of is the simulator's."""
         return self.counts["ingest"]["format"] == "simulated"
 
-    def param(self, key: str) -> Any:
-        """The value of a dotted key that the pipeline last ran with, else that of params.yaml."""
-        now = flat(self.params.model_dump(by_alias=True))
-        return self.ran_with.get(key, now[key])
+    @cached_property
+    def now(self) -> dict[str, Any]:
+        """params.yaml as it stands, by dotted key."""
+        return flat(self.params.model_dump(by_alias=True))
+
+    @cached_property
+    def used(self) -> dict[str, Any]:
+        """The values that the pipeline last ran with, else those of params.yaml, by dotted key."""
+        return {key: self.ran_with.get(key, value) for key, value in self.now.items()}
 
     @property
     def model(self) -> str:
@@ -113,7 +119,7 @@ def gather(places: Places) -> Material:
     """
     counts = _counts(places.metrics)
     metrics = _metrics(places.metrics / "eval")
-    predictions = {name: path for name in metrics if (path := _prediction_path(places.data, name)).exists()}
+    predictions = {name: path for name in metrics if (path := places.data / predictions_file(name)).exists()}
     events, vocabulary = places.data / "events.parquet", places.data / "vocabulary.parquet"
     complete = bool(predictions) and events.exists() and vocabulary.exists()
     return Material(
@@ -165,11 +171,6 @@ def _metrics(folder: Path) -> dict[str, dict[str, Any]]:
             raise UserError(f"{folder}: the metrics of {name} have no {', '.join(missing)}: they were made by an "
                             "earlier version; run `dvc repro`")
     return {name: found[name] for name in ROWS if name in found}
-
-
-def _prediction_path(data: Path, name: str) -> Path:
-    folder = data / "predictions"
-    return folder / f"{name}.parquet" if name in MODELS else folder / "reference" / f"{name}.parquet"
 
 
 def _csv(path: Path) -> pl.DataFrame | None:

@@ -23,7 +23,7 @@ METRIC = {"natural.rec_w": "accuracy, natural"} | {
 
 def start(material: Material) -> str:
     """The first stage of tuning as it was done in this run."""
-    return START[material.param("sft.labels")]
+    return START[material.used["sft.labels"]]
 
 
 def rows(material: Material) -> dict[str, str]:

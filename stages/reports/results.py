@@ -13,7 +13,7 @@ from stages.studies.table import estimate, legend, metric_name
 from stages.studies.table import difference as difference_text
 
 _ORACLES = ("oracle", "oracle_adjusted")
-_LOWER = {"log_loss", "ece", "aurc"}
+_LOWER = {metric.partition(".")[2] for metric in LOWER_IS_BETTER}
 
 Column = tuple[str, Callable[[dict[str, Any]], dict[str, Any] | None], str]
 """Heading, where in a row's metrics the column's values lie, and their key."""
@@ -57,7 +57,7 @@ def metric_tables(material: Material) -> list[Html]:
 
 def _chosen(material: Material, name: str, key: str) -> str:
     """Where the param `key` says that τ or the temperature comes from."""
-    value = material.param(key)
+    value = material.used[key]
     if value == "validation":
         return f"the {name} that was best on validation windows"
     return f"the {name} of {key}, {value:g}"

@@ -1,7 +1,6 @@
 """What finished experiments hold becomes the rows of a comparison."""
 
 import json
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from ruamel.yaml import YAML
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import atomic_file
-from stages.studies.definitions import MODELS, Row
+from stages.common.repository import git
+from stages.studies.definitions import MODELS, Row, predictions_file
 
 
 class Results:
@@ -34,7 +34,7 @@ class Results:
     def lock(self, commit: str) -> dict[str, Any]:
         """The stages of an experiment's dvc.lock."""
         if commit not in self._locks:
-            text = self._show(commit, "dvc.lock").decode()
+            text = self._show(commit, "dvc.lock")
             self._locks[commit] = YAML(typ="safe", pure=True).load(text)["stages"]
         return self._locks[commit]
 
@@ -73,9 +73,9 @@ class Results:
                             return entry["md5"]
         raise UserError(f"experiment {commit[:7]}: its dvc.lock has no {path}")
 
-    def _show(self, commit: str, path: str) -> bytes:
-        shown = subprocess.run(["git", "show", f"{commit}:{path}"], cwd=self.root, capture_output=True, check=False)
-        if shown.returncode:
+    def _show(self, commit: str, path: str) -> str:
+        shown = git(self.root, "show", f"{commit}:{path}")
+        if shown is None or shown.returncode:
             raise UserError(f"experiment {commit[:7]}: it has no {path}")
         return shown.stdout
 
@@ -87,8 +87,7 @@ def _read(name: str, path: str) -> pl.DataFrame:
 
 def predictions_of(results: Results, commit: str, row: Row) -> pl.DataFrame:
     """Table `predictions` of the row's model in an experiment, before any decision."""
-    folder = "data/predictions" if row.model in MODELS else "data/predictions/reference"
-    return results.table("predictions", commit, f"{folder}/{row.model}.parquet")
+    return results.table("predictions", commit, f"data/{predictions_file(row.model)}")
 
 
 def metrics_of(results: Results, commit: str, row: Row) -> dict[str, Any]:

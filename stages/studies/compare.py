@@ -22,7 +22,7 @@ from stages.studies.permutation import holm, paired_test, random_signs
 from stages.studies.repetitions import Groups, Prepared, RowResult, Vocabularies, check, prepare
 from stages.studies.user_sums import UserSums, metric_of, parts_of
 
-LOWER_IS_BETTER = frozenset({"natural.log_loss", "natural.ece"})
+LOWER_IS_BETTER = frozenset({"natural.log_loss", "natural.ece", "natural.aurc"})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,11 @@ Model = Literal["base", "sft", "dpo", "majority", "last", "frequent", "markov", 
 MODELS = ("base", "sft", "dpo")
 
 
+def predictions_file(model: str) -> str:
+    """Where the table `predictions` of one of `MODELS`, or of a row of stage `reference`, lies in the folder data."""
+    return f"predictions/{model}.parquet" if model in MODELS else f"predictions/reference/{model}.parquet"
+
+
 class Row(Section):
     """One line of a study's table.
 

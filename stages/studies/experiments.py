@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import re
-import subprocess
 import sysconfig
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from dvc.repo import Repo
 from stages.common.console import console, track
 from stages.common.errors import UserError
 from stages.common.files import read_json
+from stages.common.repository import git
 from stages.studies.durations import Durations
 from stages.studies.plan import Experiment
 from stages.studies.watch import StageWatch
@@ -302,7 +302,8 @@ def _entries(found: Iterator) -> list:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    shown = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    if shown.returncode:
-        raise UserError(f"git {arguments[0]}: {shown.stderr.strip()}; studies need a Git repository with a commit")
+    shown = git(root, *arguments)
+    if shown is None or shown.returncode:
+        said = shown.stderr.strip() if shown else "not installed"
+        raise UserError(f"git {arguments[0]}: {said}; studies need a Git repository with a commit")
     return shown.stdout

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import polars as pl
 
-from stages.common import tables
 from stages.common.errors import UserError
-from stages.ranking.adjust import adjusted
+from stages.ranking.decisions import decided
 from stages.studies.collect import Results, metrics_of, predictions_of, tail_groups
 from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.definitions import Row
@@ -68,14 +66,6 @@ def _repetition(results: Results, finished: Finished, row: Row, value: int) -> R
         number=value, predictions=decided(predictions, share, tau), users=events["user"].gather(predictions["row"]),
         facts=_facts(metrics, row, tau, finished.name),
     )
-
-
-def decided(predictions: pl.DataFrame, share: np.ndarray, tau: float) -> pl.DataFrame:
-    """Table `predictions` after logit adjustment with `tau`."""
-    if not tau:
-        return predictions
-    log_p = adjusted(np.stack(predictions["log_p"].to_numpy()), share, tau)
-    return predictions.with_columns(log_p=pl.Series(log_p.tolist(), dtype=tables.FLOATS))
 
 
 def _facts(metrics: Mapping[str, Any], row: Row, tau: float, experiment: str) -> dict[str, Any]:

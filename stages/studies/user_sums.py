@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.ranking.accuracy import group_means
+from stages.ranking.calibration import bin_of
 from stages.ranking.outcomes import OUTSIDE, Outcomes
 from stages.ranking.sums import ratio
 
@@ -61,7 +62,6 @@ def user_sums(
     owner, other = code[: len(natural_user)], code[len(natural_user) :]
     known, labelled = natural.label != OUTSIDE, balanced.label != OUTSIDE
     whole = np.zeros(len(owner), dtype=np.int64)
-    bin_of = np.minimum((natural.confidence * bins).astype(np.int64), bins - 1)
 
     def by_user(value: np.ndarray, column: np.ndarray, columns: int, keep: np.ndarray | slice = slice(None)):
         return _sums(owner[keep], column[keep], value[keep], count, columns)
@@ -75,7 +75,7 @@ def user_sums(
         "among_3": by_user((natural.rank <= 3).astype(np.float64), whole, 1),
         "reciprocal": by_user(1 / natural.rank, whole, 1),
         "surprise": by_user(natural.surprise, whole, 1, known),
-        "gap": by_user(natural.confidence - natural.hit, bin_of, bins),
+        "gap": by_user(natural.confidence - natural.hit, bin_of(natural, bins), bins),
         "predicted": by_user(one, natural.predicted, size),
         "right": by_user(natural.hit, natural.predicted, size),
         "support": by_user(one, natural.label, size, known),

@@ -1,7 +1,6 @@
 """What a person sees of a study: the list, the plan with its time, and the table with where it comes from."""
 
 import shlex
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from stages.common.console import console, duration
 from stages.common.files import atomic_file, write_json
+from stages.common.repository import commit
 from stages.studies import way
 from stages.studies.compare import Summary
 from stages.studies.definitions import Catalogue, Overrides, Setting
@@ -160,10 +160,5 @@ def _last_part(text: str) -> str:
 
 def _commit() -> str:
     """The workspace's commit, and whether it has been changed since in what leads to results."""
-    found = _git("rev-parse", "--short", "HEAD").stdout.strip()
-    changed = _git("diff", "--quiet", "HEAD", "--", *_LEADS_TO_RESULTS).returncode
-    return f"{found} with changes" if changed else found
-
-
-def _git(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    found = commit(paths=_LEADS_TO_RESULTS, short=True)
+    return f"{found.name} with changes" if found.dirty else str(found.name)

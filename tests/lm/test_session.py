@@ -180,27 +180,29 @@ def test_a_limit_of_tokens_halves_the_history_and_no_less(sharp_model, limit):
         before = person.current.events
 
 
+def weigh_with_a_failing_pass(monkeypatch, candidates, person, context, failing):
+    """Ask for the likeliest two; of the passes that it takes, the one of that number runs out of memory."""
+    extend, passes = candidates.reader.extend, []
+
+    def fails(*args):
+        passes.append(1)
+        if len(passes) == failing:
+            raise MemoryError
+        return extend(*args)
+
+    with monkeypatch.context() as patch, contextlib.suppress(MemoryError):
+        patch.setattr(candidates.reader, "extend", fails)
+        person.weigh(context, 2)
+
+
 @pytest.mark.parametrize("failing", [1, 2])
 def test_a_pass_that_fails_leaves_nothing_wrong_behind(sharp_model, candidates, monkeypatch, failing):
     monkeypatch.setattr(session, "_GUESSED_TOKENS", 1)
     monkeypatch.setattr(session, "_TOKENS_AHEAD", 1)
-    rng, person, extend = np.random.default_rng(8), Session(candidates), candidates.reader.extend
+    rng, person = np.random.default_rng(8), Session(candidates)
     for _ in range(4 * LENGTH):
         context, candidate = happening(rng)
-        passes = []
-
-        def fails(*args, passes=passes):
-            passes.append(1)
-            if len(passes) == failing:
-                raise MemoryError
-            return extend(*args)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(candidates.reader, "extend", fails)
-            try:
-                person.weigh(context, 2)
-            except MemoryError:
-                pass
+        weigh_with_a_failing_pass(monkeypatch, candidates, person, context, failing)
         agrees(sharp_model, person, context)
         person.append(context + ANSWERS[candidate], candidate)
 
@@ -266,20 +268,9 @@ def test_a_pass_that_fails_where_no_context_is_told_leaves_nothing_wrong_behind(
     sharp_model, candidates, monkeypatch, failing
 ):
     monkeypatch.setattr(session, "_GUESSED_TOKENS", 1)
-    rng, person, extend = np.random.default_rng(9), Session(candidates), candidates.reader.extend
+    rng, person = np.random.default_rng(9), Session(candidates)
     for number in range(3 * LENGTH):
-        passes = []
-
-        def fails(*args, passes=passes):
-            passes.append(1)
-            if len(passes) == failing:
-                raise MemoryError
-            return extend(*args)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(candidates.reader, "extend", fails)
-            with contextlib.suppress(MemoryError):
-                person.weigh([], 2)
+        weigh_with_a_failing_pass(monkeypatch, candidates, person, [], failing)
         if number % 2:
             agrees(sharp_model, person, [])
         event, candidate = behind(rng)

@@ -10,6 +10,7 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
+from stages.common.repository import Commit
 from stages.reports import cards, drawing, figures
 from stages.reports.differences import differences
 from stages.reports.drawing import require_matplotlib, save_png
@@ -18,7 +19,6 @@ from stages.reports.examples import examples
 from stages.reports.gather import Places, gather
 from stages.reports.markup import Html, tag, text
 from stages.reports.palette import DARK, LIGHT
-from stages.reports.repository import Commit
 from stages.reports.results import difference_table, metric_tables, study_tables
 from tests.reports.made import NASTY
 

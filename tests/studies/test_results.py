@@ -10,12 +10,13 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import read_json
 from stages.ranking.adjust import adjusted
+from stages.ranking.decisions import decided
 from stages.studies import view
 from stages.studies.collect import tail_groups
 from stages.studies.definitions import Row, Setting, Study
 from stages.studies.experiments import Finished
 from stages.studies.plan import Plan
-from stages.studies.results import compare, decided
+from stages.studies.results import compare
 from stages.studies.shuffled import shuffled
 from tests.events.helpers import params_with
 
