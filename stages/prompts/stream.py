@@ -17,9 +17,9 @@ from stages.prompts.log import WEEKDAYS, EventLog
 
 _INSTRUCTION = (
     "You are the assistant on a person's phone and know their habits well. "
-    "Predict what they do next. Each activity is one of these:\n{candidates}\n"
-    "Their log, one activity a line{line}\n"
+    "Predict what they do next. Each activity is one of these:\n"
 )
+_LOG = "Their log, one activity a line{line}\n"
 _LINE = {
     "next": ", as day, hour, place: activity",
     "history": ", as day, hour, place of the activity before it: activity",
@@ -40,8 +40,7 @@ class StreamLayout(Layout):
                 "windowing.min_history"
             )
         self.min_history, self.events = min_history, prompt.stream_events
-        instruction = _INSTRUCTION.format(candidates="\n".join(self.candidates), line=_LINE[self.told])
-        self.prefix = _with_bos(tokenizer) + self.text(instruction)
+        self.prefix = _with_bos(tokenizer) + self._instruction(_INSTRUCTION, _LOG.format(line=_LINE[self.told]))
         self._labels = [self.answer(label) for label in log.behaviors]
         self._contexts: dict[tuple[int, int, int], list[int]] = {}
         context, place = self._longest_context() if self.told == "next" else (0, "")
@@ -53,6 +52,10 @@ class StreamLayout(Layout):
 
     def answer(self, label: str) -> list[int]:
         return self.text(f" {label}\n")
+
+    def _instruction(self, before: str, behind: str) -> list[int]:
+        """Tokens of the candidates, one a line, and what stands before and behind them."""
+        return self.text(before + "".join(f"{label}\n" for label in self.candidates) + behind)
 
     def prompt(self, row: int) -> list[int]:
         history = [self._event(r) for r in self.log.history(row, self.length)]
