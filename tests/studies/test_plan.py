@@ -78,7 +78,7 @@ def test_names_say_study_row_and_repetition_and_end_in_the_mark():
 
 
 def test_a_shared_stage_is_counted_once():
-    found = made({"dpo": {}, "beta": {"set": {"dpo.beta": 0.7}}, "all": {"model": "sft", "set": {"sft.labels": "all"}}})
+    found = made({"dpo": {}, "beta": {"set": {"dpo.beta": 0.7}}, "anchors": {"model": "sft", "set": {"sft.labels": "anchors"}}})
     runs = stage_runs(found.experiments)
     counts = {stage: len(by) for stage, by in runs.items()}
     expected = {"ingest": 1, "auxiliary": 1, "instructions": 2, "sft": 4, "dpo": 4}
@@ -104,12 +104,12 @@ def test_precedence_of_overrides():
 
 def test_another_default_recipe_changes_no_row():
     method = read_studies(ROOT / "data" / "studies.yaml").method
-    other = applied(PARAMS, {"sft.labels": "all", "sft.logit_adjustment": 1, "dpo.nll_weight": 0.5, "evaluate.tau": 0}, "")
+    other = applied(PARAMS, {"sft.labels": "tail", "sft.logit_adjustment": 1, "dpo.nll_weight": 0.5, "evaluate.tau": 0}, "")
     rows = {"dpo": {}, "all": {"set": {"sft.labels": "all"}, "model": "sft"}}
     before, after = (made(rows, workspace=workspace, method=method) for workspace in (PARAMS, other))
     assert [e.mark for e in before.experiments] == [e.mark for e in after.experiments]
     assert after.experiments[0].params.sft.labels == "anchors"
-    assert made(rows, workspace=other).experiments[0].params.sft.labels == "all", "without a method it is the default's"
+    assert made(rows, workspace=other).experiments[0].params.sft.labels == "tail", "without a method it is the default's"
 
 
 def test_an_adjusted_row_has_tau_from_validation_whatever_the_others_decide_by():
