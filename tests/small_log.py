@@ -51,7 +51,8 @@ def small_params(**changes) -> Params:
     """Params that suit the small log and the tiny model, with changes such as `dpo__beta=0.5`."""
     defaults = {
         "windowing__history": 6, "windowing__min_history": 3, "prompt__stream_events": 9, "prompt__layout": "stream",
-        "prompt__max_tokens": 1024, "sft__labels": "anchors", "lora__rank": 4, "lora__alpha": 8, "lora__dropout": 0, "seed": 0,
+        "prompt__max_tokens": 1024, "sft__labels": "anchors", "lora__rank": 4, "lora__alpha": 8, "lora__dropout": 0,
+        "seed": 0,
     }
     return params_with(**(defaults | changes))
 

@@ -78,7 +78,8 @@ def test_names_say_study_row_and_repetition_and_end_in_the_mark():
 
 
 def test_a_shared_stage_is_counted_once():
-    found = made({"dpo": {}, "beta": {"set": {"dpo.beta": 0.7}}, "anchors": {"model": "sft", "set": {"sft.labels": "anchors"}}})
+    found = made({"dpo": {}, "beta": {"set": {"dpo.beta": 0.7}},
+                  "anchors": {"model": "sft", "set": {"sft.labels": "anchors"}}})
     runs = stage_runs(found.experiments)
     counts = {stage: len(by) for stage, by in runs.items()}
     expected = {"ingest": 1, "auxiliary": 1, "instructions": 2, "sft": 4, "dpo": 4}
