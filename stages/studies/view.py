@@ -96,7 +96,7 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
     short = [f"{row} {done} of {len(made.of_row[row])}" for row in made.rows
              if (done := _repetitions(summary, row)) < len(made.of_row[row])]
     lines = [
-        f"{made.study.title}.",
+        made.study.question or f"{made.study.title}.",
         "**The log is simulated.**" if simulated(made, request) else "",
         f"Setting `{request.setting_name}`: {request.setting.title}.",
         f"Params that differ from params.yaml in all rows: {settings}." if settings else "",
