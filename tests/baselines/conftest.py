@@ -7,7 +7,7 @@ import pytest
 from stages.common.tables import SCHEMAS
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def log():
     """Events, windows and vocabulary of behaviours drawn from a known chain.
 
@@ -44,3 +44,22 @@ def log():
         return events, windows, vocabulary
 
     return make
+
+
+@pytest.fixture(scope="session")
+def loud_base(tmp_path_factory):
+    """A folder as `models/base` of the tiny model with larger weights: a few steps teach its adapters something."""
+    from transformers import AutoModelForCausalLM
+
+    from stages.lm.resolve import resolve, write_manifest
+    from tests.tiny_model import build
+
+    folder, base = build(tmp_path_factory.mktemp("loud_model")), tmp_path_factory.mktemp("models") / "base"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            weight.data *= 12 if "embed" in name else 4
+    model.save_pretrained(folder)
+    base.mkdir()
+    write_manifest(resolve(str(folder), ""), base)
+    return base

@@ -1,0 +1,126 @@
+"""CoLLM-gen, after CoLLM (Zhang et al. 2023): a language model is told SASRec's vectors, by a mapping learned last.
+
+Kept as published: stage 1 tunes LoRA (rank 8, alpha 16, dropout 0.05, query and value projections) on prompts without
+vectors; stage 2 freezes adapter and recommender and trains only the mapping, Linear d to 10 d, ReLU, Linear, one for
+people and items. An item's vector is SASRec's embedding of it, a person's SASRec's last hidden state.
+
+Different, hence "gen", and why: the answer is a label and the loss its cross-entropy; the published one is Yes or No
+on one target, V readings a window. Prompts are the layout `stream` with soft tokens: in one reading every event is a
+target, so the person's token stands before each label and tells the events before it that are in the prompt, no more.
+Stage 1 reads the same prompts with an ordinary token in each soft one's place, so what stage 2 adds are the vectors
+alone; where they do not lower the validation loss, stage 1 is kept and its prompts with it. Soft vectors begin as
+long as a token's. Frozen adapters have no dropout. Rates fall in a cosine from the start's warm-up, in both stages.
+
+Context mode by --context, of prompts; SASRec has its own. Checked: before its first step, stage 2 without vectors has
+stage 1's loss; in stage 2 only the mapping has gradients; its validation loss is never above stage 1's
+(tests/baselines/test_collm.py).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from stages.baselines.collaborative import add_sasrec, item_vectors, load_sasrec, user_vectors
+from stages.baselines.command import Task
+from stages.baselines.llm import Adapted, Counts, LanguageRow, Rates, run_row
+from stages.baselines.llm_training import Plan, copied, lora_weights, restore, train, without_dropout
+from stages.baselines.soft import Projector, attach
+from stages.baselines.soft_stream import SoftStreamLayout
+from stages.common.errors import run
+from stages.common.params import Share
+
+_WIDER = 10
+
+
+class Settings(Adapted):
+    mapping_learning_rate: Rates
+    mapping_epochs: Counts
+    mapping_weight_decay: Annotated[float, Field(ge=0)]
+    mapping_warmup: Share
+    mapping_least_rate: Share
+
+
+class Mapping(nn.Module):
+    """The mapping, and whether it is used at all (`used`, 0 or 1)."""
+
+    def __init__(self, features: torch.Tensor, hidden: int, length: float):
+        super().__init__()
+        size = features.shape[1]
+        net = nn.Sequential(nn.Linear(size, _WIDER * size), nn.ReLU(), nn.Linear(_WIDER * size, hidden))
+        self.project = Projector(net.to(features.device), features, length)
+        self.register_buffer("used", torch.ones((), device=features.device))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.project(features)
+
+
+class CoLLM(LanguageRow):
+    section, kind, modules = "collm", Settings, ("q_proj", "v_proj")
+    layout: SoftStreamLayout
+
+    def __init__(self, task: Task, folder: Path, sasrec: Path):
+        self.sasrec = load_sasrec(sasrec, task.sequences)
+        self._features = item_vectors(self.sasrec)
+        super().__init__(task, folder)
+        self.embedding = attach(self.base, self.tokenizer)
+        self._mapping: Mapping | None = None
+        self._tuned: dict[tuple, tuple[dict[str, torch.Tensor], float]] = {}
+
+    @property
+    def projector(self) -> Mapping | None:
+        return self._mapping
+
+    @property
+    def features(self) -> torch.Tensor:
+        """SASRec's vectors `(V + 1 + U, D)` of behaviours and of the people in all prompts made so far."""
+        known = len(self._features) - self.layout.items
+        if known < len(self.layout.users):
+            more = user_vectors(self.sasrec, self.task.sequences, self.layout.users[known:])
+            self._features = torch.cat([self._features, more.to(self._features.device)])
+        self._features = self._features.to(self.base.device)
+        return self._features
+
+    def make_layout(self) -> SoftStreamLayout:
+        size = self.base.get_input_embeddings().weight.shape[0]
+        return SoftStreamLayout(self.tokenizer, self.log, self.params, size, with_users=True)
+
+    def build(self, settings: dict[str, Any]) -> None:
+        super().build(settings)
+        self._mapping = Mapping(self.features, self.base.config.hidden_size, self.embedding.mean_norm())
+
+    def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
+        text_loss = self.tune(settings)
+        self._mapping.used.fill_(1)
+        with without_dropout(self.model):
+            course = train("CoLLM, mapping", self.model, dict(self._mapping.named_parameters()), self.train, self.valid,
+                           Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed, before_look=self.tell)
+        self._mapping.used.fill_(course.best < text_loss)
+        return {"text_loss": text_loss, "mapping_loss": course.best, "step": course.best_step, "steps": course.steps,
+                "mapping_used": course.best < text_loss}
+
+    def tune(self, settings: dict[str, Any]) -> float:
+        """Stage 1, once for all settings that do not differ in it; its validation loss."""
+        plan = Plan.of(settings, self.budget.patience)
+        key, weights = (plan, settings["dropout"]), lora_weights(self.model)
+        self.embedding.source = None
+        if key not in self._tuned:
+            course = train("CoLLM, text", self.model, weights, self.train, self.valid, plan, self.params.seed)
+            self._tuned[key] = copied(weights), course.best
+        kept, loss = self._tuned[key]
+        restore(weights, kept)
+        return loss
+
+    def tell(self) -> None:
+        features = self.features
+        self.embedding.source = (lambda numbers: self._mapping(features[numbers])) if self._mapping.used else None
+
+
+def main() -> None:
+    run_row("collm", __doc__, lambda task, args: CoLLM(task, args.model, args.sasrec), add_sasrec)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,87 @@
+"""GPT-2 from scratch: SASRec's objectives over GPT-2-small's blocks with random weights.
+
+The comparison of the paper's section 4.3.2: as many blocks as a language model has, and none of its knowledge. The
+body is the library's `GPT2Model`, 12 blocks of 768 dimensions (85 million parameters), fed with the events' vectors
+instead of tokens'; its own learned positions count from the first event. Scores are inner products with the
+behaviours' vectors.
+
+Objectives as in `sasrec`: `bce`, one uniform negative for each label, and `ce`, the full softmax; at every position.
+Context modes as the embedder has them. The rate rises over the first steps and then stays; products are in bf16 where
+that is fast, scores in float32 always.
+"""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from transformers import GPT2Config, GPT2Model
+
+from stages.baselines.command import Task, run_system
+from stages.baselines.embedder import Embedder
+from stages.baselines.losses import binary_cross_entropy, cross_entropy
+from stages.baselines.sasrec import OBJECTIVES, Objective
+from stages.baselines.sequences import Batch, Sequences
+from stages.baselines.settings import Context, Trained
+from stages.baselines.training import Fitted, Recommender, fit
+from stages.common.errors import run
+from stages.common.params import Positive
+from stages.lm.load import compute_dtype
+
+
+class Settings(Trained):
+    dimensions: Annotated[list[Positive], Field(min_length=1)]
+    blocks: Annotated[list[Positive], Field(min_length=1)]
+    heads: Annotated[list[Positive], Field(min_length=1)]
+
+
+class GPT2(Recommender):
+    def __init__(self, sequences: Sequences, settings: dict[str, Any], context: Context, objective: Objective):
+        super().__init__()
+        dimensions, dropout = settings["dimensions"], settings["dropout"]
+        self.objective = objective
+        self.embedder = Embedder(sequences.size, sequences.contexts, None, dimensions, context)
+        self.body = GPT2Model(
+            GPT2Config(
+                vocab_size=1, bos_token_id=None, eos_token_id=None, n_positions=sequences.length, n_embd=dimensions,
+                n_layer=settings["blocks"], n_head=settings["heads"], resid_pdrop=dropout, embd_pdrop=dropout,
+                attn_pdrop=dropout, use_cache=False,
+            )
+        )
+        self.body.set_input_embeddings(None)  # the embedder stands in for it
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Scores `(B, T, V)` float32 of what follows each event."""
+        there = (~batch.padding).long()
+        with torch.autocast(there.device.type, torch.bfloat16, enabled=compute_dtype() == torch.bfloat16):
+            hidden = self.body(
+                inputs_embeds=self.embedder(batch), attention_mask=there,
+                position_ids=(there.cumsum(dim=1) - 1).clamp(min=0),
+            ).last_hidden_state
+        return self.embedder.scores(hidden.float())
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        scores = self(batch)
+        if self.objective == "bce":
+            return binary_cross_entropy(scores, batch.label, generator)
+        return cross_entropy(scores, batch.label)
+
+    def log_p(self, batch: Batch) -> torch.Tensor:
+        return self(batch)[:, -1].log_softmax(dim=-1)
+
+
+def fit_gpt2(task: Task, objective: Objective) -> Fitted[GPT2]:
+    """GPT-2's blocks on the task's training windows, tuned within its budget."""
+    budget, values = task.settings("gpt2", Settings)
+    return fit(
+        f"GPT-2 from scratch ({objective}, {task.context})",
+        lambda settings: GPT2(task.sequences, settings, task.context, objective),
+        task.sequences, values, budget, task.seed,
+    )
+
+
+def main() -> None:
+    run_system("gpt2", __doc__, lambda task, args: fit_gpt2(task, args.objective), objectives=OBJECTIVES)
+
+
+if __name__ == "__main__":
+    run(main)

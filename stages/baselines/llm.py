@@ -1,0 +1,254 @@
+"""What rows made of a language model share: targets as SFT gets them, settings tried in turn, predictions, a command.
+
+They learn from the sequences that stage `instructions` makes for the same seed, `instructions.train_targets` targets,
+and are looked at on `instructions.valid_targets` of them: the budget of the project's own A-Tuning. The best look of
+a setting is that of the least validation loss; between settings decides the mean reciprocal rank, as in all rows.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from peft import PeftModel
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import nn
+
+from stages.baselines.command import READ, Task, parser_of
+from stages.baselines.llm_training import adapted, copied, lora_weights, reciprocal_rank, restore, without_dropout
+from stages.baselines.settings import choices
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import UserError
+from stages.common.files import atomic_folder, write_json
+from stages.common.inputs import read_tables
+from stages.common.params import Params, Positive, Rate, Section, Share, read_params
+from stages.events.tested import tested
+from stages.lm.likelihood import score
+from stages.lm.load import load_base, load_tokenizer, save_adapter
+from stages.lm.resolve import read_manifest, write_manifest
+from stages.lm.sft_trainer import labelled
+from stages.prompts.layouts import Layout, TokenSequence, prompts, table
+from stages.prompts.log import EventLog
+from stages.prompts.window import WindowLayout
+
+_TIMED_WINDOWS = 20
+_MILLISECONDS = 1000
+
+Rates = Annotated[list[Rate], Field(min_length=1)]
+Counts = Annotated[list[Positive], Field(min_length=1)]
+
+
+class Adapted(Section):
+    """What all these rows are tuned over, and what is fixed; `Plan` says what the parts of its own mean."""
+
+    learning_rate: Rates
+    epochs: Counts
+    dropout: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1)]
+    rank: Positive
+    alpha: Annotated[float, Field(gt=0)]
+    batch_size: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Share
+    least_rate: Share
+    looks: Positive
+
+
+class LanguageRow(ABC):
+    """A language model that is tuned; `fit` leaves it with the best setting's weights.
+
+    Subclasses train what `build` made in `learn`. Adapters are on `modules`, a choice of PEFT's `target_modules`.
+    """
+
+    section: str
+    kind: type[Adapted]
+    modules: str | tuple[str, ...]
+    params: Params
+
+    def __init__(self, task: Task, folder: Path):
+        self.task, self.folder = task, folder
+        self.budget, self.values = task.settings(self.section, self.kind)
+        changed = {"prompt": task.params.prompt.model_copy(update={"context": task.context})}
+        self.params = task.params.model_copy(update=changed)
+        self.tokenizer, self.base = load_tokenizer(folder), load_base(folder)
+        self.log = EventLog.of(task.events, task.vocabulary)
+        self.layout = self.make_layout()
+        limits = {"train": self.params.instructions.train_targets, "valid": self.params.instructions.valid_targets}
+        made = {split: self._sequences(split, number, limit) for number, (split, limit) in enumerate(limits.items())}
+        known = range(len(self.layout.candidates))
+        self.train, self.valid = (labelled(table(sequences), known) for sequences in made.values())
+        self.valid_sequences = made["valid"]
+        self.targets = sum(len(sequence.spans) for sequence in made["train"])
+        for split, samples in (("train", self.train), ("valid", self.valid)):
+            if not len(samples):
+                raise UserError(f"windows: no target of split {split} is a behaviour of the vocabulary")
+
+    @abstractmethod
+    def make_layout(self) -> Layout:
+        """What its prompts are like."""
+
+    def build(self, settings: dict[str, Any]) -> None:
+        """Make `model` anew, of `base` with a fresh adapter; and what trains beside it, where something does."""
+        size = settings["rank"], settings["alpha"], settings["dropout"]
+        self.model = adapted(self.base, self.modules, *size, self.params.seed)
+
+    @abstractmethod
+    def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Train what was built; what a trial's record says of it."""
+
+    @property
+    def projector(self) -> nn.Module | None:
+        """What trains beside the adapter."""
+        return None
+
+    def release(self) -> None:
+        """Take off `base` again what `build` put on it."""
+        self.base = self.model.unload()
+
+    def tell(self) -> None:
+        """Make the soft vectors of all prompts made so far ready to be read."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that tells one setting's result from another's: the adapter's weights, the projector's, its constants."""
+        beside = {} if self.projector is None else self.projector.state_dict(prefix="projector.", keep_vars=True)
+        return lora_weights(self.model) | beside
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """What of it training may change."""
+        return {name: value for name, value in self.state().items() if isinstance(value, nn.Parameter)}
+
+    def fit(self) -> "FittedRow":
+        """Train with each of the budget's settings.
+
+        Raises:
+            UserError: no setting ever gave finite scores.
+        """
+        began, best, trials = time.monotonic(), None, []
+        for settings in choices(self.values, self.budget.trials, self.params.seed):
+            self.build(settings)
+            facts = self.learn(settings)
+            self.tell()
+            found = reciprocal_rank(self.model, self.valid_sequences, self.layout.answers, self.budget.valid_windows,
+                                    f"{self.section}: validation")
+            trials.append({**settings, "score": found, **facts})
+            if math.isfinite(found) and (best is None or found > best[0]):
+                best = found, settings, copied(self.state())
+            self.release()
+        if best is None:
+            raise UserError(f"{self.section}: no setting gave finite scores on the validation windows: {trials}")
+        found, settings, kept = best
+        self.build(settings)
+        restore(self.state(), kept)
+        self.tell()
+        return FittedRow(self, settings, found, trials, time.monotonic() - began)
+
+    def _sequences(self, split: Literal["train", "valid"], number: int, limit: int) -> list[TokenSequence]:
+        """As stage `instructions` chooses them."""
+        rows = self.task.windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
+        if not len(rows):
+            raise UserError(f"windows: none of split {split}; the log has too few users, or too short ones")
+        return self.layout.sequences(rows, limit, np.random.default_rng([self.params.seed, number]))
+
+
+@dataclass(frozen=True)
+class FittedRow:
+    """A row with the best of the settings that were tried; fields as in `training.Fitted`."""
+
+    row: LanguageRow
+    settings: dict[str, Any]
+    score: float
+    trials: list[dict[str, Any]]
+    seconds: float
+
+    def log_p(self, rows: Sequence[int], title: str = "predictions") -> np.ndarray:
+        """Log-probabilities `(N, V)` float32 of the windows whose targets are `rows`."""
+        asked = prompts(self.row.layout, rows)
+        self.row.tell()
+        with without_dropout(self.row.model):
+            return score(self.row.model, asked, self.row.layout.answers, title).log_p
+
+
+def run_row(
+    name: str, description: str, make: Callable[[Task, argparse.Namespace], LanguageRow],
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> None:
+    """The main of a row: read, fit, predict all tested windows, write.
+
+    Args:
+        name: of its module.
+        description: the module's docstring.
+        make: the row from the task and the command line.
+        options: adds what only this row's command line has.
+    """
+    parser = parser_of(name, description, ())
+    parser.add_argument("--model", type=Path, required=True, help="folder with base.json (from stage base)")
+    options(parser)
+    args = parser.parse_args()
+    params = read_params(args.params)
+    task = Task(*read_tables(args, READ), params, args.settings, args.context)
+    wanted = tested(task.events, task.windows, params.predictions, params.data_seed)
+    fitted = make(task, args).fit()
+    frame, facts = predictions(fitted, wanted)
+    tables.write(frame, "predictions", args.out)
+    if args.weights:
+        write_row(fitted, args.weights)
+    write_json(args.metrics, facts)
+    console.print(f"{args.out.stem}: {facts['trained_parameters']:,} parameters, validation MRR {fitted.score:.4f}, "
+                  f"{facts['latency_ms']:.1f} ms a window")
+
+
+def predictions(fitted: FittedRow, wanted: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Table `predictions` of the windows `wanted`, and what stands beside it.
+
+    `latency_ms` is the median time of one window by itself, from the log to log-probabilities.
+    """
+    layout, rows = fitted.row.layout, wanted["row"].to_list()
+    before = layout.dropped
+    log_p = fitted.log_p(rows)
+    dropped = layout.dropped - before
+    frame = wanted.with_columns(log_p=pl.Series(values=log_p)).cast(tables.SCHEMAS["predictions"])
+    return frame, {
+        "layout": "window" if isinstance(layout, WindowLayout) else "stream", "context": fitted.row.task.context,
+        "windows": len(frame), "events_dropped": dropped,
+        "trained_targets": fitted.row.targets,
+        "trained_parameters": sum(weight.numel() for weight in fitted.row.weights().values()),
+        "fit_seconds": round(fitted.seconds, 1), "latency_ms": _latency(fitted, rows), "settings": fitted.settings,
+        "tuning": {"trials": len(fitted.trials), "score": fitted.score, "tried": json.dumps(fitted.trials)},
+    }
+
+
+def write_row(fitted: FittedRow, folder: Path) -> None:
+    """The adapter, as PEFT reads it, or its base's record alone; `projector.safetensors` where there is one;
+    `settings.json`; all or none."""
+    with atomic_folder(folder) as part:
+        manifest = read_manifest(fitted.row.folder)
+        if isinstance(fitted.row.model, PeftModel):
+            save_adapter(fitted.row.model, manifest, part)
+        else:
+            write_manifest(manifest, part)
+        if fitted.row.projector is not None:
+            save_file(copied(fitted.row.projector.state_dict()), part / "projector.safetensors")
+        write_json(part / "settings.json", fitted.settings)
+
+
+def _latency(fitted: FittedRow, rows: Sequence[int]) -> float:
+    seconds = []
+    console.quiet = True  # each window would say that it is done
+    try:
+        for row in rows[:_TIMED_WINDOWS]:
+            began = time.perf_counter()
+            fitted.log_p([row])
+            seconds.append(time.perf_counter() - began)
+    finally:
+        console.quiet = False
+    return _MILLISECONDS * statistics.median(seconds)

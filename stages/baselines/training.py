@@ -1,0 +1,161 @@
+"""One loop for every system trained from nothing: epochs, a look at validation after each, settings tried in turn."""
+
+import copy
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from stages.baselines.sequences import Batch, Sequences
+from stages.baselines.settings import Budget, Trained, choices
+from stages.common.console import Track, track
+from stages.common.errors import UserError
+
+_WINDOWS_AT_ONCE = 1024
+_LARGEST_GRADIENT = 5.0
+
+
+class Recommender(nn.Module, ABC):
+    """A system trained from nothing."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """The objective's mean over what a batch of an epoch has labels for; the generator draws on the CPU."""
+
+    @abstractmethod
+    def log_p(self, batch: Batch) -> torch.Tensor:
+        """Log-probabilities `(B, V)` of what follows each sequence."""
+
+    def parameter_groups(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the optimizer trains: one group, unless a part has a rate of its own, which its group gives as `lr`."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def epoch(self, sequences: Sequences, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """What is learned from between two looks at validation: every training target once, if no system says else."""
+        return sequences.epoch(batch_size, rng)
+
+
+Model = TypeVar("Model", bound=Recommender)
+
+
+@dataclass(frozen=True)
+class Fitted(Generic[Model]):
+    """The best of the settings that were tried.
+
+    Attributes:
+        model: with the weights of its best look at validation.
+        settings: its own.
+        score: mean reciprocal rank on the validation windows.
+        trials: every setting tried, its score and the epoch of its best look.
+        seconds: of all trials together.
+        facts: what else the metrics should say, such as what names were embedded by.
+    """
+
+    model: Model
+    settings: dict[str, Any]
+    score: float
+    trials: list[dict[str, Any]]
+    seconds: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def device() -> torch.device:
+    """Where systems are trained: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit(
+    title: str, make: Callable[[dict[str, Any]], Model], sequences: Sequences, values: Trained, budget: Budget, seed: int
+) -> Fitted[Model]:
+    """Train with each of the budget's settings until validation stops improving; the best look of all is kept.
+
+    Mean reciprocal rank chooses: what these systems are published to be chosen by is a rank, and some of them give
+    scores that are no log-likelihoods. The windows are those of split `valid`, as they come.
+
+    Args:
+        title: what the progress bar says.
+        make: a model from a setting of `values`, its weights drawn from torch's seed.
+
+    Raises:
+        UserError: no setting ever gave finite scores.
+    """
+    rows = sequences.valid_rows(budget.valid_windows, seed)
+    wanted = choices(values, budget.trials, seed)
+    began, best, trials = time.monotonic(), None, []
+    with track(title, sum(each["epochs"] for each in wanted)) as progress:
+        for number, settings in enumerate(wanted):
+            torch.manual_seed(seed)
+            model = make(settings).to(device())
+            score, epoch, weights = _train(model, settings, sequences, rows, budget.patience, seed, progress, number)
+            trials.append({**settings, "score": score, "epoch": epoch})
+            if weights and (best is None or score > best[0]):
+                best = score, model, weights, settings
+    if best is None:
+        raise UserError(f"{title}: no setting gave finite scores on the validation windows: {trials}")
+    score, model, weights, settings = best
+    model.load_state_dict(weights)
+    return Fitted(model.eval(), settings, score, trials, time.monotonic() - began)
+
+
+@torch.inference_mode()
+def predict(model: Recommender, sequences: Sequences, rows: np.ndarray) -> np.ndarray:
+    """Log-probabilities `(N, V)` float32 of the windows whose targets are `rows`."""
+    model.eval()
+    parts = [
+        model.log_p(sequences.windows(rows[start : start + _WINDOWS_AT_ONCE]).to(device())).float().cpu().numpy()
+        for start in range(0, len(rows), _WINDOWS_AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, sequences.size), dtype=np.float32)
+
+
+def mean_reciprocal_rank(model: Recommender, sequences: Sequences, rows: np.ndarray) -> float:
+    """Over windows whose behaviour is in the vocabulary; ties count against the label, so a constant earns nothing."""
+    label = sequences.windows(rows).label[:, -1].numpy()
+    known = np.flatnonzero(label >= 0)
+    log_p = predict(model, sequences, rows[known])
+    own = log_p[np.arange(len(known)), label[known]]
+    rank = (log_p >= own[:, None]).sum(axis=1)
+    return float((1 / rank).mean()) if np.isfinite(log_p).all() and len(known) else float("nan")
+
+
+def trained_parameters(model: nn.Module) -> int:
+    """How many numbers training may change."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _train(
+    model: Recommender, settings: dict[str, Any], sequences: Sequences, rows: np.ndarray, patience: int, seed: int,
+    progress: Track, number: int,
+) -> tuple[float, int, dict[str, torch.Tensor]]:
+    """The best score, its epoch (1 and up), and the weights it was reached with; none if no score was finite."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        model.parameter_groups(settings), lr=settings["learning_rate"], betas=(0.9, 0.98),
+        weight_decay=settings["weight_decay"],
+    )
+    warmup = settings["warmup"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    best, best_epoch, kept = float("-inf"), 0, {}
+    for epoch in range(1, settings["epochs"] + 1):
+        model.train()
+        for batch in model.epoch(sequences, settings["batch_size"], rng):
+            loss = model.loss(batch.to(device()), generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, _LARGEST_GRADIENT)
+            optimizer.step()
+            schedule.step()
+        score = mean_reciprocal_rank(model, sequences, rows)
+        progress.advance(1, f"setting {number + 1}, epoch {epoch}: {score:.4f}")
+        if score > best:
+            best, best_epoch, kept = score, epoch, copy.deepcopy(model.state_dict())
+        elif epoch - best_epoch >= patience:
+            progress.advance(settings["epochs"] - epoch)
+            break
+    return best, best_epoch, kept

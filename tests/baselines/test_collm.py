@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.baselines import collm
+from stages.baselines.collaborative import user_vectors
+from stages.baselines.collm import CoLLM
+from stages.baselines.llm import predictions, write_row
+from stages.baselines.llm_training import lora_weights, mean_loss, summed_loss
+from stages.common import tables
+from stages.events import tested as choice
+from tests.baselines.language import ADAPTED, a_sasrec, small_task
+
+SETTINGS = ADAPTED | {"mapping_learning_rate": [0.003], "mapping_epochs": [3], "mapping_weight_decay": 0.0,
+                      "mapping_warmup": 0.1, "mapping_least_rate": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setenv("BEHAVIORLM_DTYPE", "float32")
+
+
+def row_of(loud_base, folder, trials=1, **changes):
+    task = small_task(folder, "collm", SETTINGS | changes, trials)
+    return CoLLM(task, loud_base, a_sasrec(task, folder / "sasrec"))
+
+
+def settings_of(row):
+    return {name: value[0] if isinstance(value, list) else value for name, value in row.values}
+
+
+def test_stage_2_without_vectors_is_stage_1_and_trains_the_mapping_only(loud_base, tmp_path):
+    row = row_of(loud_base, tmp_path)
+    settings = settings_of(row)
+    row.build(settings)
+    text_loss = row.tune(settings)
+    adapter = {name: weight.detach().clone() for name, weight in lora_weights(row.model).items()}
+    assert any(weight.abs().max() > 0 for name, weight in adapter.items() if "lora_B" in name)
+    row._mapping.used.fill_(0)
+    row.tell()
+    assert mean_loss(row.model, row.valid) == pytest.approx(text_loss, rel=1e-6)
+    row._mapping.used.fill_(1)
+    row.tell()
+    assert abs(mean_loss(row.model, row.valid) - text_loss) > 1e-4
+    facts = row.learn(settings)
+    assert facts["text_loss"] == text_loss
+    for name, weight in lora_weights(row.model).items():
+        assert torch.equal(weight, adapter[name]), "stage 2 leaves the adapter alone"
+    row._mapping.zero_grad()
+    row._mapping.used.fill_(1)
+    row.tell()
+    loss, _ = summed_loss(row.model, [row.train[0], row.train[1]])
+    loss.backward()
+    assert all(weight.grad is None for weight in row.model.parameters())
+    assert all(weight.grad is None for weight in row.sasrec.parameters())
+    assert all(weight.grad.abs().max() > 0 for weight in row._mapping.parameters())
+
+
+@pytest.mark.parametrize("rate", [0.003, 1e-9])
+def test_stage_2_is_kept_where_it_lowers_the_validation_loss_and_only_there(loud_base, tmp_path, rate, monkeypatch):
+    if rate == 1e-9:  # every look of stage 2 is at vectors that drown the words
+        plain = collm.Mapping
+
+        def loud(features, hidden, length):
+            return plain(features, hidden, 1e4 * length)
+
+        monkeypatch.setattr(collm, "Mapping", loud)
+    # where stage 2 is to be of use, stage 1 learns next to nothing
+    stage_1 = {"learning_rate": [0.03], "epochs": [6]} if rate == 1e-9 else {"learning_rate": [1e-6]}
+    row = row_of(loud_base, tmp_path, mapping_learning_rate=[rate], **stage_1)
+    found = row.fit()
+    (trial,) = found.trials
+    assert trial["mapping_used"] == (trial["mapping_loss"] < trial["text_loss"]) == (rate == 0.003)
+    assert mean_loss(row.model, row.valid) == pytest.approx(min(trial["mapping_loss"], trial["text_loss"]), rel=1e-5)
+    assert (row.embedding.source is None) == (rate == 1e-9)
+
+
+def test_vectors_are_of_the_people_and_behaviours_that_the_ids_name(loud_base, tmp_path):
+    row = row_of(loud_base, tmp_path)
+    row.build(settings_of(row))
+    row._mapping.used.fill_(1)
+    before = len(row.features)
+    ids = row.layout.prompt(200)
+    row.tell()
+    features = row.features
+    assert len(features) == row.layout.items + len(row.layout.users) > before, "people in new prompts are known at once"
+    (last,) = [token for token in ids if token >= row.embedding.size + row.layout.items][-1:]
+    found = row.embedding.source(torch.tensor([3, last - row.embedding.size]))
+    expected = torch.cat([row.sasrec.embedder.behaviors.weight[3:4],
+                          user_vectors(row.sasrec, row.task.sequences, [(194, 200)])])
+    torch.testing.assert_close(found, row._mapping(expected))
+    assert row._mapping.project.net[0].out_features == 10 * row._mapping.project.net[0].in_features
+
+
+def test_predictions_and_weights(loud_base, tmp_path):
+    row = row_of(loud_base, tmp_path, trials=2, mapping_learning_rate=[0.01, 1e-7], learning_rate=[1e-6])
+    found = row.fit()
+    assert len(row._tuned) == 1 and len(found.trials) == 2, "stage 1 is trained once"
+    wanted = choice.tested(row.task.events, row.task.windows, row.task.params.predictions, 0).head(6)
+    frame, facts = predictions(found, wanted)
+    assert frame.schema == tables.SCHEMAS["predictions"] and facts["layout"] == "stream"
+    np.testing.assert_allclose(np.exp(np.array(frame["log_p"].to_list())).sum(axis=1), 1, atol=1e-5)
+    write_row(found, tmp_path / "collm")
+    saved = load_file(tmp_path / "collm" / "projector.safetensors")
+    assert float(saved["used"]) == found.trials[0]["mapping_used"]
+    assert facts["trained_parameters"] == sum(p.numel() for p in lora_weights(row.model).values()) + sum(
+        p.numel() for p in row._mapping.parameters())

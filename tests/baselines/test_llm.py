@@ -1,0 +1,146 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from stages.baselines import llm_training
+from stages.baselines.llm_training import Course, Plan, mean_loss, reciprocal_rank, summed_loss, train
+from stages.baselines.tallrec import TALLRec
+from stages.common.errors import UserError
+from stages.instructions import instructions
+from stages.lm.likelihood import score
+from stages.lm.load import load_base
+from stages.lm.sft_trainer import IGNORED
+from stages.lm.training import WarmupCosine
+from tests.baselines.language import small_task
+from tests.baselines.test_tallrec import CHATS, SETTINGS, settings_of
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setenv("BEHAVIORLM_DTYPE", "float32")
+
+
+@pytest.fixture(scope="module")
+def row(loud_base, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEHAVIORLM_DTYPE", "float32")
+        row = TALLRec(small_task(tmp_path_factory.mktemp("llm"), "tallrec", SETTINGS), loud_base, CHATS)
+        row.build(settings_of(row))
+        yield row
+
+
+def plan(**changes):
+    return Plan(**({"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 2, "epochs": 1, "warmup": 0.2,
+                    "least_rate": 0.01, "looks": 2, "patience": 5} | changes))
+
+
+def test_targets_are_those_that_stage_instructions_makes(row):
+    task = row.task
+    frames, _ = instructions(task.events, task.windows, task.vocabulary, CHATS, row.tokenizer, task.params)
+    for split, samples in (("train", row.train), ("valid", row.valid)):
+        assert frames[split]["input_ids"].to_list() == samples["input_ids"]
+        marked = [sum(label != IGNORED for label in labels) for labels in samples["labels"]]
+        ends, starts = (frames[split][name].to_list() for name in ("target_end", "target_start"))
+        assert marked == [sum(e) - sum(s) for e, s in zip(ends, starts, strict=True)]
+
+
+@torch.no_grad()
+def test_the_loss_is_the_cross_entropy_of_the_labels(row):
+    examples = [row.train[i] for i in range(3)]
+    total, tokens = summed_loss(row.model, examples)
+    expected = 0.0
+    for example in examples:
+        logits = row.model(torch.tensor([example["input_ids"]])).logits[0, :-1]
+        labels = torch.tensor(example["labels"][1:])
+        expected += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
+    assert tokens == sum(label != IGNORED for example in examples for label in example["labels"])
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+    alone = sum(float(summed_loss(row.model, [example])[0]) for example in examples)
+    assert alone == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_rate_is_that_of_the_projects_own_training():
+    class Trainer(WarmupCosine):
+        lr_scheduler = None
+        schedule = type("Schedule", (), {"learning_rate": 0.01, "min_learning_rate": 1e-4, "warmup": 0.2})
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.01)
+    schedule = Trainer().create_scheduler(17, optimizer)
+    (factor,) = schedule.lr_lambdas
+    assert [plan().rate(step, 17) for step in range(18)] == pytest.approx([factor(step) for step in range(18)])
+
+
+def test_a_stage_takes_keys_of_its_own_and_else_the_others():
+    settings = {"learning_rate": 1.0, "weight_decay": 0.1, "batch_size": 4, "epochs": 2, "warmup": 0.1,
+                "least_rate": 0.5, "looks": 3, "chat_learning_rate": 0.25, "chat_epochs": 7, "rank": 8}
+    assert Plan.of(settings, 9) == Plan(1.0, 0.1, 4, 2, 0.1, 0.5, 3, 9)
+    assert Plan.of(settings, 9, "chat_") == Plan(0.25, 0.1, 4, 7, 0.1, 0.5, 3, 9)
+
+
+def fake_looks(monkeypatch, losses):
+    found = iter(losses)
+    monkeypatch.setattr(llm_training, "mean_loss", lambda model, samples: next(found))
+
+
+def test_training_stops_when_patience_is_out_and_keeps_the_best_look(row, monkeypatch):
+    weights = row.weights()
+    seen = []
+    fake_looks(monkeypatch, [5.0, 4.0, 4.5, 4.0, 3.0])
+    course = train("test", row.model, weights, row.train, row.valid, plan(patience=2, looks=100, epochs=3), 0,
+                   before_look=lambda: seen.append({name: weight.detach().clone() for name, weight in weights.items()}))
+    assert course.looks == {0: 5.0, 1: 4.0, 2: 4.5, 3: 4.0} and course.best_step == 1 and course.steps == 3
+    for name, weight in weights.items():
+        assert torch.equal(weight, seen[1][name])
+    assert any(not torch.equal(seen[1][name], seen[0][name]) for name in weights)
+
+
+def test_training_that_only_harms_keeps_what_was_there(row, monkeypatch):
+    before = {name: weight.detach().clone() for name, weight in row.weights().items()}
+    fake_looks(monkeypatch, [1.0, 2.0, 3.0, 4.0, 5.0])
+    course = train("test", row.model, row.weights(), row.train, row.valid, plan(), 0)
+    assert course.best_step == 0 and course.best == 1.0
+    assert all(torch.equal(weight, before[name]) for name, weight in row.weights().items())
+    assert Course({3: 1.0, 1: 1.0}).best_step == 1
+
+
+def test_a_seed_makes_the_same_adapter_and_micro_batches_change_nothing(row, monkeypatch):
+    found = []
+    for micro in (4, 4, 1):
+        monkeypatch.setattr(llm_training, "MICRO_BATCH", micro)
+        row.base = row.model.unload()
+        row.build(settings_of(row))
+        train("test", row.model, row.weights(), row.train, row.valid, plan(batch_size=4), 3)
+        found.append(torch.cat([weight.detach().flatten() for weight in row.weights().values()]))
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2], atol=1e-4, rtol=0)
+
+
+def test_the_reciprocal_rank_is_that_of_each_target_behind_its_own_history(row):
+    answers, ranks = row.layout.answers, []
+    for sequence in row.valid_sequences:
+        for (start, _), behavior in zip(sequence.spans, sequence.behaviors, strict=True):
+            log_p = score(row.model, [sequence.input_ids[:start]], answers).log_p[0]
+            ranks.append(1 / (log_p >= log_p[behavior]).sum())
+    assert reciprocal_rank(row.model, row.valid_sequences, answers, 5, "test") == pytest.approx(np.mean(ranks[:5]))
+    assert reciprocal_rank(row.model, row.valid_sequences, answers, 999, "test") == pytest.approx(np.mean(ranks))
+
+
+@torch.no_grad()
+def test_the_mean_loss_is_over_tokens_not_over_batches(row):
+    parts = [summed_loss(row.model, [row.valid[i]]) for i in range(len(row.valid))]
+    expected = sum(float(loss) for loss, _ in parts) / sum(tokens for _, tokens in parts)
+    assert mean_loss(row.model, row.valid) == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_adapter_that_the_model_has_no_place_for_is_refused(row):
+    with pytest.raises(UserError, match="no place"):
+        llm_training.adapted(load_base(row.folder), ["no_such_layer"], 4, 8, 0.0, 0)
+
+
+def test_a_log_without_training_windows_is_refused(loud_base, tmp_path):
+    task = small_task(tmp_path, "tallrec", SETTINGS)
+    task.windows = task.windows.filter(pl.col("split") != "train")
+    with pytest.raises(UserError, match="split train"):
+        TALLRec(task, loud_base, CHATS)
