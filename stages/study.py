@@ -41,14 +41,15 @@ def main() -> None:
     params = read_params()
     workspace = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
     request = view.Request(args.setting, catalogue.setting(args.setting), read_overrides(args.set, set(workspace)),
-                           args.seeds, tuple(args.rows))
+                           args.seeds, tuple(args.rows), args.all_rows)
     pipeline, plans = Pipeline(Path()), {}
     for name in args.names:
         study = catalogue.study(name)
         seeds = list(range(args.seeds)) if args.seeds and study.repeat == "seed" else None
         if args.seeds and not seeds:
             console.print(f"{name}: --seeds has no part in it: it repeats over {study.repeat}")
-        plans[name] = plan(study, name, request.setting, workspace, pipeline, request.overrides, seeds, args.rows,
+        rows = list(study.rows) if args.all_rows else args.rows
+        plans[name] = plan(study, name, request.setting, workspace, pipeline, request.overrides, seeds, rows,
                            catalogue.method)
     durations = Durations(cache_folder() / "durations.json", _behaviors())
     done = finished(Path())
@@ -61,7 +62,7 @@ def main() -> None:
     results = Results(Path())
     folder = RESULTS if args.setting == "default" else RESULTS / args.setting
     for name, made in plans.items():
-        summary = compare(made, done, results, params.evaluate.resamples, params.data_seed)
+        summary = compare(made, done, results, params.evaluate.resamples, params.data_seed, durations.took)
         view.write(name, made, summary, request, folder)
 
 
@@ -73,8 +74,10 @@ def _parser() -> argparse.ArgumentParser:
                         help="the log and the sizes, a setting of data/studies.yaml (default: %(default)s)")
     parser.add_argument("--seeds", type=at_least_1, metavar="N",
                         help="seeds 0 to N - 1 instead of the study's own; a cross-validation keeps its folds")
-    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW",
-                        help="these rows only, and the reference; rows that need something special run only so")
+    rows = parser.add_mutually_exclusive_group()
+    rows.add_argument("--rows", nargs="+", default=[], metavar="ROW",
+                      help="these rows only, and the reference; rows that need something special run only if named")
+    rows.add_argument("--all-rows", action="store_true", help="every row, those that need something special too")
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE",
                         help="a param of all rows, such as -S sft.epochs=2 or -S ε=0.1; stronger than the setting, "
                              "weaker than a row")

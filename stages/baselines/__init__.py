@@ -6,8 +6,9 @@ A new one is
    `run_row` (llm.py) for what is made of a language model; its docstring is its card: what is kept as published, what
    differs and why, which check holds it;
 2. a section of params.yaml beside it: the values to try, the default first;
-3. its tests in tests/baselines.
-
-`python -m stages.baselines.<name> --help` says how one is fitted; it writes the table `predictions`, of which
-`python -m stages.evaluate` makes metrics as of every model's.
+3. a stage of dvc.yaml beside it, whose list of files `python -m tests.contract.imports baselines/<name>` prints and whose
+   params `python -m tests.contract.reads baselines/<name>`;
+4. its names in the matrix of stage `evaluate` there;
+5. its rows in data/studies.yaml, table3 and table8;
+6. its tests in tests/baselines.
 """

@@ -6,13 +6,13 @@ Linear, LayerNorm, LeakyReLU (people) or GELU (behaviours), Linear, drawn by Xav
 the cross-entropy of label and terminator (stage 2). A person's vector is SASRec's last hidden state, a behaviour's
 its code.
 
-Different, and why: texts are read by the language model itself, frozen, as there is no fine-tuned sentence encoder
-here and V names would not tune one; a behaviour has a name and no description. A behaviour outside the vocabulary has
-a code too, made of the vector that SASRec has for all of these. All V behaviours are candidates. Prompts are the
-layout `stream` with soft tokens: every event is a target, so the person's token stands before each label and knows
-the events before it that are in the prompt. Negatives are any other behaviour, seen before or not. Soft vectors begin
-as long as a token's. The optimizer of the projectors is AdamW, its rate rising and falling. Stage 1 has fewer and
-larger steps: V items only.
+Different, and why: texts are read by the encoder of all systems that read names (names.py; by default the language
+model itself), frozen, as V names would not tune one; a behaviour has a name and no description. A behaviour outside
+the vocabulary has a code too, made of the vector that SASRec has for all of these. All V behaviours are candidates.
+Prompts are the layout `stream` with soft tokens: every event is a target, so the person's token stands before each
+label and knows the events before it that are in the prompt. Negatives are any other behaviour, seen before or not.
+Soft vectors begin as long as a token's. The optimizer of the projectors is AdamW, its rate rising and falling. Stage 1
+has fewer and larger steps: V items only.
 
 Context mode by --context, of prompts. Checked: every weight of the language model is the same to the bit after
 training; gradients reach the projectors alone; a behaviour's two codes come to agree
@@ -33,16 +33,15 @@ from torch import nn
 from stages.baselines.allmrec_codes import CODE, Codes, Matching, fit_codes
 from stages.baselines.collaborative import item_vectors, load_sasrec, user_vectors
 from stages.baselines.command import Task
-from stages.baselines.llm import Counts, LanguageRow, Rates, run_row
+from stages.baselines.llm import LanguageRow, run_row
 from stages.baselines.llm_training import Plan, train
+from stages.baselines.names import names_of
 from stages.baselines.sasrec import SASRec, fit_sasrec
+from stages.baselines.settings import Counts, Rates
 from stages.baselines.soft import Projector, SoftEmbedding, attach
 from stages.baselines.soft_stream import SoftStreamLayout
 from stages.common.errors import run
 from stages.common.params import Positive, Share
-from stages.lm.embedding import embed
-
-TEXT = "A smartphone user's activity: {name}."
 
 _STREAM = 8  # tells the draw of stage 1's events from the others of the same seed
 
@@ -72,13 +71,19 @@ class Projectors(nn.Module):
 
 
 class ALLMRec(LanguageRow):
-    """Attributes: `codes` of stage 1; `item_codes` `(V + 1, CODE)`, the last one that of all other behaviours."""
+    """What a row of it is made of.
+
+    Attributes:
+        names: of the behaviours, as vectors.
+        codes: of stage 1.
+        item_codes: `(V + 1, CODE)`, the last one that of all other behaviours.
+    """
 
     section, kind = "allmrec", Settings
     layout: SoftStreamLayout
 
     def __init__(self, task: Task, folder: Path, sasrec: Path | None):
-        self.sasrec = _sasrec(task, sasrec)
+        self.names, self.sasrec = names_of(task, folder), _sasrec(task, sasrec)
         super().__init__(task, folder)
         self.codes = self._match()
         device = self.base.device
@@ -112,8 +117,8 @@ class ALLMRec(LanguageRow):
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
         course = train("A-LLMRec", self.model, self.weights(), self.train, self.valid,
                        Plan.of(settings, self.budget.patience), self.params.seed, before_look=self.tell)
-        return {"agreement": self.codes.agreement(), "first_loss": course.looks[0], "loss": course.best,
-                "step": course.best_step, "steps": course.steps}
+        return {"names": self.names.facts(), "agreement": self.codes.agreement(), "first_loss": course.looks[0],
+                "loss": course.best, "step": course.best_step, "steps": course.steps}
 
     def release(self) -> None:
         """Nothing was put on the language model."""
@@ -124,17 +129,16 @@ class ALLMRec(LanguageRow):
 
     def _match(self) -> Codes:
         """Stage 1, on as many training events as the language model is told."""
-        names = self.layout.candidates
-        texts = embed(self.base, self.tokenizer, [TEXT.format(name=name) for name in names])
+        size = len(self.names.vectors)
         windows = self.task.windows.filter(pl.col("split") == "train")["row"].sort().to_numpy()
-        known = windows[self.log.behavior[windows] < len(names)]
+        known = windows[self.log.behavior[windows] < size]
         rng = np.random.default_rng([self.params.seed, _STREAM])
         rows = rng.permutation(known)[: self.params.instructions.train_targets]
         told = [(self.log.history(row, self.layout.length).start, row) for row in rows.tolist()]
         users = user_vectors(self.sasrec, self.task.sequences, told)
         label = torch.from_numpy(self.log.behavior[rows].astype(np.int64))
-        items = item_vectors(self.sasrec)[: len(names)]
-        return fit_codes(items, torch.from_numpy(texts), users, label, self.values, self.params.seed)
+        items, texts = item_vectors(self.sasrec)[:size], torch.from_numpy(self.names.vectors)
+        return fit_codes(items, texts, users, label, self.values, self.params.seed)
 
 
 def _sasrec(task: Task, folder: Path | None) -> SASRec:

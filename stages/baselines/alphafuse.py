@@ -29,14 +29,15 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from stages.baselines.command import Task, run_system
+from stages.baselines.causal import Causal
+from stages.baselines.command import Task, add_model, run_system
 from stages.baselines.embedder import Embedder
 from stages.baselines.losses import cross_entropy
-from stages.baselines.names import NameVectors, add_model, names_of, principal
+from stages.baselines.names import NameVectors, names_of, principal
 from stages.baselines.sasrec import Encoder
 from stages.baselines.sequences import SPECIAL, Batch, Sequences
-from stages.baselines.settings import Context, Trained
-from stages.baselines.training import Fitted, Recommender, fit
+from stages.baselines.settings import Context, Trained, Tried
+from stages.baselines.training import Fitted, fit
 from stages.common.errors import UserError, run
 from stages.common.params import Count, Positive
 
@@ -44,11 +45,11 @@ _BLOCKS, _HEADS = 1, 1
 
 
 class Settings(Trained):
-    text_dimensions: Annotated[list[Count], Field(min_length=1)]
+    text_dimensions: Tried[Count]
     """At most this many principal axes of the names; 0 for none."""
-    id_dimensions: Annotated[list[Count], Field(min_length=1)]
-    id_start: Annotated[list[Literal["zeros", "normal"]], Field(min_length=1)]
-    temperature: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    id_dimensions: Tried[Count]
+    id_start: Tried[Literal["zeros", "normal"]]
+    temperature: Tried[Annotated[float, Field(gt=0)]]
     windows_per_epoch: Positive
 
 
@@ -79,7 +80,7 @@ class Fused(nn.Module):
         return functional.embedding(number, self.weight)
 
 
-class AlphaFuse(Recommender):
+class AlphaFuse(Causal):
     def __init__(self, sequences: Sequences, settings: dict[str, Any], context: Context, names: np.ndarray):
         """
         Args:
@@ -88,7 +89,7 @@ class AlphaFuse(Recommender):
         Raises:
             UserError: the settings leave behaviours without a direction, so that there is no cosine.
         """
-        super().__init__()
+        super().__init__("ce")
         text, _ = whiten(names, settings["text_dimensions"])
         dimensions = text.shape[1] + settings["id_dimensions"]
         if not text.shape[1] and (not settings["id_dimensions"] or settings["id_start"] == "zeros"):
@@ -100,7 +101,7 @@ class AlphaFuse(Recommender):
         self.encoder = Encoder(dimensions, _BLOCKS, _HEADS, settings["dropout"])
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Scores `(B, T, V)` of what follows each event: cosines over the temperature."""
+        """Cosines over the temperature."""
         hidden = self.encoder(self.embedder(batch), batch.padding)
         vectors = self.embedder.behaviors.weight[: self.embedder.size]
         return functional.normalize(hidden, dim=-1) @ functional.normalize(vectors, dim=-1).T / self.temperature
@@ -110,9 +111,6 @@ class AlphaFuse(Recommender):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         return cross_entropy(self(batch)[:, -1], batch.label[:, -1])
-
-    def log_p(self, batch: Batch) -> torch.Tensor:
-        return self(batch)[:, -1].log_softmax(dim=-1)
 
 
 def fit_alphafuse(task: Task, names: NameVectors) -> Fitted[AlphaFuse]:
@@ -129,7 +127,7 @@ def fit_alphafuse(task: Task, names: NameVectors) -> Fitted[AlphaFuse]:
 
 def main() -> None:
     run_system(
-        "alphafuse", __doc__, lambda task, args: fit_alphafuse(task, names_of(task, args.model)), arguments=add_model
+        "alphafuse", __doc__, lambda task, args: fit_alphafuse(task, names_of(task, args.model)), options=add_model
     )
 
 

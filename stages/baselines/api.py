@@ -23,12 +23,9 @@ Held by tests on a server of that protocol and (slow) on a small model behind `t
 refusals, a kill between two answers, the limits on tokens. Not measured: GPT-4o itself.
 """
 
-import argparse
-import statistics
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -37,22 +34,19 @@ from pydantic import Field
 from stages.baselines.api_cache import Answer, Cache, key_of
 from stages.baselines.api_client import Client, Stopped, endpoint, has_key
 from stages.baselines.api_questions import INVALID, Form, Questions
-from stages.baselines.command import READ, Task
-from stages.baselines.settings import Context
+from stages.baselines.command import Task, parser_of, table_of, task_of, tuning_facts
+from stages.baselines.latency import median_ms
 from stages.common import tables
 from stages.common.console import console, track
 from stages.common.errors import UserError, run
 from stages.common.files import cache_folder, write_json
-from stages.common.inputs import TABLES, read_tables
-from stages.common.params import Positive, Section, read_params
-from stages.events.tested import tested
+from stages.common.params import Positive, Section
 from stages.prompts.log import EventLog
 
 LARGEST_TAU = 2.0
 """Up to this τ of logit adjustment, the largest that validation chooses from, an invalid answer stays wrong."""
 
 _STREAM = 9  # tells this draw from the others of the same seed
-_MILLISECONDS = 1000
 _OUTCOMES = ("valid", "refused", "invalid")
 
 Requests = dict[str, dict[str, Any]]
@@ -177,8 +171,7 @@ def row_of(task: Task, settings: Settings, cache: Cache, name: str) -> tuple[pl.
     params = task.params
     log = EventLog.of(task.events, task.vocabulary)
     questions = Questions(log, params, task.context, settings.model, settings.answer)
-    windows = tested(task.events, task.windows, params.predictions, params.data_seed)
-    wanted = chosen(windows, settings, params.data_seed)
+    wanted = chosen(task.tested(), settings, params.data_seed)
     requests = [questions.request(row) for row in wanted["row"].to_list()]
     keys = [key_of(endpoint(), request) for request in requests]
     found = {key: answer for key in dict.fromkeys(keys) if (answer := cache.get(key)) is not None}
@@ -219,15 +212,14 @@ def _row(
     place = {name: number for number, name in enumerate(questions.labels)}
     label = np.array([place.get(name, INVALID) for name in wanted["behavior"].to_list()], dtype=np.int64)
     values = log_p(numbers, label, task.vocabulary["share"].to_numpy(), settings.mass)
-    frame = wanted.with_columns(log_p=pl.Series(values=values)).cast(tables.SCHEMAS["predictions"])
+    frame = table_of(wanted, values)
     outcome = pl.Series(["refused" if answer.refused else "invalid" if number == INVALID else "valid"
                          for answer, number in zip(answers, numbers, strict=True)])
     split = wanted["split"]
     return frame, {
         "layout": "window", "context": task.context, "windows": len(frame), "events_dropped": 0,
-        "trained_targets": 0, "trained_parameters": 0, "fit_seconds": 0.0,
-        "latency_ms": _MILLISECONDS * statistics.median(answer.seconds for answer in answers),
-        "settings": settings.model_dump(), "tuning": {"trials": 0, "score": None, "tried": "[]"},
+        "trained_targets": 0, "trained_parameters": 0, "latency_ms": median_ms(answer.seconds for answer in answers),
+        **tuning_facts(settings.model_dump(), 0.0, [], None, 0),
         "answers": {name: {kind: int(((split == name) & (outcome == kind)).sum()) for kind in _OUTCOMES}
                     for name in split.unique(maintain_order=True)},
         "tokens": {kind: sum(getattr(answer, kind) or 0 for answer in answers)
@@ -237,17 +229,8 @@ def _row(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.baselines.api", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
-    parser.add_argument("--settings", type=Path, default=Path("stages/baselines/params.yaml"),
-                        help="file with section `api` (default: %(default)s)")
-    for table in READ:
-        parser.add_argument(f"--{table}", type=Path, required=True, help=f"table: {TABLES[table]}")
-    parser.add_argument("--context", choices=get_args(Context), required=True, help="whose times and places are told")
-    parser.add_argument("--out", type=Path, required=True, help="file for the table of predictions")
-    parser.add_argument("--metrics", type=Path, required=True, help="JSON file for what was answered and what it took")
-    args = parser.parse_args()
-    task = Task(*read_tables(args, READ), read_params(args.params), args.settings, args.context)
+    args = parser_of("api", __doc__).parse_args()
+    task = task_of(args)
     _, settings = task.settings("api", Settings)
     made = row_of(task, settings, Cache(cache_folder() / "api"), args.out.stem)
     if made is None:

@@ -31,10 +31,9 @@ from transformers import BertConfig, BertModel
 from stages.baselines.command import Task, run_system
 from stages.baselines.embedder import Embedder
 from stages.baselines.sequences import NO_LABEL, Batch, Sequences
-from stages.baselines.settings import Context, Trained
+from stages.baselines.settings import Context, Counts, Transformer, Tried
 from stages.baselines.training import Fitted, Recommender, fit, predict
 from stages.common.errors import UserError, run
-from stages.common.params import Positive
 
 _LAST_ALONE = 0.5
 """Share of the sequences that mask their last event and nothing else."""
@@ -42,13 +41,10 @@ _LEAST_ENTROPY = 0.02
 """Of what is predicted, against that of the labels: about one window in a hundred is answered otherwise."""
 
 
-class Settings(Trained):
-    dimensions: Annotated[list[Positive], Field(min_length=1)]
-    blocks: Annotated[list[Positive], Field(min_length=1)]
-    heads: Annotated[list[Positive], Field(min_length=1)]
-    masked: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+class Settings(Transformer):
+    masked: Tried[Annotated[float, Field(gt=0, lt=1)]]
     """Share of the events that are masked where not the last alone is."""
-    maskings: Annotated[list[Positive], Field(min_length=1)]
+    maskings: Counts
     """How often a sequence is masked anew in an epoch."""
 
 

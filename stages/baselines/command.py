@@ -1,9 +1,7 @@
-"""What the systems' command lines share: paths in, a system fitted, its predictions and what it took out."""
+"""What the command lines of all rows share: paths in, something fitted, its predictions and what it took out."""
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +12,7 @@ import numpy as np
 import polars as pl
 from safetensors.torch import save_file
 
+from stages.baselines.latency import latency_ms
 from stages.baselines.sequences import Sequences
 from stages.baselines.settings import Budget, Context, read_settings
 from stages.baselines.training import Fitted, predict, trained_parameters
@@ -26,10 +25,11 @@ from stages.events.tested import tested
 
 READ = ("events", "windows", "vocabulary")
 
-_TIMED_WINDOWS = 50
-_MILLISECONDS = 1000
+Options = Callable[[argparse.ArgumentParser], None]
+"""Adds to a command line what only this row's has."""
 
 Values = TypeVar("Values", bound=Section)
+System = TypeVar("System")
 
 
 @dataclass
@@ -60,10 +60,18 @@ class Task:
         """
         return read_settings(self.settings_file, section, kind)
 
+    def tested(self) -> pl.DataFrame:
+        """The windows that every row predicts: columns `row`, `split` and `behavior`.
+
+        Raises:
+            UserError: there is no test window, or no validation window.
+        """
+        return tested(self.events, self.windows, self.params.predictions, self.params.data_seed)
+
 
 def run_system(
     name: str, description: str, fit: Callable[[Task, argparse.Namespace], Fitted], objectives: Sequence[str] = (),
-    arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+    options: Options = lambda parser: None,
 ) -> None:
     """The main of a system trained from nothing: read, fit, predict all tested windows, write.
 
@@ -72,23 +80,40 @@ def run_system(
         description: the module's docstring.
         fit: makes the system from the task and the command line.
         objectives: what --objective may be; none for a system that has one only.
-        arguments: adds those that a system has besides.
+        options: adds what only this system's command line has.
     """
-    parser = parser_of(name, description, objectives)
-    if arguments:
-        arguments(parser)
+    parser = parser_of(name, description)
+    if objectives:
+        parser.add_argument("--objective", choices=objectives, required=True, help="what it is trained by")
+    options(parser)
+    run_with(parser, fit, predictions, write_weights)
+
+
+def run_with(
+    parser: argparse.ArgumentParser, fit: Callable[[Task, argparse.Namespace], System],
+    predictions: Callable[[System, Task, pl.DataFrame], tuple[pl.DataFrame, dict[str, Any]]],
+    write: Callable[[System, Path], None],
+) -> None:
+    """The main of every row that is fitted.
+
+    Args:
+        parser: as `parser_of` makes it; --weights is added here.
+        fit: what is fitted, from the task and the command line.
+        predictions: its table of the windows given, and what stands beside it.
+        write: puts its weights into a folder.
+    """
+    parser.add_argument("--weights", type=Path, help="folder for the weights, if they are wanted")
     args = parser.parse_args()
-    params = read_params(args.params)
-    task = Task(*read_tables(args, READ), params, args.settings, args.context)
-    wanted = tested(task.events, task.windows, params.predictions, params.data_seed)
+    task = task_of(args)
+    wanted = task.tested()  # before hours of training: there may be none
     fitted = fit(task, args)
     frame, facts = predictions(fitted, task, wanted)
     tables.write(frame, "predictions", args.out)
     if args.weights:
-        write_weights(fitted, args.weights)
+        write(fitted, args.weights)
     write_json(args.metrics, facts)
-    console.print(f"{args.out.stem}: {facts['trained_parameters']:,} parameters, validation MRR {fitted.score:.4f}, "
-                  f"{facts['latency_ms']:.1f} ms a window")
+    console.print(f"{args.out.stem}: {facts['trained_parameters']:,} parameters, validation MRR "
+                  f"{facts['tuning']['score']:.4f}, {facts['latency_ms']:.1f} ms a window")
 
 
 def predictions(fitted: Fitted, task: Task, wanted: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -97,15 +122,36 @@ def predictions(fitted: Fitted, task: Task, wanted: pl.DataFrame) -> tuple[pl.Da
     `latency_ms` is the median time of one window by itself, its history turned into numbers included.
     """
     rows = wanted["row"].to_numpy()
-    log_p = predict(fitted.model, task.sequences, rows)
-    frame = wanted.with_columns(log_p=pl.Series(values=log_p)).cast(tables.SCHEMAS["predictions"])
+    frame = table_of(wanted, predict(fitted.model, task.sequences, rows))
     return frame, {
         "layout": None, "context": task.context, "windows": len(frame), "events_dropped": 0,
         "trained_targets": len(task.sequences.train_rows()), "trained_parameters": trained_parameters(fitted.model),
-        "fit_seconds": round(fitted.seconds, 1),
-        "latency_ms": _latency(fitted, task.sequences, rows), "settings": fitted.settings,
-        "tuning": {"trials": len(fitted.trials), "score": fitted.score, "tried": json.dumps(fitted.trials)},
+        "latency_ms": latency_ms(lambda row: predict(fitted.model, task.sequences, np.array([row])), rows),
+        **tuning_facts(fitted.settings, fitted.seconds, fitted.trials, fitted.score, fitted.valid_windows),
         **fitted.facts,
+    }
+
+
+def table_of(wanted: pl.DataFrame, log_p: np.ndarray) -> pl.DataFrame:
+    """Table `predictions` of the windows `wanted` with their log-probabilities `(N, V)`."""
+    return wanted.with_columns(log_p=pl.Series(values=log_p)).cast(tables.SCHEMAS["predictions"])
+
+
+def tuning_facts(
+    settings: dict[str, Any], seconds: float, trials: Sequence[dict[str, Any]], score: float | None, valid_windows: int
+) -> dict[str, Any]:
+    """What the metrics of every row say of how it was tuned.
+
+    Args:
+        settings: its own.
+        seconds: of all trials together.
+        trials: every setting tried, and how it did; none for a row that is not tuned.
+        score: by which the best was chosen.
+        valid_windows: how many validation windows the score is of.
+    """
+    return {
+        "fit_seconds": round(seconds, 1), "settings": settings,
+        "tuning": {"trials": len(trials), "valid_windows": valid_windows, "score": score, "tried": json.dumps(trials)},
     }
 
 
@@ -117,31 +163,41 @@ def write_weights(fitted: Fitted, folder: Path) -> None:
         write_json(part / "settings.json", fitted.settings)
 
 
-def _latency(fitted: Fitted, sequences: Sequences, rows: np.ndarray) -> float:
-    seconds = []
-    for row in rows[:_TIMED_WINDOWS]:
-        began = time.perf_counter()
-        predict(fitted.model, sequences, np.array([row]))
-        seconds.append(time.perf_counter() - began)
-    return _MILLISECONDS * statistics.median(seconds)
+def parser_of(name: str, description: str) -> argparse.ArgumentParser:
+    """Of a row's command line, with what all rows have; `task_of` reads it.
 
-
-def parser_of(name: str, description: str, objectives: Sequence[str]) -> argparse.ArgumentParser:
-    """Of a system's command line; the arguments are those of `run_system`."""
+    Args:
+        name: of its module.
+        description: the module's docstring.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.baselines.{name}", description=description,
-        epilog="`python -m stages.evaluate` makes metrics of the table that it writes, as of every model's.",
+        epilog="`dvc repro stages/baselines/dvc.yaml` runs every system with the paths that stand in that file.",
     )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
     parser.add_argument("--settings", type=Path, default=Path("stages/baselines/params.yaml"),
-                        help="what systems are tuned over (default: %(default)s)")
+                        help="what rows are tuned over, a section each (default: %(default)s)")
     for table in READ:
         parser.add_argument(f"--{table}", type=Path, required=True, help=f"table: {TABLES[table]}")
     parser.add_argument("--context", choices=get_args(Context), required=True,
-                        help="what it is told: behaviours alone, each event's time and place too, or the next one's as well")
-    if objectives:
-        parser.add_argument("--objective", choices=objectives, required=True, help="what it is trained by")
+                        help="what it is told: behaviours alone, each event's time and place too, or the next one's as "
+                        "well")
     parser.add_argument("--out", type=Path, required=True, help="file for the table of predictions")
-    parser.add_argument("--weights", type=Path, help="folder for the weights, if they are wanted")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file for what it was tuned to and took")
     return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add --model, for rows that a language model is part of or reads names for."""
+    parser.add_argument("--model", type=Path, required=True,
+                        help="folder with base.json of the language model (from stage base)")
+
+
+def task_of(args: argparse.Namespace) -> Task:
+    """What the command line says; `args` are of `parser_of`.
+
+    Raises:
+        UserError: a file is absent or faulty.
+    """
+    params = read_params(args.params)
+    return Task(*read_tables(args, READ), params, args.settings, args.context)

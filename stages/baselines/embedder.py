@@ -11,8 +11,8 @@ class Embedder(nn.Module):
     """Vector of an event: its behaviour's, plus what the context mode tells, plus its place in the sequence.
 
     `id` tells the behaviours alone, as the rivals were published. `history` adds each event's own weekday, hour and
-    place. `next` adds those of the event after it as well, which the language model's prompt tells too; they are added to the
-    event before, so that a causal body needs no further position for them. Weights start small, as BERT's do.
+    place. `next` adds those of the event after it as well, which the language model's prompt tells too; they are added
+    to the event before, so that a causal body needs no further position for them. Weights start small, as BERT's do.
 
     Attributes:
         behaviors: vectors `(V + 3, D)` of the behaviours and the special numbers.

@@ -10,35 +10,27 @@ Context modes as the embedder has them. The rate rises over the first steps and 
 that is fast, scores in float32 always.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from transformers import GPT2Config, GPT2Model
 
+from stages.baselines.causal import OBJECTIVES, Causal, Objective
 from stages.baselines.command import Task, run_system
 from stages.baselines.embedder import Embedder
-from stages.baselines.losses import binary_cross_entropy, cross_entropy
-from stages.baselines.sasrec import OBJECTIVES, Objective
 from stages.baselines.sequences import Batch, Sequences
-from stages.baselines.settings import Context, Trained
-from stages.baselines.training import Fitted, Recommender, fit
+from stages.baselines.settings import Context, Transformer
+from stages.baselines.training import Fitted, fit
 from stages.common.errors import run
-from stages.common.params import Positive
 from stages.lm.load import compute_dtype
 
-
-class Settings(Trained):
-    dimensions: Annotated[list[Positive], Field(min_length=1)]
-    blocks: Annotated[list[Positive], Field(min_length=1)]
-    heads: Annotated[list[Positive], Field(min_length=1)]
+Settings = Transformer
 
 
-class GPT2(Recommender):
+class GPT2(Causal):
     def __init__(self, sequences: Sequences, settings: dict[str, Any], context: Context, objective: Objective):
-        super().__init__()
+        super().__init__(objective)
         dimensions, dropout = settings["dimensions"], settings["dropout"]
-        self.objective = objective
         self.embedder = Embedder(sequences.size, sequences.contexts, None, dimensions, context)
         self.body = GPT2Model(
             GPT2Config(
@@ -58,15 +50,6 @@ class GPT2(Recommender):
                 position_ids=(there.cumsum(dim=1) - 1).clamp(min=0),
             ).last_hidden_state
         return self.embedder.scores(hidden.float())
-
-    def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        scores = self(batch)
-        if self.objective == "bce":
-            return binary_cross_entropy(scores, batch.label, generator)
-        return cross_entropy(scores, batch.label)
-
-    def log_p(self, batch: Batch) -> torch.Tensor:
-        return self(batch)[:, -1].log_softmax(dim=-1)
 
 
 def fit_gpt2(task: Task, objective: Objective) -> Fitted[GPT2]:

@@ -6,9 +6,7 @@ a setting is that of the least validation loss; between settings decides the mea
 """
 
 import argparse
-import json
 import math
-import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,16 +22,15 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import nn
 
-from stages.baselines.command import READ, Task, parser_of
-from stages.baselines.llm_training import adapted, copied, lora_weights, reciprocal_rank, restore, without_dropout
-from stages.baselines.settings import choices
-from stages.common import tables
-from stages.common.console import console
+from stages.baselines.command import Options, Task, add_model, parser_of, run_with, table_of, tuning_facts
+from stages.baselines.latency import latency_ms
+from stages.baselines.llm_training import (
+    adapted, copied, lora_weights, merged, reciprocal_rank, restore, without_dropout
+)
+from stages.baselines.settings import Counts, Dropouts, Rates, choices
 from stages.common.errors import UserError
 from stages.common.files import atomic_folder, write_json
-from stages.common.inputs import read_tables
-from stages.common.params import Params, Positive, Rate, Section, Share, read_params
-from stages.events.tested import tested
+from stages.common.params import Params, Positive, Section, Share
 from stages.lm.likelihood import score
 from stages.lm.load import load_base, load_tokenizer, save_adapter
 from stages.lm.resolve import read_manifest, write_manifest
@@ -42,19 +39,13 @@ from stages.prompts.layouts import Layout, TokenSequence, prompts, table
 from stages.prompts.log import EventLog
 from stages.prompts.window import WindowLayout
 
-_TIMED_WINDOWS = 20
-_MILLISECONDS = 1000
-
-Rates = Annotated[list[Rate], Field(min_length=1)]
-Counts = Annotated[list[Positive], Field(min_length=1)]
-
 
 class Adapted(Section):
     """What all these rows are tuned over, and what is fixed; `Plan` says what the parts of its own mean."""
 
     learning_rate: Rates
     epochs: Counts
-    dropout: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1)]
+    dropout: Dropouts
     rank: Positive
     alpha: Annotated[float, Field(gt=0)]
     batch_size: Positive
@@ -180,7 +171,7 @@ class FittedRow:
 
 def run_row(
     name: str, description: str, make: Callable[[Task, argparse.Namespace], LanguageRow],
-    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    options: Options = lambda parser: None,
 ) -> None:
     """The main of a row: read, fit, predict all tested windows, write.
 
@@ -190,40 +181,32 @@ def run_row(
         make: the row from the task and the command line.
         options: adds what only this row's command line has.
     """
-    parser = parser_of(name, description, ())
-    parser.add_argument("--model", type=Path, required=True, help="folder with base.json (from stage base)")
+    parser = parser_of(name, description)
+    add_model(parser)
     options(parser)
-    args = parser.parse_args()
-    params = read_params(args.params)
-    task = Task(*read_tables(args, READ), params, args.settings, args.context)
-    wanted = tested(task.events, task.windows, params.predictions, params.data_seed)
-    fitted = make(task, args).fit()
-    frame, facts = predictions(fitted, wanted)
-    tables.write(frame, "predictions", args.out)
-    if args.weights:
-        write_row(fitted, args.weights)
-    write_json(args.metrics, facts)
-    console.print(f"{args.out.stem}: {facts['trained_parameters']:,} parameters, validation MRR {fitted.score:.4f}, "
-                  f"{facts['latency_ms']:.1f} ms a window")
+    run_with(parser, lambda task, args: make(task, args).fit(),
+             lambda fitted, task, wanted: predictions(fitted, wanted), write_row)
 
 
 def predictions(fitted: FittedRow, wanted: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Table `predictions` of the windows `wanted`, and what stands beside it.
 
-    `latency_ms` is the median time of one window by itself, from the log to log-probabilities.
+    They are made as the project's own are, with the adapter merged into the weights. `latency_ms` is the median time
+    of one window by itself, from the log to log-probabilities, its whole prompt read.
     """
     layout, rows = fitted.row.layout, wanted["row"].to_list()
     before = layout.dropped
-    log_p = fitted.log_p(rows)
-    dropped = layout.dropped - before
-    frame = wanted.with_columns(log_p=pl.Series(values=log_p)).cast(tables.SCHEMAS["predictions"])
+    with merged(fitted.row.model):
+        frame = table_of(wanted, fitted.log_p(rows))
+        dropped = layout.dropped - before
+        latency = latency_ms(lambda row: fitted.log_p([row]), rows)
     return frame, {
         "layout": "window" if isinstance(layout, WindowLayout) else "stream", "context": fitted.row.task.context,
         "windows": len(frame), "events_dropped": dropped,
         "trained_targets": fitted.row.targets,
         "trained_parameters": sum(weight.numel() for weight in fitted.row.weights().values()),
-        "fit_seconds": round(fitted.seconds, 1), "latency_ms": _latency(fitted, rows), "settings": fitted.settings,
-        "tuning": {"trials": len(fitted.trials), "score": fitted.score, "tried": json.dumps(fitted.trials)},
+        "latency_ms": latency,
+        **tuning_facts(fitted.settings, fitted.seconds, fitted.trials, fitted.score, _valid_windows(fitted.row)),
     }
 
 
@@ -241,14 +224,7 @@ def write_row(fitted: FittedRow, folder: Path) -> None:
         write_json(part / "settings.json", fitted.settings)
 
 
-def _latency(fitted: FittedRow, rows: Sequence[int]) -> float:
-    seconds = []
-    console.quiet = True  # each window would say that it is done
-    try:
-        for row in rows[:_TIMED_WINDOWS]:
-            began = time.perf_counter()
-            fitted.log_p([row])
-            seconds.append(time.perf_counter() - began)
-    finally:
-        console.quiet = False
-    return _MILLISECONDS * statistics.median(seconds)
+def _valid_windows(row: LanguageRow) -> int:
+    """How many validation targets its trials are scored on."""
+    known = sum(behavior < len(row.layout.answers) for each in row.valid_sequences for behavior in each.behaviors)
+    return min(row.budget.valid_windows, known)

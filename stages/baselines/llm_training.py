@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from stages.baselines.ranks import mean_reciprocal_rank
 from stages.common.console import track
 from stages.common.errors import UserError
 from stages.lm.fused import TargetLoss
@@ -107,6 +108,29 @@ def adapted(
 def lora_weights(model: PeftModel) -> dict[str, nn.Parameter]:
     """The adapter's weights by name."""
     return {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+
+
+@contextmanager
+def merged(model: nn.Module) -> Iterator[None]:
+    """While it lasts, `model` is the plain one that `load_merged` loads, for scoring; afterwards as it was, to the bit.
+
+    Merged in float32 and rounded once, and with no adapter beside the weights: an adapter costs time at every layer,
+    and beside bf16 weights it is rounded there too. A model without adapters stays as it is.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    kept = {name: layer.get_base_layer().weight.detach().clone() for name, layer in layers.items()}
+    try:
+        for name, layer in layers.items():
+            with torch.no_grad():
+                base = layer.get_base_layer()
+                base.weight.copy_(base.weight.float() + layer.get_delta_weight("default").float())
+            model.set_submodule(name, base)
+        yield
+    finally:
+        for name, layer in layers.items():
+            with torch.no_grad():
+                layer.get_base_layer().weight.copy_(kept[name])
+            model.set_submodule(name, layer)
 
 
 def train(
@@ -221,16 +245,13 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 def reciprocal_rank(
     model: PeftModel, sequences: Sequence[TokenSequence], answers: Sequence[Sequence[int]], most: int, title: str
 ) -> float:
-    """Mean reciprocal rank of the first `most` targets of `sequences` among the answers, ties counted against them."""
+    """Mean reciprocal rank of the first `most` targets of `sequences` among the answers."""
     targets = [(each.input_ids[:start], behavior) for each in sequences
                for (start, _), behavior in zip(each.spans, each.behaviors, strict=True) if behavior < len(answers)]
     prompts, behaviors = map(list, zip(*targets[:most], strict=True))
     with without_dropout(model):
         log_p = score(model, prompts, answers, title).log_p
-    own = log_p[np.arange(len(behaviors)), behaviors]
-    if not np.isfinite(log_p).all():
-        return float("nan")
-    return float((1 / (log_p >= own[:, None]).sum(axis=1)).mean())
+    return mean_reciprocal_rank(log_p, np.array(behaviors))
 
 
 def _step(model: PeftModel, examples: list[Mapping[str, Any]]) -> float:

@@ -28,13 +28,13 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from stages.baselines.command import Task, run_system
+from stages.baselines.command import Task, add_model, run_system
 from stages.baselines.embedder import Embedder
 from stages.baselines.losses import binary_cross_entropy
-from stages.baselines.names import NameVectors, add_model, names_of, principal
+from stages.baselines.names import NameVectors, names_of, principal
 from stages.baselines.sasrec import Encoder, seen
 from stages.baselines.sequences import SPECIAL, Batch, Sequences
-from stages.baselines.settings import Context, Trained
+from stages.baselines.settings import Context, Transformer, Tried
 from stages.baselines.training import Fitted, Recommender, device, fit
 from stages.common.errors import UserError, run
 from stages.common.params import Positive
@@ -43,11 +43,8 @@ _CROSS_HEADS = 2
 _WINDOWS_AT_ONCE = 4096
 
 
-class Settings(Trained):
-    dimensions: Annotated[list[Positive], Field(min_length=1)]
-    blocks: Annotated[list[Positive], Field(min_length=1)]
-    heads: Annotated[list[Positive], Field(min_length=1)]
-    alpha: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+class Settings(Transformer):
+    alpha: Tried[Annotated[float, Field(ge=0)]]
     text: bool
     """Whether there is a view of names."""
     cross_attention: bool
@@ -212,7 +209,7 @@ def fit_llmesr(task: Task, names: NameVectors) -> Fitted[LLMESR]:
 
 
 def main() -> None:
-    run_system("llmesr", __doc__, lambda task, args: fit_llmesr(task, names_of(task, args.model)), arguments=add_model)
+    run_system("llmesr", __doc__, lambda task, args: fit_llmesr(task, names_of(task, args.model)), options=add_model)
 
 
 if __name__ == "__main__":

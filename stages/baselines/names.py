@@ -4,7 +4,6 @@ By default the project's own language model, with no adapter, as stage `embeddin
 its last states. Or a model that sentence-transformers knows, which the settings name.
 """
 
-import argparse
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,12 +46,6 @@ class NameVectors:
             "encoder": self.encoder, "dimensions": self.vectors.shape[1], "template": TEMPLATE,
             "sha256": hashlib.sha256(np.ascontiguousarray(self.vectors, dtype="<f4").tobytes()).hexdigest(),
         }
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --model, for `names_of`."""
-    parser.add_argument("--model", type=Path, required=True,
-                        help="folder with base.json of the language model that reads names (names.encoder: base)")
 
 
 def names_of(task: Task, model: Path) -> NameVectors:

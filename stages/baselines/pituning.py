@@ -25,7 +25,6 @@ reason the stage of one user each, and the distillation before it, are not there
 met: one of the logs is private, the other was never published with the code's repository.
 """
 
-import argparse
 import copy
 import itertools
 import time
@@ -41,12 +40,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 
-from stages.baselines.command import Task, run_system
+from stages.baselines.command import Task, add_model, run_system
 from stages.baselines.embedder import Embedder
 from stages.baselines.losses import cross_entropy
+from stages.baselines.ranks import mean_reciprocal_rank
 from stages.baselines.sequences import NO_LABEL, Batch, Sequences
-from stages.baselines.settings import Context, Trained
-from stages.baselines.training import Fitted, Recommender, device, fit, mean_reciprocal_rank, predict
+from stages.baselines.settings import Context, Counts, Rates, Trained, Tried
+from stages.baselines.training import Fitted, Recommender, device, fit, predict
 from stages.common.errors import UserError, run
 from stages.common.params import Positive, Rate, Share
 from stages.lm.load import compute_dtype, load_base
@@ -56,17 +56,19 @@ OBJECTIVES = ("population", "unlearned")
 
 _LOOKS = 10
 """At validation, while unlearning."""
+_NUMBERS_AT_ONCE = 2**25
+"""Outputs of W in memory at a time while predicting, which take about 12 bytes each at their peak."""
 
 
 class Settings(Trained):
-    dimensions: Annotated[list[Positive], Field(min_length=1)]
-    attention: Annotated[list[Positive], Field(min_length=1)]
+    dimensions: Counts
+    attention: Counts
     """Outputs of W."""
-    blocks: Annotated[list[Positive], Field(min_length=1)]
-    pretrained: Annotated[list[bool], Field(min_length=1)]
-    body_learning_rate: Annotated[list[Rate], Field(min_length=1)]
-    masked: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
-    reconstruction: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    blocks: Counts
+    pretrained: Tried[bool]
+    body_learning_rate: Rates
+    masked: Tried[Annotated[float, Field(gt=0, lt=1)]]
+    reconstruction: Tried[Annotated[float, Field(ge=0)]]
     """Weight of the reconstruction's loss."""
     forget_above: Share
     """How much more often than it happens a behaviour must be predicted to be forgotten, as a share of all windows."""
@@ -157,7 +159,10 @@ class PITuning(Recommender):
         return loss + self.reconstruction * F.cross_entropy(self.reconstruct(batch, masked), own_labels(batch)[masked])
 
     def log_p(self, batch: Batch) -> torch.Tensor:
-        return self.intents(self.encode(batch), batch.padding, latest=1)[:, 0].log_softmax(dim=-1)
+        hidden = self.encode(batch)
+        windows = max(1, _NUMBERS_AT_ONCE // (hidden.shape[1] * self.intents.unit.out_features * self.size))
+        parts = zip(hidden.split(windows), batch.padding.split(windows), strict=True)
+        return torch.cat([self.intents(*part, latest=1)[:, 0] for part in parts]).log_softmax(dim=-1)
 
     def parameter_groups(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
         body = set(self.body.parameters())
@@ -220,8 +225,8 @@ def unlearn(model: PITuning, sequences: Sequences, rows: np.ndarray, values: Set
     rows, label = rows[label != NO_LABEL], label[label != NO_LABEL]
 
     def look() -> tuple[float, np.ndarray]:
-        predicted = predict(model, sequences, rows).argmax(axis=1)
-        return mean_reciprocal_rank(model, sequences, rows), excess(predicted, label, sequences.size)
+        log_p = predict(model, sequences, rows)
+        return mean_reciprocal_rank(log_p, label), excess(log_p.argmax(axis=1), label, sequences.size)
 
     def batches() -> Iterator[Batch]:
         while True:
@@ -289,17 +294,13 @@ def fit_pituning(task: Task, model: Path, objective: Objective) -> Fitted[PITuni
         return found
     began, rows = time.monotonic(), sequences.valid_rows(budget.valid_windows, seed)
     facts = unlearn(found.model, sequences, rows, values, found.settings["batch_size"], seed)
-    return replace(found, score=facts["score_after"], settings=found.settings | facts,
+    return replace(found, score=facts["score_after"], facts={"unlearning": facts},
                    seconds=found.seconds + time.monotonic() - began)
-
-
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="folder of the base language model, as models/base")
 
 
 def main() -> None:
     run_system("pituning", __doc__, lambda task, args: fit_pituning(task, args.model, args.objective),
-               objectives=OBJECTIVES, arguments=_arguments)
+               objectives=OBJECTIVES, options=add_model)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,24 @@
 """SASRec (Kang and McAuley 2018): a small causal transformer over behaviours, with its published objective or softmax.
 
 `bce`, as published, weighs each label against one negative (`losses.binary_cross_entropy` says which); `ce` is the full
-softmax, with which Klenitskiy and Vasilev (2023) found it far stronger. Blocks are torch's: pre-norm, with a ReLU layer of
-the width of the vectors between, and a norm at the end; scores are inner products with the behaviours' vectors.
+softmax, with which Klenitskiy and Vasilev (2023) found it far stronger. Blocks are torch's: pre-norm, with a ReLU layer
+of the width of the vectors between, and a norm at the end; scores are inner products with the behaviours' vectors.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import nn
 
+from stages.baselines.causal import OBJECTIVES, Causal, Objective
 from stages.baselines.command import Task, run_system
 from stages.baselines.embedder import Embedder
-from stages.baselines.losses import binary_cross_entropy, cross_entropy
 from stages.baselines.sequences import Batch, Sequences
-from stages.baselines.settings import Context, Trained
-from stages.baselines.training import Fitted, Recommender, fit
+from stages.baselines.settings import Context, Transformer
+from stages.baselines.training import Fitted, fit
 from stages.common.errors import run
-from stages.common.params import Positive
 
-Objective = Literal["bce", "ce"]
-OBJECTIVES = ("bce", "ce")
-
-
-class Settings(Trained):
-    dimensions: Annotated[list[Positive], Field(min_length=1)]
-    blocks: Annotated[list[Positive], Field(min_length=1)]
-    heads: Annotated[list[Positive], Field(min_length=1)]
+Settings = Transformer
 
 
 class Encoder(nn.Module):
@@ -57,26 +48,15 @@ def seen(padding: torch.Tensor) -> torch.Tensor:
     return torch.ones_like(own).tril() & (~padding[:, None, :] | own)  # a softmax needs something
 
 
-class SASRec(Recommender):
+class SASRec(Causal):
     def __init__(self, sequences: Sequences, settings: dict[str, Any], context: Context, objective: Objective):
-        super().__init__()
+        super().__init__(objective)
         dimensions = settings["dimensions"]
-        self.objective = objective
         self.embedder = Embedder(sequences.size, sequences.contexts, sequences.length, dimensions, context)
         self.encoder = Encoder(dimensions, settings["blocks"], settings["heads"], settings["dropout"])
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Scores `(B, T, V)` of what follows each event."""
         return self.embedder.scores(self.encoder(self.embedder(batch), batch.padding))
-
-    def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        scores = self(batch)
-        if self.objective == "bce":
-            return binary_cross_entropy(scores, batch.label, generator)
-        return cross_entropy(scores, batch.label)
-
-    def log_p(self, batch: Batch) -> torch.Tensor:
-        return self(batch)[:, -1].log_softmax(dim=-1)
 
 
 def fit_sasrec(task: Task, objective: Objective) -> Fitted[SASRec]:

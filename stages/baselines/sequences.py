@@ -26,8 +26,8 @@ class Batch:
     """B sequences of T events, oldest first, left-padded; every field but the last is a long tensor `(B, T)`.
 
     `behavior` is below V, or V + 0, 1, 2 for one outside the vocabulary, padding, and a mask. `weekday`, `hour` and
-    `place` are those of the event; `next_…` those of the event after it, which is the one to predict; the last number of
-    each is padding's. `label` is the behaviour of the event after it, `NO_LABEL` where none is to be learned. `user`
+    `place` are those of the event; `next_…` those of the event after it, which is the one to predict; the last number
+    of each is padding's. `label` is the behaviour of the event after it, `NO_LABEL` where none is to be learned. `user`
     `(B,)` is the same number in sequences of the same user, and nothing else: no system may have it as an input.
     """
 
@@ -51,7 +51,8 @@ class Batch:
 
     def by_position(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """With every field changed that has positions, that is all but `user`; the sequences stay as many."""
-        return replace(self, **{name: change(getattr(self, name)) for name in self.__dataclass_fields__ if name != "user"})
+        names = self.__dataclass_fields__.keys() - {"user"}
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
 
 class Sequences:

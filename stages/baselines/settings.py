@@ -5,16 +5,29 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import AfterValidator, Field
 
+from stages.common.documents import checked, read_yaml
 from stages.common.errors import UserError
 from stages.common.params import Count, Positive, Rate, Section
 
 Context = Literal["id", "history", "next"]
 
 Values = TypeVar("Values", bound=Section)
+Value = TypeVar("Value")
+
+
+def _once_each(values: list[Value]) -> list[Value]:
+    if again := sorted({repr(value) for value in values if values.count(value) > 1}):
+        raise ValueError(f"holds {', '.join(again)} more than once; each value to try once, the default first")
+    return values
+
+
+Tried = Annotated[list[Value], Field(min_length=1), AfterValidator(_once_each)]
+"""Values to try, the default first; none twice, or two of the settings tried might be the same."""
+Rates = Tried[Rate]
+Counts = Tried[Positive]
+Dropouts = Tried[Annotated[float, Field(ge=0, lt=1)]]
 
 
 class Budget(Section):
@@ -26,15 +39,23 @@ class Budget(Section):
 
 
 class Trained(Section):
-    """What all systems trained from nothing are tuned over; each key holds the values to try, the default first."""
+    """What all systems trained from nothing are tuned over."""
 
-    learning_rate: Annotated[list[Rate], Field(min_length=1)]
-    dropout: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1)]
-    weight_decay: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
-    batch_size: Annotated[list[Positive], Field(min_length=1)]
-    epochs: Annotated[list[Positive], Field(min_length=1)]
-    warmup: Annotated[list[Count], Field(min_length=1)]
+    learning_rate: Rates
+    dropout: Dropouts
+    weight_decay: Tried[Annotated[float, Field(ge=0)]]
+    batch_size: Counts
+    epochs: Counts
+    warmup: Tried[Count]
     """Steps in which the rate rises from 0."""
+
+
+class Transformer(Trained):
+    """What those are that have a transformer's body of any size."""
+
+    dimensions: Counts
+    blocks: Counts
+    heads: Counts
 
 
 def read_settings(path: Path, section: str, kind: type[Values]) -> tuple[Budget, Values]:
@@ -43,27 +64,18 @@ def read_settings(path: Path, section: str, kind: type[Values]) -> tuple[Budget,
     Raises:
         UserError: the file is absent or no YAML; a key is unknown, missing or out of its range; all faults are named.
     """
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the repository's root") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    found = []
-    for name, model in (("budget", Budget), (section, kind)):
+    content = read_yaml(path)
+
+    def section_of(name: str, model: type[Values]) -> Values:
         if not isinstance(content, dict) or name not in content:
             raise UserError(f"{path}: {name}: missing")
-        try:
-            found.append(model.model_validate(content[name]))
-        except ValidationError as error:
-            faults = [f"{name}.{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
-                      for fault in error.errors()]
-            raise UserError(f"{path}: " + "\n".join(faults)) from None
-    return found[0], found[1]
+        return checked(content[name], model, path, name)
+
+    return section_of("budget", Budget), section_of(section, kind)
 
 
 def choices(values: Section, trials: int, seed: int) -> list[dict[str, Any]]:
-    """At most `trials` different settings: first the default, each key's first value, then a seeded draw of the others."""
+    """At most `trials` different settings: the default, each key's first value, then a seeded draw of the others."""
     lists = {name: value for name, value in values if isinstance(value, list)}
     fixed = {name: value for name, value in values if not isinstance(value, list)}
     every = [fixed | dict(zip(lists, each, strict=True)) for each in itertools.product(*lists.values())]

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from stages.baselines.sequences import Batch, Sequences
+from stages.baselines.ranks import mean_reciprocal_rank
+from stages.baselines.sequences import NO_LABEL, Batch, Sequences
 from stages.baselines.settings import Budget, Trained, choices
 from stages.common.console import Track, track
 from stages.common.errors import UserError
@@ -53,6 +54,7 @@ class Fitted(Generic[Model]):
         score: mean reciprocal rank on the validation windows.
         trials: every setting tried, its score and the epoch of its best look.
         seconds: of all trials together.
+        valid_windows: how many the score is of: those drawn whose behaviour is in the vocabulary.
         facts: what else the metrics should say, such as what names were embedded by.
     """
 
@@ -61,6 +63,7 @@ class Fitted(Generic[Model]):
     score: float
     trials: list[dict[str, Any]]
     seconds: float
+    valid_windows: int
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,7 +73,8 @@ def device() -> torch.device:
 
 
 def fit(
-    title: str, make: Callable[[dict[str, Any]], Model], sequences: Sequences, values: Trained, budget: Budget, seed: int
+    title: str, make: Callable[[dict[str, Any]], Model], sequences: Sequences, values: Trained, budget: Budget,
+    seed: int,
 ) -> Fitted[Model]:
     """Train with each of the budget's settings until validation stops improving; the best look of all is kept.
 
@@ -99,7 +103,8 @@ def fit(
         raise UserError(f"{title}: no setting gave finite scores on the validation windows: {trials}")
     score, model, weights, settings = best
     model.load_state_dict(weights)
-    return Fitted(model.eval(), settings, score, trials, time.monotonic() - began)
+    known = int((sequences.windows(rows).label[:, -1] != NO_LABEL).sum())
+    return Fitted(model.eval(), settings, score, trials, time.monotonic() - began, known)
 
 
 @torch.inference_mode()
@@ -113,14 +118,11 @@ def predict(model: Recommender, sequences: Sequences, rows: np.ndarray) -> np.nd
     return np.concatenate(parts) if parts else np.empty((0, sequences.size), dtype=np.float32)
 
 
-def mean_reciprocal_rank(model: Recommender, sequences: Sequences, rows: np.ndarray) -> float:
-    """Over windows whose behaviour is in the vocabulary; ties count against the label, so a constant earns nothing."""
+def reciprocal_rank(model: Recommender, sequences: Sequences, rows: np.ndarray) -> float:
+    """Mean reciprocal rank over those windows whose behaviour is in the vocabulary."""
     label = sequences.windows(rows).label[:, -1].numpy()
-    known = np.flatnonzero(label >= 0)
-    log_p = predict(model, sequences, rows[known])
-    own = log_p[np.arange(len(known)), label[known]]
-    rank = (log_p >= own[:, None]).sum(axis=1)
-    return float((1 / rank).mean()) if np.isfinite(log_p).all() and len(known) else float("nan")
+    known = label != NO_LABEL
+    return mean_reciprocal_rank(predict(model, sequences, rows[known]), label[known])
 
 
 def trained_parameters(model: nn.Module) -> int:
@@ -151,7 +153,7 @@ def _train(
             nn.utils.clip_grad_norm_(weights, _LARGEST_GRADIENT)
             optimizer.step()
             schedule.step()
-        score = mean_reciprocal_rank(model, sequences, rows)
+        score = reciprocal_rank(model, sequences, rows)
         progress.advance(1, f"setting {number + 1}, epoch {epoch}: {score:.4f}")
         if score > best:
             best, best_epoch, kept = score, epoch, copy.deepcopy(model.state_dict())

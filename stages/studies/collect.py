@@ -16,7 +16,8 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import atomic_file
 from stages.common.repository import git
-from stages.studies.definitions import MODELS, Row, predictions_file
+from stages.studies.definitions import REFERENCES, Row, predictions_file
+from stages.studies.pipeline import RIVALS
 
 
 class Results:
@@ -32,10 +33,14 @@ class Results:
         return json.loads(self._show(commit, path))
 
     def lock(self, commit: str) -> dict[str, Any]:
-        """The stages of an experiment's dvc.lock."""
+        """The stages of an experiment's dvc.lock, and of the rivals' where there is one."""
         if commit not in self._locks:
-            text = self._show(commit, "dvc.lock")
-            self._locks[commit] = YAML(typ="safe", pure=True).load(text)["stages"]
+            stages = _stages(self._show(commit, "dvc.lock"))
+            rivals = RIVALS.replace(".yaml", ".lock")
+            shown = git(self.root, "show", f"{commit}:{rivals}")
+            if shown is not None and not shown.returncode:
+                stages |= {f"{RIVALS}:{name}": stage for name, stage in _stages(shown.stdout).items()}
+            self._locks[commit] = stages
         return self._locks[commit]
 
     def table(self, name: str, commit: str, path: str) -> pl.DataFrame:
@@ -80,6 +85,10 @@ class Results:
         return shown.stdout
 
 
+def _stages(lock: str) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(lock)["stages"]
+
+
 @lru_cache(maxsize=8)
 def _read(name: str, path: str) -> pl.DataFrame:
     return tables.read(name, Path(path))
@@ -92,7 +101,7 @@ def predictions_of(results: Results, commit: str, row: Row) -> pl.DataFrame:
 
 def metrics_of(results: Results, commit: str, row: Row) -> dict[str, Any]:
     """The row's model's metrics in an experiment, as `stages.evaluate` or `stages.reference` wrote them."""
-    if row.model in MODELS:
+    if row.model not in REFERENCES:
         return results.metrics(commit, f"metrics/eval/{row.model}.json")
     rows = results.metrics(commit, "metrics/eval/reference.json")
     if row.model not in rows:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dvc.exceptions import InvalidArgumentError
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stages.common.documents import checked, read_yaml
 from stages.common.errors import UserError
 from stages.common.params import Section
 from stages.common.symbols import expand, translate
@@ -18,13 +19,15 @@ Overrides = dict[str, Any]
 """Keys of params.yaml (`sft.epsilon`) and their values."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Model = Literal["base", "sft", "dpo", "majority", "last", "frequent", "markov", "oracle"]
 MODELS = ("base", "sft", "dpo")
+REFERENCES = ("majority", "last", "frequent", "markov", "oracle")
+"""Rows of stage `reference`. Every other model is a rival: `evaluate@<name>` of stages/baselines/dvc.yaml."""
 
 
 def predictions_file(model: str) -> str:
-    """Where the table `predictions` of one of `MODELS`, or of a row of stage `reference`, lies in the folder data."""
-    return f"predictions/{model}.parquet" if model in MODELS else f"predictions/reference/{model}.parquet"
+    """Where a model's table `predictions` lies in the folder data."""
+    folder = "" if model in MODELS else "reference/" if model in (*REFERENCES, "oracle_adjusted") else "baselines/"
+    return f"predictions/{folder}{model}.parquet"
 
 
 class Row(Section):
@@ -33,18 +36,28 @@ class Row(Section):
     Attributes:
         label: what people read; the row's name where empty.
         set: params that differ from the setting's.
-        model: whose predictions are compared, one of `MODELS` or a row of stage `reference`.
+        model: whose predictions are compared: one of `MODELS`, of `REFERENCES`, or a rival.
         decision: plain (argmax of p), adjusted (logit adjustment, τ chosen on validation), or textbook (τ = 1).
+        tried: further settings, each beside `set`: of these and `set` alone validation takes one, for each repetition
+            its own. As many in all as each rival may try (`budget.trials` of stages/baselines/params.yaml).
         paper: the paper's figures by metric, as shares.
         needs: what a machine must have for this row (a model hub, a GPU); such a row runs only when asked for by name.
     """
 
     label: str = ""
     set: Overrides = {}
-    model: Model = "dpo"
+    model: Name = "dpo"
     decision: Literal["plain", "adjusted", "textbook"] = "plain"
+    tried: list[Overrides] = []
     paper: dict[str, float] = {}
     needs: str = ""
+
+    @model_validator(mode="after")
+    def _chosen_by_what_is_measured(self) -> "Row":
+        if self.tried and (self.model not in MODELS or self.decision == "textbook"):
+            raise ValueError(f"tried: model {self.model}, decision {self.decision}: validation can choose among the "
+                             f"settings of base, sft or dpo, plain or adjusted, only")
+        return self
 
 
 class Way(Section):
@@ -69,6 +82,7 @@ class Study(Section):
         groups: extra means over behaviours: near_tail and far_tail split the tail by likeness to its nearest anchor.
         note: what a reader of the table should know.
         way: a start and an end among the rows, such as counting and the oracle; how far the others come is shown, too.
+        costs: whether what rows took is shown; one window of our own models is timed, too, as rivals' are.
         show_validation: whether the table has the score on validation windows, by which one chooses.
     """
 
@@ -83,6 +97,7 @@ class Study(Section):
     groups: list[Literal["near_tail", "far_tail"]] = []
     note: str = ""
     way: Way | None = None
+    costs: bool = False
     show_validation: bool = False
     rows: dict[Name, Row] = Field(min_length=1)
 
@@ -128,18 +143,7 @@ def read_studies(path: Path) -> Catalogue:
     Raises:
         UserError: the file is absent or no YAML, or an entry is wrong; all faults are named at once.
     """
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the repository's root") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    try:
-        return Catalogue.model_validate(content)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
-                  for fault in error.errors()]
-        raise UserError(f"{path}: " + "\n".join(faults)) from None
+    return checked(read_yaml(path), Catalogue, path)
 
 
 def read_overrides(texts: Sequence[str], sections: Container[str]) -> Overrides:

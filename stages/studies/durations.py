@@ -1,4 +1,7 @@
-"""How long stages take on this machine, learned from the experiments that it ran; for estimates only."""
+"""How long stages take on this machine, learned from the experiments that it ran.
+
+By kind of stage, for estimates; by result, for what a study says its rows took.
+"""
 
 import contextlib
 import json
@@ -7,8 +10,11 @@ from pathlib import Path
 
 from stages.common.files import atomic_file, read_json
 from stages.common.params import Params
+from stages.studies.pipeline import RIVALS
 
 _KEPT = 20  # durations of each stage
+_RESULTS_KEPT = 5000
+_TOOK = "seconds by result"
 
 # Seconds of a stage that nothing is known of: (to start, a unit of work), on two cores with AVX512-BF16 and the
 # embedded model; a unit is what `_work` counts.
@@ -16,7 +22,9 @@ _FIRST_GUESS = {
     "sft": (15, 1 / 50), "scoring": (8, 1 / 6), "dpo": (15, 0.5), "predictions": (8, 1 / 6), "auxiliary": (90, 0),
     "ingest": (5, 0), "windowing": (4, 0), "instructions": (6, 0), "base": (6, 0), "selection": (4, 0),
     "evaluate": (5, 0), "reference": (8, 0), "embeddings": (8, 0),
+    f"{RIVALS}:evaluate": (5, 0), f"{RIVALS}:timing": (30, 0),
 }
+_OTHER, _RIVAL = (5, 0), (240, 0)
 _OVERHEAD = 4.0  # of an experiment: DVC's copy of the repository and its commit
 
 
@@ -26,22 +34,27 @@ class Durations:
     def __init__(self, path: Path, behaviors: int):
         """`behaviors` is the size of the vocabulary, or a guess of it."""
         self.path, self.behaviors = path, behaviors
-        self.known = _read(path)
+        self.known, self.took = _read(path)
 
-    def add(self, stage: str, params: Params, seconds: float) -> None:
-        """Remember that `stage` took so long with these params."""
+    def add(self, stage: str, params: Params, seconds: float, key: str | None = None) -> None:
+        """Remember that `stage` took so long with these params; and its result, by its key in `Pipeline.keys`."""
+        self.known, self.took = _read(self.path)  # another study may have added something
         kind = stage.partition("@")[0]
         rows = self.known.setdefault(kind, [])
         rows.append([self._work(kind, params), round(seconds, 2)])
         del rows[:-_KEPT]
+        if key:
+            self.took[key] = round(seconds, 2)
+            for oldest in list(self.took)[:-_RESULTS_KEPT]:
+                del self.took[oldest]
         # a study does not stop because its next estimate will be worse
         with contextlib.suppress(OSError), atomic_file(self.path) as path:
-            path.write_text(json.dumps(self.known), encoding="utf-8")
+            path.write_text(json.dumps(self.known | {_TOOK: self.took}), encoding="utf-8")
 
     def seconds(self, stage: str, params: Params) -> float:
         """What `stage` is likely to take: the start of the first guess, and the work at the pace seen here."""
         kind = stage.partition("@")[0]
-        start, each = _FIRST_GUESS.get(kind, (5, 0))
+        start, each = _FIRST_GUESS.get(kind, _RIVAL if kind.startswith(RIVALS) else _OTHER)
         guess = start + each * self._work(kind, params)
         seen = [(start + each * work, seconds) for work, seconds in self.known.get(kind, [])]
         return guess * sum(s for _, s in seen) / sum(g for g, _ in seen) if seen else guess
@@ -67,18 +80,23 @@ class Durations:
         return 0.0
 
 
-def _read(path: Path) -> dict[str, list[list[float]]]:
-    """What is known; of a file that is absent, or none of ours, nothing."""
+def _read(path: Path) -> tuple[dict[str, list[list[float]]], dict[str, float]]:
+    """What is known by stage, and by result; of a file that is absent, or none of ours, nothing."""
     try:
         content = read_json(path)
     except (OSError, ValueError):
-        return {}
+        return {}, {}
     if not isinstance(content, dict):
-        return {}
-    return {kind: seen for kind, rows in content.items()
-            if isinstance(rows, list) and (seen := [row for row in rows if _is_duration(row)])}
+        return {}, {}
+    took = content.pop(_TOOK, {})
+    known = {kind: seen for kind, rows in content.items()
+             if isinstance(rows, list) and (seen := [row for row in rows if _is_duration(row)])}
+    return known, {key: value for key, value in took.items() if _is_number(value)} if isinstance(took, dict) else {}
 
 
 def _is_duration(row: object) -> bool:
-    return isinstance(row, list) and len(row) == 2 and all(
-        isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in row)
+    return isinstance(row, list) and len(row) == 2 and all(map(_is_number, row))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0

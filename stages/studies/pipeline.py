@@ -1,8 +1,9 @@
-"""What dvc.yaml says a stage's result follows from, so that a setting's result has a name before it is run."""
+"""What both pipelines say a stage's result follows from, so that a setting's result has a name before it is run."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,18 @@ from ruamel.yaml import YAML
 from stages.common.errors import UserError
 from stages.common.files import fingerprint
 
-_ITEM, _SOURCE = "${item.model}", "${source.path}"
+MAIN, RIVALS = "dvc.yaml", "stages/baselines/dvc.yaml"
+"""Both pipelines; stages of the second have its path before their names, as DVC has it."""
+
+SETTINGS = "stages/baselines/params.yaml"
+
+_SOURCE = "${source.path}"
+_EVALUATED = f"{RIVALS}:evaluate@"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of dvc.yaml, a matrix's written out: `evaluate@sft`."""
+    """One stage, a matrix's written out: `evaluate@sft`; `params` of another file than params.yaml are `file:key`."""
 
     name: str
     cmd: str
@@ -32,14 +39,34 @@ class Pipeline:
 
     def __init__(self, root: Path):
         self.root = root
-        content = YAML(typ="safe", pure=True).load((root / "dvc.yaml").read_text(encoding="utf-8"))
-        self.stages = {stage.name: stage for stage in _stages(content["stages"])}
+        self.stages: dict[str, Stage] = {}
+        for path in (MAIN, RIVALS):
+            if (root / path).exists():
+                prefix = "" if path == MAIN else f"{path}:"
+                self.stages |= {stage.name: stage for stage in _stages(_yaml(root / path)["stages"], prefix)}
         self._files: dict[tuple[Path, ...], str] = {}
 
     @cached_property
     def maker(self) -> dict[str, str]:
         """The stage that writes each path."""
         return {out: stage.name for stage in self.stages.values() for out in stage.outs}
+
+    @cached_property
+    def rivals(self) -> list[str]:
+        """The systems of the rivals' pipeline, by the names of their metrics."""
+        return [name.removeprefix(_EVALUATED) for name in self.stages if name.startswith(_EVALUATED)]
+
+    @cached_property
+    def trials(self) -> int:
+        """Settings that every system may try.
+
+        Raises:
+            UserError: the settings do not say, or no whole number of 1 or more.
+        """
+        found = value_of(_yaml(self.root / SETTINGS), "budget.trials", SETTINGS)
+        if type(found) is not int or found < 1:
+            raise UserError(f"{SETTINGS}: budget.trials: {found!r}: expected a whole number of 1 or more")
+        return found
 
     def needed(self, targets: Iterable[str]) -> list[str]:
         """`targets` and every stage before them, in an order in which they can run.
@@ -51,7 +78,8 @@ class Pipeline:
 
         def add(name: str) -> None:
             if name not in self.stages:
-                raise UserError(f"dvc.yaml: there is no stage {name}")
+                file, _, stage = name.rpartition(":")
+                raise UserError(f"{file or MAIN}: there is no stage {stage}")
             if name not in order:
                 for dep in self.stages[name].deps:
                     if dep in self.maker:
@@ -73,10 +101,14 @@ class Pipeline:
             stage = self.stages[name]
             deps = [[dep, keys[self.maker[dep]] if dep in self.maker else self._content(dep, params)]
                     for dep in stage.deps]
-            values = [[key, value_of(params, key)] for key in stage.params]
+            values = [[key, self._value(params, key)] for key in stage.params]
             content = json.dumps([stage.cmd, deps, values], sort_keys=True, ensure_ascii=False)
             keys[name] = hashlib.sha256(content.encode()).hexdigest()
         return keys
+
+    def _value(self, params: Mapping[str, Any], key: str) -> Any:
+        file, _, within = key.rpartition(":")
+        return value_of(_yaml(self.root / file), within, file) if file else value_of(params, key)
 
     def _content(self, dep: str, params: Mapping[str, Any]) -> str:
         if dep == _SOURCE:
@@ -105,8 +137,8 @@ class Pipeline:
         return self._files[known]
 
 
-def value_of(params: Mapping[str, Any], key: str) -> Any:
-    """The value, or the section, at a dotted key.
+def value_of(params: Mapping[str, Any], key: str, file: str = "params.yaml") -> Any:
+    """The value, or the section, at a dotted key of what stands in `file`.
 
     Raises:
         UserError: there is none.
@@ -114,27 +146,54 @@ def value_of(params: Mapping[str, Any], key: str) -> Any:
     value: Any = params
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise UserError(f"params.yaml: there is no key {key}")
+            raise UserError(f"{file}: there is no key {key}")
         value = value[part]
     return value
 
 
-def _stages(entries: Mapping[str, Any]) -> list[Stage]:
+def timing(model: str) -> str:
+    """The stage that measures what one window takes a model of ours, as rivals' are measured."""
+    return f"{RIVALS}:timing@{model}"
+
+
+def _stages(entries: Mapping[str, Any], prefix: str) -> list[Stage]:
     stages = []
     for name, entry in entries.items():
-        for item in entry.get("matrix", {}).get("model", [None]):
+        for item in combinations(entry.get("matrix", {})):
             written = [path for kind in ("outs", "metrics", "plots") for path in _paths(entry.get(kind, []), item)]
+            suffix = "@" + "-".join(map(str, item.values())) if item else ""
             stages.append(Stage(
-                name=f"{name}@{item}" if item else name, cmd=_filled(entry["cmd"], item),
-                deps=tuple(_paths(entry.get("deps", []), item)), params=tuple(entry.get("params", [])),
+                name=f"{prefix}{name}{suffix}", cmd=filled(entry["cmd"], item),
+                deps=tuple(_paths(entry.get("deps", []), item)), params=tuple(_params(entry.get("params", []))),
                 outs=tuple(written),
             ))
     return stages
 
 
-def _paths(entries: list, item: str | None) -> list[str]:
-    return [_filled(path, item) for entry in entries for path in ([entry] if isinstance(entry, str) else entry)]
+def combinations(matrix: Mapping[str, list]) -> Iterator[dict[str, Any]]:
+    """Every combination of a matrix's values; one without any where there is no matrix."""
+    for values in itertools.product(*matrix.values()):
+        yield dict(zip(matrix, values, strict=True))
 
 
-def _filled(text: str, item: str | None) -> str:
-    return text.replace(_ITEM, item) if item else text
+def _paths(entries: list, item: Mapping[str, Any]) -> list[str]:
+    return [filled(path, item) for entry in entries for path in ([entry] if isinstance(entry, str) else entry)]
+
+
+def _params(entries: list) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            yield from (f"{file}:{key}" for file, keys in entry.items() for key in keys)
+
+
+def filled(text: str, item: Mapping[str, Any]) -> str:
+    """`text` with the values of one combination in it."""
+    for key, value in item.items():
+        text = text.replace(f"${{item.{key}}}", str(value))
+    return text
+
+
+def _yaml(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))

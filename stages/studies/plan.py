@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,8 +12,8 @@ from pydantic import ValidationError
 
 from stages.common.errors import UserError
 from stages.common.params import Params
-from stages.studies.definitions import MODELS, Overrides, Row, Setting, Study
-from stages.studies.pipeline import Pipeline, value_of
+from stages.studies.definitions import MODELS, REFERENCES, Overrides, Row, Setting, Study
+from stages.studies.pipeline import RIVALS, Pipeline, timing, value_of
 
 _TAU = "evaluate.tau"
 _MARK = 10  # hex digits of an experiment's name that say what its result follows from
@@ -46,8 +47,11 @@ class Plan:
     study: Study
     rows: dict[str, Row]
     experiments: list[Experiment]
-    of_row: dict[str, dict[int, Experiment]]
-    """By row and value of `study.repeat`; each of `experiments`, so that a row has the name of what is run for it."""
+    of_row: dict[str, dict[int, tuple[Experiment, ...]]]
+    """By row and value of `study.repeat`: one for each setting that the row tries, its own first. Each is of
+    `experiments`, so that a row has the name of what is run for it."""
+    trials: int = 1
+    """Settings that a rival may try."""
 
 
 def stage_runs(experiments: Iterable[Experiment], finished: Iterable[Experiment] = ()) -> dict[str, list[Experiment]]:
@@ -67,8 +71,8 @@ def in_turn(plans: Iterable[Plan]) -> list[Experiment]:
     by_turn: dict[int, list[Experiment]] = {}
     for made in plans:
         for by_value in made.of_row.values():
-            for turn, experiment in enumerate(by_value.values()):
-                by_turn.setdefault(turn, []).append(experiment)
+            for turn, settings in enumerate(by_value.values()):
+                by_turn.setdefault(turn, []).extend(settings)
     order: dict[str, Experiment] = {}
     for turn in sorted(by_turn):
         for experiment in by_turn[turn]:
@@ -99,36 +103,53 @@ def plan(
         raise UserError(f"study {name}: there is no row {unknown[0]!r}; there are: {', '.join(study.rows)}")
     rows = {row: entry for row, entry in study.rows.items()
             if row == study.reference or (row in only if only else not entry.needs)}
+    trials = pipeline.trials if any(entry.tried for entry in rows.values()) else 1
     by_settings: dict[tuple, dict[str, Any]] = {}
-    of_row: dict[str, dict[int, tuple]] = {row: {} for row in rows}
-    for value in values or study.values:
-        for row, entry in rows.items():
-            overrides = {**method, **setting.set, **study.set, **extra, **entry.set, study.repeat: value}
+    of_row: dict[str, dict[int, list[tuple]]] = {row: {} for row in rows}
+    for value, row in itertools.product(values or study.values, rows):
+        entry, where = rows[row], f"study {name}, row {row}"
+        _check_model(entry.model, pipeline, where)
+        for tried in [{}, *entry.tried][:trials]:
+            overrides = {**method, **setting.set, **study.set, **extra, **entry.set, **tried, study.repeat: value}
             if entry.decision == "adjusted" and _TAU not in entry.set:
                 overrides[_TAU] = "validation"  # what the row says, whatever the others decide by
-            nested = applied(workspace, overrides, f"study {name}, row {row}")
+            nested = applied(workspace, overrides, where)
             overrides = {key: wanted for key, wanted in overrides.items() if value_of(workspace, key) != wanted}
-            settings = tuple(sorted((key, repr(wanted)) for key, wanted in overrides.items()))
+            # a rival is an experiment of its own: what fails with it takes no other row along
+            rival = entry.model if entry.model in pipeline.rivals else ""
+            settings = (rival, *sorted((key, repr(wanted)) for key, wanted in overrides.items()))
             found = by_settings.setdefault(settings, {"row": row, "value": value, "overrides": overrides,
                                                       "nested": nested, "targets": []})
-            for target in targets_of(entry, study):
-                if target not in found["targets"]:
-                    found["targets"].append(target)
-            of_row[row][value] = settings
+            found["targets"] += [target for target in targets_of(entry, study) if target not in found["targets"]]
+            if settings in of_row[row].setdefault(value, []):
+                raise UserError(f"{where}: tried: {tried}: the row tries these values already; each setting once")
+            of_row[row][value].append(settings)
     made = {settings: _experiment(name, pipeline, found) for settings, found in by_settings.items()}
     # settings that differ in what no target reads have one mark: the first of them is run for all
     kept: dict[str, Experiment] = {}
     for experiment in made.values():
         kept.setdefault(experiment.mark, experiment)
     return Plan(study, rows, list(kept.values()),
-                {row: {value: kept[made[settings].mark] for value, settings in by_value.items()}
-                 for row, by_value in of_row.items()})
+                {row: {value: tuple(kept[made[each].mark] for each in tried) for value, tried in by_value.items()}
+                 for row, by_value in of_row.items()}, trials)
 
 
 def targets_of(row: Row, study: Study) -> list[str]:
-    """The stages of dvc.yaml that a row's figures come from."""
-    own = f"evaluate@{row.model}" if row.model in MODELS else "reference"
-    return [own, "embeddings"] if study.groups else [own]
+    """The stages that a row's figures come from."""
+    if row.model in REFERENCES:
+        own = "reference"
+    else:
+        own = f"evaluate@{row.model}" if row.model in MODELS else f"{RIVALS}:evaluate@{row.model}"
+    further = ["embeddings"] if study.groups else []
+    if study.costs and row.model in MODELS:
+        further.append(timing(row.model))
+    return [own, *further]
+
+
+def _check_model(model: str, pipeline: Pipeline, where: str) -> None:
+    known = [*MODELS, *REFERENCES, *pipeline.rivals]
+    if model not in known:
+        raise UserError(f"{where}: model {model!r}: there is none; there are: {', '.join(known)}")
 
 
 def applied(workspace: Mapping[str, Any], overrides: Overrides, where: str) -> dict[str, Any]:

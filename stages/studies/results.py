@@ -1,6 +1,8 @@
 """A plan whose experiments have run becomes rows to compare, and the comparison a summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,38 +11,49 @@ from stages.common.errors import UserError
 from stages.ranking.decisions import decided
 from stages.studies.collect import Results, metrics_of, predictions_of, tail_groups
 from stages.studies.compare import Comparison, Summary, summarise
+from stages.studies.costs import costs
 from stages.studies.definitions import Row
 from stages.studies.experiments import Finished
-from stages.studies.plan import Plan
+from stages.studies.plan import Experiment, Plan
 from stages.studies.repetitions import Repetition, RowResult
 
 _TEXTBOOK_TAU = 1.0
 
 
-def compare(plan: Plan, done: Mapping[str, Finished], results: Results, resamples: int, seed: int) -> Summary:
+def compare(
+    plan: Plan, done: Mapping[str, Finished], results: Results, resamples: int, seed: int,
+    took: Mapping[str, float] = MappingProxyType({}),
+) -> Summary:
     """The study's summary from its finished experiments.
 
     Args:
-        done: the finished experiments by mark. Repetitions that are not among them are left out, and so are rows that
-            have none.
+        done: the finished experiments by mark. Repetitions of which not every setting is among them are left out, and
+            so are rows that have none.
         resamples: of the bootstrap.
         seed: of the bootstrap and the paired test.
+        took: seconds by a stage's key, of what this machine has run.
 
     Raises:
         UserError: no experiment of the reference is finished; and see `Results` and `summarise`.
     """
     reference = plan.of_row[plan.study.reference]
-    first = next(((value, done[e.mark]) for value, e in reference.items() if e.mark in done), None)
+    first = next(((value, found[0]) for value, settings in reference.items()
+                  if (found := _finished(settings, done))), None)
     if first is None:
         raise UserError(f"{plan.study.title}: nothing to compare with, no experiment of its row "
                         f"{plan.study.reference} is finished")
     rows, vocabularies = [], {}
     for name, row in plan.rows.items():
         repetitions = []
-        for value, experiment in plan.of_row[name].items():
-            if found := done.get(experiment.mark):
-                repetitions.append(_repetition(results, found, row, value))
-                vocabulary = results.table("vocabulary", found.commit, "data/vocabulary.parquet")
+        for value, settings in plan.of_row[name].items():
+            if found := _finished(settings, done):
+                tried = [_repetition(results, each, row, value) for each in found]
+                best = _best(tried)
+                facts = {"chosen": best} if row.tried else {}  # 0 is the row's own setting, n the nth of `tried`
+                if plan.study.costs:
+                    facts |= costs(results, found[best].commit, row, settings, took)
+                repetitions.append(replace(tried[best], facts=tried[best].facts | facts))
+                vocabulary = results.table("vocabulary", found[0].commit, "data/vocabulary.parquet")
                 if name == plan.study.reference or value not in vocabularies:
                     vocabularies[value] = vocabulary
         if repetitions:
@@ -53,6 +66,18 @@ def compare(plan: Plan, done: Mapping[str, Finished], results: Results, resample
     comparison = Comparison(plan.study.metrics, groups, resamples, resample_repetitions=plan.study.repeat == "seed")
     vocabularies = dict(sorted(vocabularies.items()))
     return summarise(rows, vocabularies, plan.study.reference, comparison, np.random.default_rng(seed))
+
+
+def _finished(settings: Sequence[Experiment], done: Mapping[str, Finished]) -> list[Finished]:
+    """All settings' experiments, or none while one is missing."""
+    return [done[each.mark] for each in settings] if all(each.mark in done for each in settings) else []
+
+
+def _best(tried: list[Repetition]) -> int:
+    """Which setting did best on validation, the earliest among equals."""
+    if len(tried) == 1:
+        return 0
+    return max(range(len(tried)), key=lambda place: tried[place].facts["valid"]["overall"])
 
 
 def _repetition(results: Results, finished: Finished, row: Row, value: int) -> Repetition:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from stages.common.console import console as standard_console
 from stages.studies.compare import LOWER_IS_BETTER, Difference, Estimate, Summary
+from stages.studies.costs import COSTS
 
 MISSING = "—"
 
@@ -88,7 +89,8 @@ def markdown(summary: Summary, title: str, caption: str, validation: bool = Fals
     """A heading, what was run, and a GitHub table with a line a row; the best mean of a column is bold.
 
     The columns of a metric are its mean, its difference from the reference (if there are other rows) and the paper's
-    figure (if the paper has any). With `validation` the first column is the rows' score on validation windows.
+    figure (if the paper has any). With `validation` the first column is the rows' score on validation windows. What
+    rows took comes last, where it is known (`COSTS`), as a mean over repetitions.
     """
     header, columns = ["row"], [[_escaped(row.label) for row in summary.rows]]
     if validation:
@@ -106,10 +108,20 @@ def markdown(summary: Summary, title: str, caption: str, validation: bool = Fals
         if _has_paper(summary, metric):
             header.append("… in the paper")
             columns.append([number(row.metrics[metric].paper) for row in summary.rows])
+    for key, heading in COSTS.items():
+        values = [[facts[key] for facts in row.facts if key in facts] for row in summary.rows]
+        if any(values):
+            header.append(heading)
+            columns.append([_amount(sum(each) / len(each)) if each else MISSING for each in values])
     header = [_escaped(name) for name in header]
     lines = [header, ["---"] * len(header), *zip(*columns)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return "\n\n".join(part for part in (f"# {title}", caption, table, legend(summary, validation)) if part) + "\n"
+
+
+def _amount(value: float) -> str:
+    """Whole from 10 on; small ones with two digits, which tell .4 ms from .04."""
+    return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.2g}"
 
 
 def terminal(summary: Summary, title: str, width: int, validation: bool = False) -> list[Table]:

@@ -33,6 +33,7 @@ class Request:
     overrides: Overrides
     seeds: int | None = None
     rows: tuple[str, ...] = ()
+    all_rows: bool = False
 
     def command(self, study: str) -> str:
         """The command line that repeats it for one study, without the folders of this machine."""
@@ -43,7 +44,9 @@ class Request:
             words += ["--seeds", str(self.seeds)]
         for key, value in public(self.overrides).items():
             words += ["-S", f"{key}={_text(value)}"]
-        if self.rows:
+        if self.all_rows:
+            words.append("--all-rows")
+        elif self.rows:
             words += ["--rows", *self.rows]
         return f"{_PROGRAM} {shlex.join(words)}"
 
@@ -73,10 +76,14 @@ def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations
     console.print(f"{', '.join(plans)}: {len(experiments)} experiments, {len(ended)} finished, {len(left)} to run")
     for made in plans.values():
         for row, by_value in made.of_row.items():
-            states = " ".join(f"{value}{'✓' if e.mark in done else '·'}" for value, e in by_value.items())
-            first = next(iter(by_value.values()))
+            states = " ".join(value + "".join("✓" if each.mark in done else "·" for each in settings)
+                              for value, settings in zip(map(str, by_value), by_value.values(), strict=True))
+            first = next(iter(by_value.values()))[0]
             name = done[first.mark].name if first.mark in done else first.name
             console.print(f"  {row}: {made.study.repeat} {states}  [dim]{name}[/dim]", soft_wrap=True)
+        for row, entry in made.rows.items():
+            if entry.tried and len(entry.tried) < made.trials - 1:
+                console.print(f"  {row}: tries {len(entry.tried) + 1} settings, rivals may try {made.trials}")
     if not left:
         return
     runs = stage_runs(left, ended)
@@ -110,7 +117,7 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
 
 def log_format(made: Plan) -> str:
     """`source.format` of the study's reference row."""
-    return next(iter(made.of_row[made.study.reference].values())).params.source.format
+    return next(iter(made.of_row[made.study.reference].values()))[0].params.source.format
 
 
 def simulated(made: Plan, request: Request) -> bool:
@@ -122,12 +129,14 @@ def write(name: str, made: Plan, summary: Summary, request: Request, folder: Pat
     """Write `folder`/`name`.md and .json, and print the table."""
     study, commit = made.study, _commit()
     text = markdown(summary, study.title, caption(name, made, summary, request, commit), study.show_validation)
-    far = way.markdown(summary, study.way) if study.way else None
+    shown = {row.name for row in summary.rows}
+    far = way.markdown(summary, study.way) if study.way and {study.way.start, study.way.end} <= shown else None
     if far:
         text += f"\n{far}"
     if study.note:
         text += f"\n{study.note}\n"
-    rows = {row: entry.model_dump() | {"set": public(entry.set)} for row, entry in made.rows.items()}
+    rows = {row: entry.model_dump() | {"set": public(entry.set), "tried": [public(each) for each in entry.tried]}
+            for row, entry in made.rows.items()}
     content = {
         "study": name, "title": study.title, "setting": public(request.setting.set),
         "overrides": public(request.overrides), "set": public(study.set), "commit": commit,

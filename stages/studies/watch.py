@@ -39,5 +39,6 @@ class StageWatch:
     def close(self) -> None:
         """The stage that was seen last has ended."""
         if self._since is not None:
-            self.durations.add(self.stage, self.experiment.params, time.monotonic() - self._since)
+            seconds, key = time.monotonic() - self._since, self.experiment.keys.get(self.stage)
+            self.durations.add(self.stage, self.experiment.params, seconds, key)
         self._since = None

@@ -28,7 +28,8 @@ from polars.exceptions import PolarsError
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from stages.baselines.sasrec import OBJECTIVES, Objective, SASRec
+from stages.baselines.causal import OBJECTIVES, Objective
+from stages.baselines.sasrec import SASRec
 from stages.baselines.sequences import NO_LABEL, Batch, Sequences
 from stages.baselines.training import device
 from stages.common.console import Track, console, track

@@ -7,12 +7,13 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from stages.baselines import allmrec
+from stages.baselines import allmrec, names
 from stages.baselines.allmrec import ALLMRec
 from stages.baselines.allmrec_codes import CODE, Codes, Matching, fit_codes
 from stages.baselines.collaborative import item_vectors, user_vectors
 from stages.baselines.llm import predictions, write_row
 from stages.baselines.llm_training import mean_loss, summed_loss
+from stages.baselines.names import TEMPLATE, NameSettings, NameVectors, embed_names
 from stages.baselines.sasrec import SASRec, fit_sasrec
 from stages.common import tables
 from stages.common.files import read_json
@@ -20,7 +21,7 @@ from stages.events import tested as choice
 from stages.lm.likelihood import score
 from stages.lm.load import load_base
 from stages.prompts.layouts import prompts
-from tests.baselines.language import ADAPTED, a_sasrec, small_task
+from tests.baselines.language import ADAPTED, a_sasrec, settings_of, small_task
 from tests.small_log import BEHAVIORS
 
 MATCHING = {"matching_learning_rate": 0.003, "matching_batch_size": 8, "matching_epochs": 20}
@@ -42,17 +43,13 @@ def plainly_named(task):
 
     A random model that stays as it is cannot be told to find a long name likely.
     """
-    names = pl.col("behavior").replace(dict(zip(BEHAVIORS, NAMES, strict=True)))
-    return replace(task, events=task.events.with_columns(names), vocabulary=task.vocabulary.with_columns(names))
+    named = pl.col("behavior").replace(dict(zip(BEHAVIORS, NAMES, strict=True)))
+    return replace(task, events=task.events.with_columns(named), vocabulary=task.vocabulary.with_columns(named))
 
 
 def row_of(tiny_base, folder, trials=1, **changes):
     task = plainly_named(small_task(folder, "allmrec", SETTINGS | changes, trials))
     return ALLMRec(task, tiny_base, a_sasrec(task, folder / "sasrec", context="id"))
-
-
-def settings_of(row):
-    return {name: value[0] if isinstance(value, list) else value for name, value in row.values}
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +230,33 @@ def test_without_a_sasrec_one_is_fitted_as_published(tiny_base, tmp_path, monkey
     assert asked == [("id", "bce")] and isinstance(row.sasrec, SASRec) and row.sasrec.objective == "bce"
     assert row.layout.told == "history" and not row.sasrec.training
     assert not any(weight.requires_grad for weight in row.sasrec.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# names
+
+
+def test_by_default_the_language_model_reads_the_names(fitted, tiny_base):
+    row = fitted.row
+    wanted = embed_names(NAMES, NameSettings(encoder="base", revision=""), tiny_base)
+    assert row.layout.candidates == list(NAMES)
+    np.testing.assert_array_equal(row.codes.text_vectors.numpy(), wanted.vectors)
+    assert [trial["names"] for trial in fitted.trials] == [wanted.facts()] * 2
+
+
+def test_the_encoder_that_the_settings_name_reads_the_names(tiny_base, tmp_path, monkeypatch):
+    asked, vectors = [], np.random.default_rng(0).normal(size=(len(NAMES), 5)).astype(np.float32)
+
+    def other(texts, settings):
+        asked.append((texts, settings))
+        return NameVectors(vectors, "another encoder")
+
+    monkeypatch.setattr(names, "_sentence_transformer", other)
+    task = plainly_named(small_task(tmp_path, "allmrec", SETTINGS | {"matching_epochs": 1}))
+    text = task.settings_file.read_text("utf-8").replace("encoder: base", "encoder: some/model")
+    task.settings_file.write_text(text, "utf-8")
+    row = ALLMRec(task, tiny_base, a_sasrec(task, tmp_path / "sasrec", context="id"))
+    ((texts, settings),) = asked
+    assert texts == [TEMPLATE.format(name=name) for name in NAMES] and settings.encoder == "some/model"
+    np.testing.assert_array_equal(row.codes.text_vectors.numpy(), vectors)
+    assert row.names.facts()["encoder"] == "another encoder"

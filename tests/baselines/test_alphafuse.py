@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,9 +7,11 @@ from stages.baselines.sasrec import SASRec
 from stages.baselines.sequences import Sequences
 from stages.baselines.settings import Budget
 from stages.baselines.training import fit, predict
-from stages.baselines.trivial import Markov
 from stages.common.errors import UserError
-from tests.baselines.test_trivial import labels_of, rows_of
+from tests.baselines.laws import (
+    CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
+    check_padding_changes_nothing, check_tells,
+)
 
 LENGTH = 8
 SETTINGS = {"text_dimensions": 128, "id_dimensions": 12, "id_start": "zeros", "temperature": 0.07,
@@ -148,25 +148,18 @@ def test_predicts_by_the_cosine_it_was_trained_by_and_over_behaviours_alone(sequ
     assert torch.equal(log_p, model.log_p(batch))
 
 
-@pytest.mark.parametrize("context", ["id", "history", "next"])
+@CONTEXTS
 def test_no_score_depends_on_a_later_behaviour(sequences, context):
-    model, batch = untrained(sequences, context), one_batch(sequences)
-    before = model(batch)
-    changed = batch.behavior.clone()
-    changed[:, 5:] = (changed[:, 5:] + 1) % sequences.size
-    after = model(replace(batch, behavior=changed))
-    known = ~batch.padding
-    assert torch.equal(before[:, :5][known[:, :5]], after[:, :5][known[:, :5]])
-    assert not torch.allclose(before[:, 5:], after[:, 5:])
+    check_nothing_depends_on_a_later_behavior(untrained(sequences, context), one_batch(sequences), sequences.size)
 
 
-@pytest.mark.parametrize(("context", "told"), [("id", set()), ("history", {"hour"}), ("next", {"hour", "next_hour"})])
+@TOLD
 def test_a_context_mode_tells_what_its_name_says(sequences, context, told):
-    model, batch = untrained(sequences, context), one_batch(sequences)
-    for field in ("hour", "next_hour"):
-        other = replace(batch, **{field: (getattr(batch, field) + 1) % 24})
-        assert torch.equal(model(batch), model(other)) == (field not in told)
-    assert torch.equal(model(batch), model(replace(batch, user=batch.user + 1)))
+    check_tells(untrained(sequences, context), one_batch(sequences), told)
+
+
+def test_padding_changes_nothing(sequences):
+    check_padding_changes_nothing(untrained(sequences).log_p, sequences)
 
 
 def test_an_epoch_is_a_draw_of_whole_windows_with_their_last_labels(sequences):
@@ -181,12 +174,7 @@ def test_an_epoch_is_a_draw_of_whole_windows_with_their_last_labels(sequences):
 
 
 def test_learns_a_chain_that_markov_knows(log):
-    events, windows, vocabulary = log(users=100)
-    sequences, rows = Sequences(events, windows, vocabulary, LENGTH), rows_of(windows, "natural")
-    label = labels_of(events, rows, vocabulary)
+    chain = log(users=100)
+    sequences = Sequences(*chain, LENGTH)
     found = fitted(sequences, epochs=14, windows_per_epoch=3000, learning_rate=0.005)
-    log_p = predict(found.model, sequences, rows)
-    assert np.allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-4)
-    accuracy = (log_p.argmax(axis=1) == label).mean()
-    markov = (Markov().fit(events, windows, vocabulary).log_p(events, rows).argmax(axis=1) == label).mean()
-    assert accuracy > markov - 0.03 and accuracy > 0.5
+    check_knows_what_markov_knows(found.model, sequences, chain)

@@ -8,10 +8,11 @@ import torch
 from stages.baselines.bert4rec import BERT4Rec, Settings, draw_mask, fit_bert4rec, refuse_constant, with_target
 from stages.baselines.sequences import NO_LABEL, Sequences
 from stages.baselines.settings import Budget, read_settings
-from stages.baselines.training import fit, predict
-from stages.baselines.trivial import Markov
+from stages.baselines.training import fit
 from stages.common.errors import UserError
-from tests.baselines.test_trivial import labels_of, rows_of
+from tests.baselines.laws import (
+    CONTEXTS, check_knows_what_markov_knows, check_padding_changes_nothing, check_tells, labels_of, one_batch,
+)
 
 LENGTH = 8
 SETTINGS = {"dimensions": 16, "blocks": 2, "heads": 2, "dropout": 0.1, "masked": 0.3, "maskings": 2,
@@ -33,10 +34,6 @@ def untrained(sequences, context="next"):
     return BERT4Rec(sequences, SETTINGS, context).eval()
 
 
-def one_batch(sequences):
-    return next(iter(sequences.epoch(16, np.random.default_rng(0))))
-
-
 def generator():
     return torch.Generator().manual_seed(0)
 
@@ -51,7 +48,7 @@ def test_the_target_is_appended_with_its_own_time_and_place(log):
     assert (batch.behavior[~batch.padding] < sequences.size).all() and batch.padding[0].sum() == LENGTH - 5
 
 
-@pytest.mark.parametrize("context", ["id", "history", "next"])
+@CONTEXTS
 def test_the_target_is_not_looked_at_and_the_history_is(sequences, context):
     model, batch = untrained(sequences, context), sequences.windows(np.arange(5, 30))
     before = model.log_p(batch)
@@ -79,10 +76,8 @@ def test_no_masked_behaviour_is_looked_at_and_the_others_are_from_both_sides(seq
     [("id", set()), ("history", {"hour", "place"}), ("next", {"hour", "place", "next_hour", "next_place"})],
 )
 def test_a_context_mode_tells_what_its_name_says(sequences, context, told):
-    model, batch = untrained(sequences, context), sequences.windows(np.arange(20, 30))
-    for field, count in (("hour", 24), ("place", 2), ("next_hour", 24), ("next_place", 2)):
-        other = replace(batch, **{field: (getattr(batch, field) + 1) % count})
-        assert torch.equal(model.log_p(batch), model.log_p(other)) == (field not in told)
+    fields = {"hour": 24, "place": 2, "next_hour": 24, "next_place": 2}
+    check_tells(untrained(sequences, context).log_p, sequences.windows(np.arange(20, 30)), told, fields)
 
 
 @pytest.mark.parametrize(("context", "shown"), [("history", False), ("next", True)])
@@ -96,11 +91,7 @@ def test_a_masked_event_of_the_history_shows_its_own_time_only_where_the_next_on
 
 
 def test_padding_changes_nothing(sequences):
-    model, batch = untrained(sequences), sequences.windows(np.array([5, 6]))  # five and six events of history
-    other = replace(batch, behavior=torch.where(batch.padding, 0, batch.behavior))
-    assert batch.padding.any() and torch.allclose(model.log_p(batch), model.log_p(other), atol=1e-6)
-    shorter = batch.by_position(lambda field: field[:, 2:])
-    assert torch.allclose(model.log_p(batch), model.log_p(shorter), atol=1e-5)
+    check_padding_changes_nothing(untrained(sequences).log_p, sequences)
 
 
 def test_only_training_labels_are_masked_and_learned(sequences):
@@ -142,16 +133,11 @@ def test_scores_are_of_the_behaviours_alone(sequences):
 
 
 def test_learns_a_chain_that_markov_knows(log):
-    events, windows, vocabulary = log(users=100)
-    sequences, rows = Sequences(events, windows, vocabulary, LENGTH), rows_of(windows, "natural")
-    label = labels_of(events, rows, vocabulary)
+    chain = log(users=100)
+    sequences = Sequences(*chain, LENGTH)
     values = Settings(**{name: [value] for name, value in (SETTINGS | LEARNS).items()})
     found = fit("test", lambda settings: BERT4Rec(sequences, settings, "next"), sequences, values, BUDGET, 0)
-    log_p = predict(found.model, sequences, rows)
-    assert np.allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-4)
-    accuracy = (log_p.argmax(axis=1) == label).mean()
-    markov = (Markov().fit(events, windows, vocabulary).log_p(events, rows).argmax(axis=1) == label).mean()
-    assert accuracy > markov - 0.03 and accuracy > 0.5
+    check_knows_what_markov_knows(found.model, sequences, chain)
 
 
 class _Task:

@@ -10,7 +10,7 @@ from stages.baselines.llm import predictions, write_row
 from stages.baselines.llm_training import lora_weights, mean_loss, summed_loss
 from stages.common import tables
 from stages.events import tested as choice
-from tests.baselines.language import ADAPTED, a_sasrec, small_task
+from tests.baselines.language import ADAPTED, a_sasrec, settings_of, small_task
 
 SETTINGS = ADAPTED | {"mapping_learning_rate": [0.003], "mapping_epochs": [3], "mapping_weight_decay": 0.0,
                       "mapping_warmup": 0.1, "mapping_least_rate": 0.1}
@@ -24,10 +24,6 @@ def float32(monkeypatch):
 def row_of(loud_base, folder, trials=1, **changes):
     task = small_task(folder, "collm", SETTINGS | changes, trials)
     return CoLLM(task, loud_base, a_sasrec(task, folder / "sasrec"))
-
-
-def settings_of(row):
-    return {name: value[0] if isinstance(value, list) else value for name, value in row.values}
 
 
 def test_stage_2_without_vectors_is_stage_1_and_trains_the_mapping_only(loud_base, tmp_path):

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,10 @@ from stages.baselines.gpt2 import GPT2, Settings
 from stages.baselines.sequences import NO_LABEL, Sequences
 from stages.baselines.settings import Budget, read_settings
 from stages.baselines.training import fit, predict, trained_parameters
-from tests.baselines.test_trivial import labels_of, rows_of
+from tests.baselines.laws import (
+    CONTEXTS, TOLD, check_nothing_depends_on_a_later_behavior, check_padding_changes_nothing, check_tells, labels_of,
+    one_batch, rows_of,
+)
 
 LENGTH = 8
 SETTINGS = {"dimensions": 16, "blocks": 2, "heads": 2, "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.0,
@@ -31,10 +33,6 @@ def untrained(sequences, context="next", objective="ce"):
     return GPT2(sequences, SETTINGS, context, objective).eval()
 
 
-def one_batch(sequences):
-    return next(iter(sequences.epoch(64, np.random.default_rng(0))))
-
-
 def generator():
     return torch.Generator().manual_seed(0)
 
@@ -42,36 +40,24 @@ def generator():
 @pytest.mark.parametrize(("objective", "expected"), [("bce", 2 * np.log(2)), ("ce", np.log(5))])
 def test_knows_nothing_before_the_first_step(sequences, objective, expected):
     assert sequences.size == 5
-    model, batch = untrained(sequences, objective=objective), one_batch(sequences)
+    model, batch = untrained(sequences, objective=objective), one_batch(sequences, 64)
     assert model.loss(batch, generator()).item() == pytest.approx(expected, abs=0.05)
 
 
-@pytest.mark.parametrize("context", ["id", "history", "next"])
+@CONTEXTS
 def test_no_score_depends_on_a_later_behaviour(sequences, context):
-    model, batch = untrained(sequences, context), one_batch(sequences)
-    before, changed = model(batch), batch.behavior.clone()
-    changed[:, 5:] = (changed[:, 5:] + 1) % sequences.size
-    after, known = model(replace(batch, behavior=changed)), ~batch.padding
-    assert torch.equal(before[:, :5][known[:, :5]], after[:, :5][known[:, :5]])
-    assert not torch.allclose(before[:, 5:], after[:, 5:])
+    check_nothing_depends_on_a_later_behavior(untrained(sequences, context), one_batch(sequences, 64), sequences.size)
 
 
-@pytest.mark.parametrize(("context", "told"), [("id", set()), ("history", {"hour"}), ("next", {"hour", "next_hour"})])
+@TOLD
 def test_a_context_mode_tells_what_its_name_says(sequences, context, told):
-    model, batch = untrained(sequences, context), one_batch(sequences)
-    for field in ("hour", "next_hour"):
-        other = replace(batch, **{field: (getattr(batch, field) + 1) % 24})
-        assert torch.equal(model(batch), model(other)) == (field not in told)
+    check_tells(untrained(sequences, context), one_batch(sequences, 64), told)
 
 
 def test_padding_changes_nothing(sequences):
-    model, batch = untrained(sequences), sequences.windows(np.array([5, 6]))  # five and six events of history
-    assert batch.padding[:, :2].all()
-    other = replace(batch, behavior=torch.where(batch.padding, 0, batch.behavior))
-    shorter = batch.by_position(lambda field: field[:, 2:])
-    for each in (other, shorter):
-        assert torch.allclose(model.log_p(batch), model.log_p(each), atol=1e-6)
-    model.train().loss(one_batch(sequences), generator()).backward()
+    model = untrained(sequences)
+    check_padding_changes_nothing(model.log_p, sequences)
+    model.train().loss(one_batch(sequences, 64), generator()).backward()
     assert all(torch.isfinite(weight.grad).all() for weight in model.parameters())
 
 
@@ -88,7 +74,7 @@ def test_positions_count_from_the_first_event(sequences):
 
 def test_every_parameter_is_trained_and_there_is_one_table_of_positions(sequences):
     model = untrained(sequences)
-    model.loss(one_batch(sequences), generator()).backward()
+    model.loss(one_batch(sequences, 64), generator()).backward()
     assert all(weight.grad is not None for weight in model.parameters())
     block, tables = 12 * 16**2 + 13 * 16, (5 + 3) + 2 * sum(sequences.contexts) + LENGTH
     assert trained_parameters(model) == 2 * block + 2 * 16 + 16 * tables
@@ -123,7 +109,7 @@ def test_learns_more_than_shares(sequences):
 
 
 def test_bfloat16_changes_little_and_scores_stay_float32(sequences, monkeypatch):
-    model, batch = untrained(sequences), one_batch(sequences)
+    model, batch = untrained(sequences), one_batch(sequences, 64)
     exact = model(batch)
     monkeypatch.setenv("BEHAVIORLM_DTYPE", "bfloat16")
     rounded = model(batch)

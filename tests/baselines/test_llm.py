@@ -1,19 +1,23 @@
+import copy
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from stages.baselines import llm_training
-from stages.baselines.llm_training import Course, Plan, mean_loss, reciprocal_rank, summed_loss, train
+from stages.baselines.llm import FittedRow, predictions, write_row
+from stages.baselines.llm_training import Course, Plan, mean_loss, merged, reciprocal_rank, summed_loss, train
 from stages.baselines.tallrec import TALLRec
 from stages.common.errors import UserError
 from stages.instructions import instructions
 from stages.lm.likelihood import score
-from stages.lm.load import load_base
+from stages.lm.load import load_base, load_merged
+from stages.lm.readers import reader_of
 from stages.lm.sft_trainer import IGNORED
 from stages.lm.training import WarmupCosine
-from tests.baselines.language import small_task
-from tests.baselines.test_tallrec import CHATS, SETTINGS, settings_of
+from tests.baselines.language import settings_of, small_task
+from tests.baselines.test_tallrec import CHATS, SETTINGS
 
 
 @pytest.fixture(autouse=True)
@@ -127,11 +131,62 @@ def test_the_reciprocal_rank_is_that_of_each_target_behind_its_own_history(row):
     assert reciprocal_rank(row.model, row.valid_sequences, answers, 999, "test") == pytest.approx(np.mean(ranks))
 
 
+@pytest.mark.parametrize(("targets", "budget", "outside", "used"), [(12, 30, 0, 12), (200, 7, 0, 7), (200, 30, 5, 25)])
+def test_a_row_says_on_how_many_targets_it_was_chosen(loud_base, tmp_path, monkeypatch, targets, budget, outside, used):
+    """`instructions.valid_targets` or the budget's at most; a behaviour outside the vocabulary is none."""
+    read = []
+
+    def spy(model, prompts, answers, title):
+        if "validation" in title:
+            read.append(len(prompts))
+        return score(model, prompts, answers, title)
+
+    monkeypatch.setattr(llm_training, "score", spy)
+    settings = SETTINGS | {"epochs": [1], "chat_epochs": [1], "looks": 1}
+    task = small_task(tmp_path, "tallrec", settings, valid_windows=budget, instructions__train_targets=8,
+                      instructions__valid_targets=targets)
+    unknown = task.windows.filter(pl.col("split") == "valid")["row"][:outside]
+    task.events = task.events.with_row_index("row").with_columns(
+        behavior=pl.when(pl.col("row").is_in(unknown.implode())).then(pl.lit("Sleeping")).otherwise("behavior")
+    ).drop("row")
+    wanted = task.tested().head(2)
+    _, facts = predictions(TALLRec(task, loud_base, CHATS).fit(), wanted)
+    assert read == [facts["tuning"]["valid_windows"]] == [used]
+
+
 @torch.no_grad()
 def test_the_mean_loss_is_over_tokens_not_over_batches(row):
     parts = [summed_loss(row.model, [row.valid[i]]) for i in range(len(row.valid))]
     expected = sum(float(loss) for loss, _ in parts) / sum(tokens for _, tokens in parts)
     assert mean_loss(row.model, row.valid) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_merged_adapter_gives_the_same_predictions_and_leaves_the_model_as_it_was(row, tmp_path):
+    """As `load_merged` merges what is written of the row."""
+    torch.manual_seed(0)
+    for name, weight in row.weights().items():
+        torch.nn.init.normal_(weight, std=0.1)
+    prompts, answers = [row.layout.prompt(r) for r in (210, 215, 220)], row.layout.answers
+    beside, before = score(row.model, prompts, answers).log_p, copy.deepcopy(row.model.state_dict())
+    with row.model.disable_adapter():
+        assert abs(score(row.model, prompts, answers).log_p - beside).max() > 0.1, "the adapter matters"
+    with merged(row.model):
+        assert not any("lora" in name for name, _ in row.model.named_modules())
+        assert reader_of(row.model).layers[0].qkv.adapted is False
+        found = score(row.model, prompts, answers).log_p
+    np.testing.assert_allclose(found, beside, atol=1e-5, rtol=1e-6)
+    write_row(FittedRow(row, {}, 0.0, [], 0.0), tmp_path / "row")
+    np.testing.assert_array_equal(found, score(load_merged(tmp_path / "row"), prompts, answers).log_p)
+    after = row.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    np.testing.assert_array_equal(score(row.model, prompts, answers).log_p, beside)
+
+
+def test_a_failure_while_merged_leaves_the_model_as_it_was(row):
+    before = copy.deepcopy(row.model.state_dict())
+    with pytest.raises(ZeroDivisionError), merged(row.model):
+        1 / 0  # noqa: B018
+    assert all(torch.equal(value, before[name]) for name, value in row.model.state_dict().items())
 
 
 def test_an_adapter_that_the_model_has_no_place_for_is_refused(row):

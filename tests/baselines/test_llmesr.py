@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
@@ -10,10 +8,12 @@ from stages.baselines.losses import binary_cross_entropy
 from stages.baselines.sasrec import SASRec
 from stages.baselines.sequences import Sequences
 from stages.baselines.settings import Budget
-from stages.baselines.training import fit, predict
-from stages.baselines.trivial import Markov
+from stages.baselines.training import fit
 from stages.common.errors import UserError
-from tests.baselines.test_trivial import labels_of, rows_of
+from tests.baselines.laws import (
+    CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
+    check_padding_changes_nothing, check_tells, one_batch, rows_of,
+)
 
 LENGTH = 8
 SETTINGS = {"dimensions": 16, "blocks": 1, "heads": 2, "dropout": 0.1, "alpha": 0.1, "text": True,
@@ -40,10 +40,6 @@ def untrained(sequences, context="next", **changed):
     return LLMESR(sequences, SETTINGS | changed, context, NAMES, similar).eval()
 
 
-def one_batch(sequences):
-    return next(iter(sequences.epoch(16, np.random.default_rng(0))))
-
-
 def test_with_neither_text_nor_cross_attention_nor_alpha_it_is_sasrec(sequences):
     model = untrained(sequences, text=False, cross_attention=False, alpha=0.0)
     torch.manual_seed(1)
@@ -56,18 +52,13 @@ def test_with_neither_text_nor_cross_attention_nor_alpha_it_is_sasrec(sequences)
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("context", ["id", "history", "next"])
+@CONTEXTS
 @pytest.mark.parametrize("cross_attention", [True, False])
 def test_no_state_depends_on_a_later_behaviour(sequences, context, cross_attention):
     model, batch = untrained(sequences, context, cross_attention=cross_attention), one_batch(sequences)
-    before = model.states(batch)
-    changed = batch.behavior.clone()
-    changed[:, 5:] = (changed[:, 5:] + 1) % sequences.size
-    after = model.states(replace(batch, behavior=changed))
-    known = ~batch.padding
     for view in (np.s_[..., :16], np.s_[..., 16:]):
-        assert torch.allclose(before[:, :5][known[:, :5]][view], after[:, :5][known[:, :5]][view], atol=1e-6)
-        assert not torch.allclose(before[:, 5:][view], after[:, 5:][view], atol=1e-3)
+        check_nothing_depends_on_a_later_behavior(
+            lambda batch, view=view: model.states(batch)[view], batch, sequences.size, rounding=1e-6, change=1e-3)
 
 
 def test_each_view_reads_the_other_through_cross_attention_alone(sequences):
@@ -80,19 +71,13 @@ def test_each_view_reads_the_other_through_cross_attention_alone(sequences):
         assert torch.equal(ids, model.states(batch)[..., :16]) == (not cross_attention)
 
 
-@pytest.mark.parametrize(("context", "told"), [("id", set()), ("history", {"hour"}), ("next", {"hour", "next_hour"})])
+@TOLD
 def test_a_context_mode_tells_what_its_name_says(sequences, context, told):
-    model, batch = untrained(sequences, context), one_batch(sequences)
-    for field in ("hour", "next_hour"):
-        other = replace(batch, **{field: (getattr(batch, field) + 1) % 24})
-        assert torch.equal(model.log_p(batch), model.log_p(other)) == (field not in told)
-    assert torch.equal(model.log_p(batch), model.log_p(replace(batch, user=batch.user + 1)))
+    check_tells(untrained(sequences, context).log_p, one_batch(sequences), told)
 
 
 def test_padding_changes_nothing(sequences):
-    model, batch = untrained(sequences), sequences.windows(np.array([5, 6]))
-    other = replace(batch, behavior=torch.where(batch.padding, 0, batch.behavior))
-    assert batch.padding.any() and torch.allclose(model.log_p(batch), model.log_p(other), atol=1e-6)
+    check_padding_changes_nothing(untrained(sequences).log_p, sequences)
 
 
 def test_ids_start_from_the_principal_components_of_names(sequences):
@@ -166,15 +151,10 @@ def test_settings_that_contradict_each_other_are_refused(sequences, changed):
 
 
 def test_learns_a_chain_that_markov_knows(log):
-    events, windows, vocabulary = log(users=100)
-    sequences, rows = Sequences(events, windows, vocabulary, LENGTH), rows_of(windows, "natural")
-    label = labels_of(events, rows, vocabulary)
+    chain = log(users=100)
+    sequences = Sequences(*chain, LENGTH)
     similar = SimilarWindows(sequences, NAMES, 200, 0)
     found = fit("test", lambda settings: LLMESR(sequences, settings, "next", NAMES, similar), sequences, VALUES,
                 Budget(trials=1, valid_windows=200, patience=40), 0)
-    log_p = predict(found.model, sequences, rows)
-    assert np.allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-4)
-    accuracy = (log_p.argmax(axis=1) == label).mean()
-    markov = (Markov().fit(events, windows, vocabulary).log_p(events, rows).argmax(axis=1) == label).mean()
-    assert accuracy > markov - 0.03 and accuracy > 0.5
+    check_knows_what_markov_knows(found.model, sequences, chain)
 

@@ -125,4 +125,5 @@ def test_a_rows_command_says_what_read_the_names(module, section, log, tiny_base
     assert facts["windows"] == len(found) > 100 and found["log_p"].explode().is_finite().all()
     names = tables.read("vocabulary", tmp_path / "vocabulary.parquet")["behavior"].to_list()
     assert facts["names"].items() >= embed_names(names, BASE, tiny_base).facts().items()
-    assert facts["tuning"]["trials"] == 1 and (tmp_path / "weights" / "model.safetensors").exists()
+    assert facts["tuning"]["trials"] == 1 and facts["tuning"]["valid_windows"] == 50
+    assert (tmp_path / "weights" / "model.safetensors").exists()

@@ -14,12 +14,14 @@ from stages.baselines.pituning import (
 )
 from stages.baselines.sequences import NO_LABEL, Sequences
 from stages.baselines.settings import Budget, read_settings
-from stages.baselines.training import fit, mean_reciprocal_rank, predict
-from stages.baselines.trivial import Markov
+from stages.baselines.training import fit, reciprocal_rank
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.lm.load import load_base
-from tests.baselines.test_trivial import labels_of, rows_of
+from tests.baselines.laws import (
+    CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
+    check_padding_changes_nothing, check_tells, one_batch,
+)
 
 LENGTH = 8
 SETTINGS = {"dimensions": 16, "attention": 8, "blocks": 1, "pretrained": True, "body_learning_rate": 0.001,
@@ -54,10 +56,6 @@ def untrained(sequences, base, context="next", **changes):
     return PITuning(sequences, SETTINGS | changes, context, base).eval()
 
 
-def one_batch(sequences):
-    return next(iter(sequences.epoch(32, np.random.default_rng(0))))
-
-
 def generator():
     return torch.Generator().manual_seed(0)
 
@@ -86,35 +84,39 @@ def test_one_event_of_history_can_rank_intents_in_any_order():
     assert len(best.unique()) == 3
 
 
-@pytest.mark.parametrize("context", ["id", "history", "next"])
+def test_predictions_are_the_same_in_parts_as_in_one(sequences, base, monkeypatch):
+    model, batch = untrained(sequences, base), sequences.windows(np.arange(5, 22))
+    whole, parts, plain = model.log_p(batch), [], model.intents.forward
+
+    def spy(hidden, padding, latest):
+        parts.append(len(hidden))
+        return plain(hidden, padding, latest)
+
+    monkeypatch.setattr(model.intents, "forward", spy)
+    for windows, expected in ((5, [5, 5, 5, 2]), (0.5, [1] * 17), (1000, [17])):
+        numbers = windows * LENGTH * SETTINGS["attention"] * sequences.size
+        monkeypatch.setattr(pituning, "_NUMBERS_AT_ONCE", int(numbers))
+        assert torch.allclose(model.log_p(batch), whole, atol=1e-6) and parts == expected
+        parts.clear()
+
+
+@CONTEXTS
 def test_no_score_depends_on_a_later_behaviour(sequences, base, context):
-    model, batch = untrained(sequences, base, context), one_batch(sequences)
-    before, changed = model(batch), batch.behavior.clone()
-    changed[:, 5:] = (changed[:, 5:] + 1) % sequences.size
-    after, known = model(replace(batch, behavior=changed)), ~batch.padding
-    assert torch.allclose(before[:, :5][known[:, :5]], after[:, :5][known[:, :5]], atol=1e-6)
-    assert not torch.allclose(before[:, 5:], after[:, 5:], atol=1e-4)
+    model, batch = untrained(sequences, base, context), one_batch(sequences, 32)
+    check_nothing_depends_on_a_later_behavior(model, batch, sequences.size, rounding=1e-6, change=1e-4)
 
 
-@pytest.mark.parametrize(("context", "told"), [("id", set()), ("history", {"hour"}), ("next", {"hour", "next_hour"})])
+@TOLD
 def test_a_context_mode_tells_what_its_name_says(sequences, base, context, told):
-    model, batch = untrained(sequences, base, context), one_batch(sequences)
-    for field in ("hour", "next_hour"):
-        other = replace(batch, **{field: (getattr(batch, field) + 1) % 24})
-        assert torch.equal(model(batch), model(other)) == (field not in told)
+    check_tells(untrained(sequences, base, context), one_batch(sequences, 32), told)
 
 
 def test_padding_changes_nothing(sequences, base):
-    model, batch = untrained(sequences, base), sequences.windows(np.array([5, 6]))  # five and six events of history
-    assert batch.padding[:, :2].all()
-    other = replace(batch, behavior=torch.where(batch.padding, 0, batch.behavior))
-    shorter = batch.by_position(lambda field: field[:, 2:])
-    for each in (other, shorter):
-        assert torch.allclose(model.log_p(batch), model.log_p(each), atol=1e-5)
+    check_padding_changes_nothing(untrained(sequences, base).log_p, sequences)
 
 
 def test_bfloat16_changes_little_and_scores_stay_float32(sequences, base, monkeypatch):
-    model, batch = untrained(sequences, base), one_batch(sequences)
+    model, batch = untrained(sequences, base), one_batch(sequences, 32)
     exact = model(batch)
     monkeypatch.setenv("BEHAVIORLM_DTYPE", "bfloat16")
     rounded = model(batch)
@@ -123,7 +125,7 @@ def test_bfloat16_changes_little_and_scores_stay_float32(sequences, base, monkey
 
 
 def test_a_reconstruction_sees_what_came_before_and_its_own_context_and_not_its_behaviour(sequences, base):
-    model, batch = untrained(sequences, base, "history"), one_batch(sequences)
+    model, batch = untrained(sequences, base, "history"), one_batch(sequences, 32)
     masked = torch.zeros_like(batch.padding)
     masked[:, 4] = True
     before = model.reconstruct(batch, masked)
@@ -139,7 +141,7 @@ def test_a_reconstruction_sees_what_came_before_and_its_own_context_and_not_its_
 
 
 def test_only_training_labels_are_reconstructed(sequences):
-    batch = one_batch(sequences)
+    batch = one_batch(sequences, 32)
     drawn = torch.stack([draw_events(batch, 0.3, generator().manual_seed(seed)) for seed in range(60)])
     own = own_labels(batch)
     assert torch.equal(drawn.any(dim=0), own != NO_LABEL) and (own[:, 0] == NO_LABEL).all()
@@ -148,7 +150,7 @@ def test_only_training_labels_are_reconstructed(sequences):
 
 
 def test_the_loss_is_of_the_labels_and_half_of_the_reconstruction(sequences, base):
-    model, batch = untrained(sequences, base), one_batch(sequences)
+    model, batch = untrained(sequences, base), one_batch(sequences, 32)
     whole, labels = (
         untrained(sequences, base, reconstruction=weight).loss(batch, generator()).item() for weight in (0.5, 0)
     )
@@ -194,7 +196,7 @@ def test_the_base_is_left_alone_and_the_body_has_its_own_rate(sequences, base):
 
 def test_no_parameter_is_idle(sequences, base):
     model = untrained(sequences, base).train()
-    model.loss(one_batch(sequences), generator()).backward()
+    model.loss(one_batch(sequences, 32), generator()).backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
@@ -211,14 +213,8 @@ def fitted(log, base):
 
 
 def test_learns_a_chain_that_markov_knows(fitted):
-    found, sequences, (events, windows, vocabulary) = fitted
-    rows = rows_of(windows, "natural")
-    label = labels_of(events, rows, vocabulary)
-    log_p = predict(found.model, sequences, rows)
-    assert np.allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-4)
-    accuracy = (log_p.argmax(axis=1) == label).mean()
-    markov = (Markov().fit(events, windows, vocabulary).log_p(events, rows).argmax(axis=1) == label).mean()
-    assert accuracy > markov - 0.03 and accuracy > 0.5
+    found, sequences, chain = fitted
+    check_knows_what_markov_knows(found.model, sequences, chain)
 
 
 def test_reconstructs_better_than_shares_do(log, base):
@@ -252,7 +248,7 @@ def test_unlearning_lowers_what_is_predicted_too_often_and_validation_holds(fitt
     assert sequences.names[0] in facts["forgotten"].split("; ") and facts["forget_steps_kept"] > 0
     assert facts["excess_before"] > 0.02 and facts["excess_after"] < facts["excess_before"] / 2
     assert facts["score_after"] >= facts["score_before"] - values.forget_tolerance
-    assert facts["score_after"] == pytest.approx(mean_reciprocal_rank(model, sequences, rows))
+    assert facts["score_after"] == pytest.approx(reciprocal_rank(model, sequences, rows))
     model.load_state_dict(kept)
 
 
@@ -311,7 +307,8 @@ def test_the_command_writes_predictions_weights_and_what_was_unlearned(log, tiny
     monkeypatch.setattr(sys, "argv", ["pituning", *paths, *arguments])
     pituning.main()
     facts = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
-    assert {"forgotten", "forget_steps_kept", "score_before", "score_after"} <= facts["settings"].keys()
+    assert {"forgotten", "forget_steps_kept", "score_before", "score_after"} <= facts["unlearning"].keys()
+    assert facts["settings"].keys() == values_with().model_dump().keys()
     predictions = tables.read("predictions", tmp_path / "p.parquet")
     assert len(predictions) == facts["windows"] > 0 and np.isfinite(np.stack(predictions["log_p"].to_list())).all()
     assert not any("embed_tokens" in name for name in load_file(tmp_path / "w" / "model.safetensors"))

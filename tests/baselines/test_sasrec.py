@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,10 @@ from stages.baselines.sasrec import SASRec, Settings
 from stages.baselines.sequences import NO_LABEL, Sequences
 from stages.baselines.settings import Budget
 from stages.baselines.training import fit, predict
-from stages.baselines.trivial import Markov
-from tests.baselines.test_trivial import labels_of, rows_of
+from tests.baselines.laws import (
+    CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
+    check_padding_changes_nothing, check_tells, one_batch,
+)
 
 LENGTH = 8
 SETTINGS = {"dimensions": 16, "blocks": 2, "heads": 2, "dropout": 0.1, "learning_rate": 0.01, "weight_decay": 0.0,
@@ -29,51 +29,52 @@ def untrained(sequences, context="next", objective="ce"):
     return SASRec(sequences, SETTINGS, context, objective).eval()
 
 
-def one_batch(sequences):
-    return next(iter(sequences.epoch(16, np.random.default_rng(0))))
-
-
-@pytest.mark.parametrize("context", ["id", "history", "next"])
+@CONTEXTS
 def test_no_score_depends_on_a_later_behaviour(sequences, context):
-    model, batch = untrained(sequences, context), one_batch(sequences)
-    before = model(batch)
-    changed = batch.behavior.clone()
-    changed[:, 5:] = (changed[:, 5:] + 1) % sequences.size
-    after = model(replace(batch, behavior=changed))
-    known = ~batch.padding
-    assert torch.equal(before[:, :5][known[:, :5]], after[:, :5][known[:, :5]])
-    assert not torch.allclose(before[:, 5:], after[:, 5:])
+    check_nothing_depends_on_a_later_behavior(untrained(sequences, context), one_batch(sequences), sequences.size)
 
 
-@pytest.mark.parametrize(("context", "told"), [("id", set()), ("history", {"hour"}), ("next", {"hour", "next_hour"})])
+@TOLD
 def test_a_context_mode_tells_what_its_name_says(sequences, context, told):
-    model, batch = untrained(sequences, context), one_batch(sequences)
-    for field in ("hour", "next_hour"):
-        other = replace(batch, **{field: (getattr(batch, field) + 1) % 24})
-        assert torch.equal(model(batch), model(other)) == (field not in told)
+    check_tells(untrained(sequences, context), one_batch(sequences), told)
 
 
 def test_padding_changes_nothing(sequences):
-    model = untrained(sequences)
-    rows = np.array([5, 6])  # five and six events of history
-    batch = sequences.windows(rows)
-    other = replace(batch, behavior=torch.where(batch.padding, 0, batch.behavior))
-    assert batch.padding.any() and torch.allclose(model.log_p(batch), model.log_p(other))
+    check_padding_changes_nothing(untrained(sequences).log_p, sequences)
+
+
+def test_torchs_fused_blocks_give_the_scores_of_the_plain_ones(sequences, monkeypatch):
+    model, batch, calls = untrained(sequences), sequences.windows(np.arange(5, 60)), []
+    fused = torch._transformer_encoder_layer_fwd
+
+    def spy(*arguments):
+        calls.append(len(arguments))
+        return fused(*arguments)
+
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", spy)
+    with torch.inference_mode():  # as `predict` does
+        fast = model.log_p(batch)
+        assert len(calls) == SETTINGS["blocks"], "two heads in inference mode: torch takes its fused blocks"
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            plain = model.log_p(batch)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(True)
+    assert len(calls) == SETTINGS["blocks"] and batch.padding.any() and not batch.padding.all(dim=1).any()
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=0)
+    trained = SASRec(sequences, SETTINGS | {"dropout": 0.0}, "next", "ce")
+    trained.load_state_dict(model.state_dict())
+    torch.testing.assert_close(fast, trained.train().log_p(batch).detach(), atol=1e-5, rtol=0)
 
 
 # one negative a label teaches less a step than all the others
 @pytest.mark.parametrize(("objective", "epochs"), [("bce", 40), ("ce", 15)])
 def test_learns_a_chain_that_markov_knows(log, objective, epochs):
-    events, windows, vocabulary = log(users=100)
-    sequences, rows = Sequences(events, windows, vocabulary, LENGTH), rows_of(windows, "natural")
-    label = labels_of(events, rows, vocabulary)
+    chain = log(users=100)
+    sequences = Sequences(*chain, LENGTH)
     values = VALUES.model_copy(update={"epochs": [epochs]})
     found = fit("test", lambda settings: SASRec(sequences, settings, "next", objective), sequences, values, BUDGET, 0)
-    log_p = predict(found.model, sequences, rows)
-    assert np.allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-4)
-    accuracy = (log_p.argmax(axis=1) == label).mean()
-    markov = (Markov().fit(events, windows, vocabulary).log_p(events, rows).argmax(axis=1) == label).mean()
-    assert accuracy > markov - 0.03 and accuracy > 0.5
+    check_knows_what_markov_knows(found.model, sequences, chain)
 
 
 def test_the_best_look_is_kept_and_the_same_seed_gives_the_same_model(sequences):

@@ -47,6 +47,8 @@ def test_no_more_choices_than_there_are():
     ("budget: {trials: 0, valid_windows: 1, patience: 1}\nsasrec: {}", "(?s)budget.trials: "),
     ("budget: {trials: 1, valid_windows: 1, patience: 1}", "sasrec: missing"),
     ("budget: {trials: 1, valid_windows: 1, patience: 1}\nsasrec: {rate: 1}", "(?s)sasrec.rate: "),
+    ("budget: {trials: 1, valid_windows: 1, patience: 1}\nsasrec: {dropout: [0.1, 0.2, 0.10], heads: [1, 2, 2]}",
+     r"(?s)sasrec.dropout: holds 0\.1 more than once; .*sasrec.heads: holds 2 more than once"),
     ("budget: [", "not valid YAML"),
     ("- 1", "budget: missing"),
 ])

@@ -12,7 +12,7 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import read_json
 from stages.events import tested as choice
-from tests.baselines.language import ADAPTED, small_task
+from tests.baselines.language import ADAPTED, settings_of, small_task
 
 SETTINGS = ADAPTED | {"chat_learning_rate": [0.01], "chat_epochs": [2], "chat_batch_size": 2}
 CHATS = pl.DataFrame({"turns": [["What would you like to do tomorrow?", "I do not know yet."]] * 6})
@@ -28,10 +28,6 @@ def row_of(loud_base, folder, trials=1, conversations=CHATS, layout="stream", **
     params = {name: value for name, value in changes.items() if "__" in name}
     task = small_task(folder, "tallrec", SETTINGS | settings, trials, prompt__layout=layout, **params)
     return TALLRec(task, loud_base, conversations)
-
-
-def settings_of(row):
-    return {name: value[0] if isinstance(value, list) else value for name, value in row.values}
 
 
 def test_stage_2_begins_with_the_model_of_stage_1(loud_base, tmp_path):

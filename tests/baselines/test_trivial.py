@@ -5,17 +5,9 @@ import polars as pl
 import pytest
 
 from stages.baselines.trivial import LastBehavior, Majority, Markov, MostFrequent, history_rows
+from tests.baselines.laws import labels_of, rows_of
 
 SYSTEMS = (Majority, LastBehavior, lambda: MostFrequent(20), Markov)
-
-
-def rows_of(windows, split):
-    return windows.filter(pl.col("split") == split)["row"].to_numpy()
-
-
-def labels_of(events, rows, vocabulary):
-    names = vocabulary["behavior"].to_list()
-    return np.array([names.index(b) if b in names else -1 for b in events["behavior"].gather(rows)])
 
 
 def loss_of(system, log, split="natural"):

@@ -1,4 +1,4 @@
-"""dvc.yaml says of every stage exactly what it runs, reads and writes."""
+"""Both pipelines, ours and the rivals', say of every stage exactly what it runs, reads and writes."""
 
 import re
 import sys
@@ -8,13 +8,26 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.common.params import Params
+from stages.studies.definitions import MODELS
+from stages.studies.pipeline import combinations, filled
 from tests.contract.imports import PACKAGE, ROOT, imported_by, modules_of
 from tests.contract.reads import keys_of, keys_read_by
 
-PIPELINE = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-STAGES = PIPELINE["stages"]
+RIVALS = f"{PACKAGE}/baselines/dvc.yaml"
+SETTINGS = f"{PACKAGE}/baselines/params.yaml"
+
+
+def stages_of(path: str) -> dict[str, dict]:
+    return YAML(typ="safe", pure=True).load((ROOT / path).read_text(encoding="utf-8"))["stages"]
+
+
+MAIN = stages_of("dvc.yaml")
+STAGES = MAIN | {f"rivals:{name}": stage for name, stage in stages_of(RIVALS).items()}
 WRITTEN = ("outs", "metrics", "plots")
 SCRIPTS = sorted((ROOT / PACKAGE).glob("*.py"))
+# an API is asked by a command of its own: what it answers hangs on an account and a day
+SYSTEMS = {path for path in (ROOT / PACKAGE / "baselines").glob("*.py")
+           if "def main()" in path.read_text("utf-8") and path.name != "api.py"}
 
 # stages that only measure, and code that only they or people's commands need
 MEASURING = ("evaluate", "reference", "card")
@@ -35,7 +48,7 @@ BELOW = {
 
 
 def script_of(stage: str) -> Path:
-    module = re.search(rf"-m ({PACKAGE}\.\w+)", STAGES[stage]["cmd"]).group(1)
+    module = re.search(rf"-m ({PACKAGE}[.\w]+)", STAGES[stage]["cmd"]).group(1)
     return ROOT / f"{module.replace('.', '/')}.py"
 
 
@@ -44,17 +57,23 @@ def paths(entries: list) -> list[str]:
     return [path for entry in entries for path in ([entry] if isinstance(entry, str) else entry)]
 
 
+def keys_listed(stage: str) -> list[str]:
+    """Keys of params.yaml among a stage's params."""
+    return [entry for entry in STAGES[stage].get("params", []) if isinstance(entry, str)]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_code_in_deps_is_what_the_stage_imports(stage):
     listed = [dep for dep in STAGES[stage]["deps"] if dep.startswith(f"{PACKAGE}/")]
+    script = script_of(stage).relative_to(ROOT / PACKAGE).with_suffix("")
     assert listed == sorted(str(module.relative_to(ROOT)) for module in modules_of(script_of(stage))), (
-        f"python -m tests.contract.imports {script_of(stage).stem}"
+        f"python -m tests.contract.imports {script}"
     )
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_the_keys_that_the_stage_reads(stage):
-    known, entries = keys_of(), STAGES[stage].get("params", [])
+    known, entries = keys_of(), keys_listed(stage)
     listed = {key for entry in entries for key in known if key == entry or key.startswith(f"{entry}.")}
     # a card writes whole sections out, which the search for keys does not see
     read = keys_read_by(script_of(stage)) | (listed if stage == "card" else set())
@@ -68,6 +87,7 @@ def test_paths_on_the_command_line_are_deps_or_outs(stage):
     command = STAGES[stage]["cmd"].split()
     given = {word for word in command if "/" in word}
     data = {dep for dep in STAGES[stage]["deps"] if not dep.startswith((f"{PACKAGE}/", "${source.path}"))}
+    given -= {SETTINGS}  # its sections are params
     written = {path for kind in WRITTEN for path in paths(STAGES[stage].get(kind, []))}
     # a folder stands for the files in it that DVC tracks one by one
     folders = {path for path in given if any(out.startswith(f"{path}/") for out in written)}
@@ -93,15 +113,15 @@ def test_metrics_and_histories_are_in_git_and_nothing_turns_the_run_cache_off(st
 
 
 def test_every_script_with_a_name_of_a_stage_is_one():
-    assert {script_of(stage) for stage in STAGES} <= set(SCRIPTS)
+    assert {script_of(stage) for stage in MAIN} <= set(SCRIPTS)
     assert {script.stem for script in SCRIPTS} & sys.stdlib_module_names == set()
 
 
-@pytest.mark.parametrize("stage", sorted(set(STAGES) - set(MEASURING)))
+@pytest.mark.parametrize("stage", sorted(set(STAGES) - {*MEASURING, "rivals:evaluate"}))
 def test_a_change_of_what_only_measures_trains_nothing_again(stage):
     deps = set(STAGES[stage]["deps"])
     assert not [dep for dep in deps if dep.startswith(MEASURES)]
-    assert not deps & {out for each in MEASURING for kind in WRITTEN for out in paths(STAGES[each].get(kind, []))}
+    assert not deps & {out for each in MEASURING for kind in WRITTEN for out in paths(MAIN[each].get(kind, []))}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -121,4 +141,28 @@ def test_imports_run_one_way():
 
 
 def test_every_key_of_params_is_read_by_some_stage():
-    assert set().union(*(keys_read_by(script_of(stage)) for stage in STAGES)) == keys_of(Params)
+    assert set().union(*(keys_read_by(script_of(stage)) for stage in MAIN)) == keys_of(Params)
+
+
+def test_every_rival_is_fitted_and_evaluated():
+    stages = {name.removeprefix("rivals:"): stage for name, stage in STAGES.items() if name.startswith("rivals:")}
+    evaluate = stages.pop("evaluate")
+    assert {script_of(f"rivals:{name}") for name in stages} == SYSTEMS
+    assert stages.pop("timing")["matrix"] == {"model": list(MODELS)}, "ours are timed as they are"
+    written = {Path(metrics).stem for stage in stages.values() for item in combinations(stage.get("matrix", {}))
+               for metrics in paths(stage["metrics"]) for metrics in [filled(metrics, item)]}
+    assert written == set(evaluate["matrix"]["name"])
+    for name, stage in stages.items():
+        [sections] = [entry[SETTINGS] for entry in stage["params"] if isinstance(entry, dict)]
+        assert stage["wdir"] == "../.." and sections[:2] == ["budget", name]
+        script = script_of(f"rivals:{name}")
+        assert set(re.findall(r'\.settings\("(\w+)"', script.read_text("utf-8"))) <= set(sections)
+        names = ROOT / PACKAGE / "baselines" / "names.py"
+        assert ("names" in sections) == (names in modules_of(script)), "what encodes the names is a setting"
+
+
+def test_the_default_run_knows_no_rival():
+    made = {out for stage in stages_of(RIVALS).values() for kind in WRITTEN for out in paths(stage.get(kind, []))}
+    assert not [dep for stage in MAIN.values() for dep in stage["deps"] if dep in made]
+    trivial = {f"{PACKAGE}/baselines/trivial.py"}
+    assert not [dep for stage in MAIN.values() for dep in stage["deps"] if "/baselines/" in dep and dep not in trivial]

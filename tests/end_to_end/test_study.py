@@ -1,6 +1,5 @@
 """A study as a person runs it: stopped by force, continued, and finished for good."""
 
-import json
 import re
 import signal
 import subprocess
@@ -114,7 +113,7 @@ def test_a_row_is_an_experiment_to_apply(counting):
     assert code == 0, output
     facts = read_json(counting.folder / "metrics" / "studies" / "counting.json")["rows"][2]["facts"]
     counting.dvc("exp", "apply", facts[1]["experiment"])
-    changed = json.loads(counting.dvc("params", "diff", "--json"))["params.yaml"]
+    changed = counting.dvc_json("params", "diff")["params.yaml"]
     assert {key: value["new"] for key, value in changed.items()} == {
         "windowing.fold": 1, "windowing.anchor_threshold": 0.02}
 

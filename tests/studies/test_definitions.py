@@ -74,7 +74,10 @@ def test_a_name_that_is_not_there_gets_the_closest_one(written):
 @pytest.mark.parametrize(("old", "new", "message"), [
     ("reference: first", "reference: frist", "studies.ours: reference 'frist' is none of its rows: first, second"),
     ("first: {}", "first: {modle: sft}", "studies.ours.rows.first.modle: "),
-    ("first: {}", "first: {model: gpt}", "studies.ours.rows.first.model: "),
+    ("first: {}", "first: {model: GPT 4}", "studies.ours.rows.first.model: "),
+    ("first: {}", "first: {model: markov, tried: [{sft.epochs: 2}]}", "tried: model markov, decision plain: validation can"),
+    ("first: {}", "first: {model: sasrec_ce_next, tried: [{sft.epochs: 2}]}", "tried: model sasrec_ce_next, decision plain"),
+    ("first: {}", "first: {decision: textbook, tried: [{sft.epochs: 2}]}", "tried: model dpo, decision textbook: "),
     ("first: {}", "First Row: {}", r"studies.ours.rows.First Row.*: "),
     ("title: Ours", "title: Ours\n    values: [0, 1, 0]", r"values \[0, 1, 0\]: expected one or more, all different"),
     ("title: Ours", "title: Ours\n    values: []", r"values \[\]: expected one or more, all different"),

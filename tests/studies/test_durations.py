@@ -57,6 +57,7 @@ def test_the_file_survives_and_keeps_the_latest(path):
 
 @pytest.mark.parametrize("content", [
     b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"sft": 3}', b'{"sft": [[1], "x", [null, 2], [1, NaN], [-1, 2]]}',
+    b'{"seconds by result": [1]}', b'{"seconds by result": {"a": null, "b": -1, "c": "x"}}',
 ])
 def test_a_broken_file_is_as_good_as_none_and_is_replaced(path, content):
     path.parent.mkdir()
@@ -64,7 +65,8 @@ def test_a_broken_file_is_as_good_as_none_and_is_replaced(path, content):
     durations = Durations(path, 35)
     assert durations.seconds("sft", PARAMS) == Durations(path.with_name("none"), 35).seconds("sft", PARAMS)
     durations.add("sft", PARAMS, 12.345)
-    assert json.loads(path.read_text()).keys() == {"sft"} and len(Durations(path, 35).known["sft"]) == 1
+    assert json.loads(path.read_text()).keys() == {"sft", "seconds by result"}
+    assert len(Durations(path, 35).known["sft"]) == 1 and Durations(path, 35).took == {}
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
@@ -72,3 +74,19 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
     durations = Durations(tmp_path / "file" / "durations.json", 35)
     durations.add("ingest", PARAMS, 40)
     assert durations.seconds("ingest", PARAMS) == pytest.approx(40)
+
+
+def test_seconds_of_a_result_are_kept_by_its_key_and_the_oldest_forgotten(path, monkeypatch):
+    monkeypatch.setattr("stages.studies.durations._RESULTS_KEPT", 2)
+    durations = Durations(path, 35)
+    for number, key in enumerate(["first", "second", None, "third"]):
+        durations.add("sft@x", PARAMS, float(number), key)
+    assert Durations(path, 35).took == {"second": 1.0, "third": 3.0}
+    assert len(Durations(path, 35).known["sft"]) == 4
+
+
+def test_two_studies_at_once_keep_what_each_has_seen(path):
+    first, second = Durations(path, 35), Durations(path, 35)
+    first.add("sft", PARAMS, 1.0, "first")
+    second.add("dpo", PARAMS, 2.0, "second")
+    assert Durations(path, 35).took == {"first": 1.0, "second": 2.0} and Durations(path, 35).known.keys() == {"sft", "dpo"}

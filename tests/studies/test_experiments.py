@@ -82,10 +82,11 @@ def test_any_value_comes_back_from_hydra(tmp_path_factory, value):
 
 class Learned:
     def __init__(self):
-        self.durations = []
+        self.durations, self.keys = [], []
 
-    def add(self, stage, params, seconds):
+    def add(self, stage, params, seconds, key):
         self.durations.append((stage, seconds))
+        self.keys.append(key)
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def clock(monkeypatch):
     return now
 
 
-EXPERIMENT = SimpleNamespace(name="ours-row-0-abc", mark="abc", params=None)
+EXPERIMENT = SimpleNamespace(name="ours-row-0-abc", mark="abc", params=None, keys={"sft": "key of sft"})
 
 
 def looks(clock, parts, **options):
@@ -115,6 +116,15 @@ def test_durations_are_learned_from_an_output_that_grows(clock):
         "Reproducing experiment 'ours-row-0-abc'\n", "Running stage 'ingest':\n> python -m stages.ingest\n", "",
         "Running stage 'windowing':\n", "some line\n", "Running stage 'predictions@dpo':\n", "\n",
     ]) == ([("ingest", 20), ("windowing", 20), ("predictions@dpo", 20)], "predictions@dpo")
+
+
+def test_seconds_are_learned_by_what_the_result_follows_from(clock):
+    learned = Learned()
+    seen = StageWatch(EXPERIMENT, learned)
+    seen.look("Running stage 'sft':\n")
+    seen.look("Running stage 'sft':\nRunning stage 'other':\n")
+    seen.close()
+    assert learned.keys == ["key of sft", None]
 
 
 def test_what_was_not_run_is_not_learned(clock):

@@ -7,12 +7,13 @@ from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
 from stages.studies.definitions import Setting, Study, read_studies
-from stages.studies.pipeline import Pipeline
+from stages.studies.pipeline import SETTINGS, Pipeline, value_of
 from stages.studies.plan import applied, in_turn, plan, stage_runs
 from tests.contract.imports import ROOT
 
 PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 PIPELINE = Pipeline(ROOT)
+PIPELINE_SETTINGS = YAML(typ="safe", pure=True).load((ROOT / SETTINGS).read_text(encoding="utf-8"))
 SETTING = Setting(title="as it is")
 
 
@@ -28,8 +29,76 @@ def test_rows_with_equal_settings_share_an_experiment_and_unite_their_targets():
     assert len(found.experiments) == 2
     first = found.experiments[0]
     assert first.targets == ("evaluate@dpo", "evaluate@sft", "reference")
-    assert all(by_value[0] is first for by_value in found.of_row.values())
+    assert all(by_value[0] == (first,) for by_value in found.of_row.values())
     assert first.overrides == {} and found.experiments[1].overrides == {"seed": 1}
+
+
+def test_a_rival_is_evaluated_in_its_own_pipeline_and_takes_no_other_row_along():
+    rows = {"ours": {}, "rival": {"model": "sasrec_ce_next"}, "other": {"model": "sasrec_bce_id"},
+            "adjusted": {"model": "sasrec_ce_next", "decision": "adjusted"}}
+    found = made(rows, values=[0])
+    ours, rival, other = found.experiments
+    path = "stages/baselines/dvc.yaml:"
+    assert ours.targets == ("evaluate@dpo",) and rival.targets == (f"{path}evaluate@sasrec_ce_next",)
+    assert {"ingest", "windowing", f"{path}sasrec@ce-next"} <= rival.keys.keys() and "sft" not in rival.keys
+    assert not [stage for stage in rival.keys if "bce" in stage] and other.targets == (f"{path}evaluate@sasrec_bce_id",)
+    assert found.of_row["adjusted"][0] == (rival,)
+    # whichever rivals there are, ours is the same experiment
+    assert made({"ours": {}}, values=[0]).experiments[0].mark == ours.mark
+
+
+def test_a_row_tries_as_many_settings_as_a_rival_may(monkeypatch):
+    tried = [{"sft.learning_rate": rate} for rate in (0.1, 0.01, 0.003, 0.002, 0.005)]
+    rows = {"one": {"model": "sft"}, "tries": {"model": "sft", "tried": tried}}
+    for trials in (1, 3, 6):
+        monkeypatch.setitem(PIPELINE.__dict__, "trials", trials)
+        found = made(rows, values=[0, 1])
+        for value in (0, 1):
+            own, *others = found.of_row["tries"][value]
+            assert (own,) == found.of_row["one"][value], "its own params are the first setting"
+            assert [each.params.sft.learning_rate for each in others] == [each["sft.learning_rate"] for each in tried][: trials - 1]
+        assert len(in_turn([found])) == len(found.experiments) == 2 * min(trials, 6)
+        assert {each.params.seed for each in in_turn([found])[: len(found.experiments) // 2]} == {0}
+    assert Pipeline(ROOT).trials == value_of(PIPELINE_SETTINGS, "budget.trials")
+
+
+def test_a_setting_is_tried_once():
+    tried = [{"sft.epochs": 3}, {"sft.epochs": 2}]
+    with pytest.raises(UserError, match="row one: tried: {'sft.epochs': 2}: the row tries these values already"):
+        made({"one": {"model": "sft", "tried": tried}}, extra={"sft.epochs": 2})
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("trials: 0", "budget.trials: 0: expected"), ("trials: four", "budget.trials: 'four': expected"),
+    ("trials: true", "budget.trials: True: expected"), ("trails: 4", "there is no key budget.trials"),
+])
+def test_how_many_settings_may_be_tried_is_checked(tmp_path, text, message):
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    (tmp_path / SETTINGS).parent.mkdir(parents=True)
+    (tmp_path / SETTINGS).write_text(f"budget:\n  {text}\n")
+    with pytest.raises(UserError, match=f"{SETTINGS}: {message}"):
+        _ = Pipeline(tmp_path).trials
+
+
+def test_one_window_of_our_models_is_timed_where_costs_are_asked_for():
+    rows = {"ours": {}, "rival": {"model": "sasrec_ce_next"}, "counted": {"model": "markov"}}
+    found = made(rows, values=[0], costs=True)
+    path = "stages/baselines/dvc.yaml:"
+    assert [each.targets for each in found.experiments] == [
+        ("evaluate@dpo", f"{path}timing@dpo", "reference"), (f"{path}evaluate@sasrec_ce_next",)]
+
+
+def test_a_rival_follows_from_its_own_settings(monkeypatch):
+    before = made({"rival": {"model": "sasrec_ce_next"}}, values=[0]).experiments[0]
+    value = PIPELINE._value
+    monkeypatch.setattr(PIPELINE, "_value", lambda params, key: 7 if key.endswith(":sasrec") else value(params, key))
+    after = made({"rival": {"model": "sasrec_ce_next"}}, values=[0]).experiments[0]
+    assert before.keys["windowing"] == after.keys["windowing"] and before.mark != after.mark
+
+
+def test_a_model_that_there_is_not_is_named_with_those_there_are():
+    with pytest.raises(UserError, match="study ours, row one: model 'gpt': there is none; there are: base, .*sasrec_ce_next"):
+        made({"one": {"model": "gpt"}})
 
 
 def test_groups_need_the_embeddings():
@@ -42,7 +111,7 @@ def test_params_that_cannot_matter_make_no_experiment():
     assert len(found.experiments) == 1
     [experiment] = found.experiments
     # the row that is run gives its name to both: there is no other to apply
-    assert found.of_row["one"][0] is found.of_row["two"][0] is experiment and experiment.name.startswith("ours-one-0-")
+    assert found.of_row["one"][0] == found.of_row["two"][0] == (experiment,) and experiment.name.startswith("ours-one-0-")
 
 
 def test_what_is_not_trained_is_run_once_for_all_seeds():
@@ -51,7 +120,7 @@ def test_what_is_not_trained_is_run_once_for_all_seeds():
     assert len({experiment.mark for experiment in found.experiments}) == len(found.experiments) == 3
     alone = made({"base": {"model": "base"}}, values=[0, 1, 2])
     [experiment] = alone.experiments
-    assert all(found is experiment for found in alone.of_row["base"].values())
+    assert all(found == (experiment,) for found in alone.of_row["base"].values())
 
 
 def test_all_rows_of_a_repetition_come_before_the_next():
@@ -116,7 +185,7 @@ def test_another_default_recipe_changes_no_row():
 def test_an_adjusted_row_has_tau_from_validation_whatever_the_others_decide_by():
     rows = {"plain": {}, "adjusted": {"decision": "adjusted"}, "own": {"decision": "adjusted", "set": {"evaluate.tau": 2}}}
     found = made(rows, extra={"evaluate.tau": 0}, values=[0])
-    tau = {name: by_value[0].params.evaluate.tau for name, by_value in found.of_row.items()}
+    tau = {name: by_value[0][0].params.evaluate.tau for name, by_value in found.of_row.items()}
     assert tau == {"plain": 0, "adjusted": "validation", "own": 2}
 
 
@@ -161,7 +230,7 @@ def test_marks_are_equal_exactly_where_the_results_are(rows):
     assert all(len(results) == 1 for results in by_mark.values())
     assert len({results for found in by_mark.values() for results in found}) == len(by_mark) == len(found.experiments)
     for place, row in enumerate(rows):
-        for value, experiment in found.of_row[f"row_{place}"].items():
+        for value, [experiment] in found.of_row[f"row_{place}"].items():
             own = made({"alone": row}, values=[value])
             [mine] = own.experiments
             # shared or not, the row's own results are among the experiment's

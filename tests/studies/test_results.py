@@ -1,5 +1,6 @@
 """From finished experiments to rows: decisions, groups of the tail, what may be shown; and the shuffled control."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from stages.ranking.adjust import adjusted
 from stages.ranking.decisions import decided
 from stages.studies import view
 from stages.studies.collect import tail_groups
+from stages.studies.costs import COSTS
 from stages.studies.definitions import Row, Setting, Study
 from stages.studies.experiments import Finished
 from stages.studies.plan import Plan
@@ -56,10 +58,79 @@ def test_the_tail_is_split_at_the_median_of_its_likeness():
 @pytest.mark.parametrize("done", [{}, {"second": Finished("ours-second-0-second", "c")}])
 def test_without_the_reference_there_is_nothing_to_compare_with(done):
     study = Study(title="Ours", reference="first", groups=["near_tail"], rows={"first": Row(), "second": Row()})
-    experiments = {row: {0: SimpleNamespace(mark=row, name=f"ours-{row}-0-{row}")} for row in study.rows}
+    experiments = {row: {0: (SimpleNamespace(mark=row, name=f"ours-{row}-0-{row}"),)} for row in study.rows}
     made = Plan(study, study.rows, [], experiments)
     with pytest.raises(UserError, match="no experiment of its row first is finished"):
         compare(made, done, SimpleNamespace(), 10, 0)
+
+
+@pytest.fixture
+def trying():
+    """A study whose second row tries two settings more: its plan, its experiments' results, and what rows are made from."""
+    study = Study(title="Ours", reference="first", rows={
+        "first": Row(model="base"), "second": Row(model="sft", tried=[{"sft.epochs": 2}, {"sft.epochs": 3}]),
+        "rival": Row(model="sasrec_ce_next")}, metrics=["natural.rec_w"], costs=True)
+    def experiment(mark, targets=()):
+        return SimpleNamespace(mark=mark, name=mark, targets=targets, keys={"sft": f"sft of {mark}", "dpo": "unread"})
+    timed = ("evaluate@sft", "stages/baselines/dvc.yaml:timing@sft")
+    experiments = {"first": {0: (experiment("base"),)}, "rival": {0: (experiment("rival"),)},
+                   "second": {0: tuple(experiment(mark, timed) for mark in ("one", "two", "three"))}}
+    made = Plan(study, study.rows, [], experiments)
+    done = {each.mark: Finished(each.name, f"commit of {each.mark}") for by in experiments.values() for each in by[0]}
+    score = {"one": 0.2, "two": 0.4, "three": 0.4, "base": 0.1, "rival": 0.3}
+    right = {"one": "a", "two": "b", "three": "c", "base": "c", "rival": "c"}
+    def table(name, commit, path):
+        if name == "vocabulary":
+            return pl.DataFrame({"behavior": list("abc"), "share": SHARE, "is_anchor": [True, False, False],
+                                 "group": ["head", "head", "tail"]})
+        if name == "events":
+            return pl.DataFrame({"user": [0, 1, 2, 3, 4]})
+        best = "abc".index(right[commit.rpartition(" ")[2]])
+        log_p = np.log(np.where(np.arange(3) == best, 0.8, 0.1)).astype(np.float32)
+        return pl.DataFrame({"row": [1, 2, 3, 4], "split": ["natural"] * 4, "behavior": list("abba"),
+                             "log_p": [log_p.tolist()] * 4}, schema=tables.SCHEMAS["predictions"])
+    def metrics(commit, path):
+        facts = {"metrics/instructions.json": {"train": {"targets": 500}}, "metrics/sft.json": {"trained_parameters": 70},
+                 "metrics/baselines/sft.json": {"latency_ms": 5.0},
+                 "metrics/baselines/sasrec_ce_next.json": {"tuning": {"trials": 4}, "trained_parameters": 9, "fit_seconds": 2.0,
+                                                           "latency_ms": 1.0, "trained_targets": 600}}
+        valid = {"overall": score[commit.rpartition(" ")[2]]}
+        return facts.get(path, {"adjusted": {"tau": 0.5}, "valid": {"plain": valid, "adjusted": valid}})
+    return made, done, SimpleNamespace(table=table, metrics=metrics)
+
+
+def test_of_the_settings_tried_validation_takes_one_the_earliest_among_equals(trying):
+    made, done, results = trying
+    took = {"sft of one": 10.0, "sft of two": 20.0, "sft of three": 30.0, "unread": 99.0}
+    first, second, rival = compare(made, done, results, 0, 0, took).rows
+    [facts] = second.facts
+    assert facts["experiment"] == "two" and facts["chosen"] == 1 and "chosen" not in rival.facts[0]
+    assert second.metrics["natural.rec_w"].mean.value == 0.5
+    assert {key: facts[key] for key in COSTS} == {"trials": 3, "trained_targets": 500, "trained_parameters": 70,
+                                                  "fit_seconds": 60.0, "latency_ms": 5.0}
+    assert {key: rival.facts[0][key] for key in COSTS} == {"trials": 4, "trained_targets": 600, "trained_parameters": 9,
+                                                           "fit_seconds": 2.0, "latency_ms": 1.0}
+    # nothing was fitted, and nobody timed it
+    assert first.facts[0].items() >= {"trials": 0, "trained_parameters": 0, "fit_seconds": 0}.items()
+    assert "latency_ms" not in first.facts[0]
+
+
+def test_what_rows_took_is_shown_where_it_is_asked_for(trying):
+    made, done, results = trying
+    found = compare(replace(made, study=made.study.model_copy(update={"costs": False})), done, results, 0, 0)
+    assert not any(COSTS.keys() & facts.keys() for row in found.rows for facts in row.facts)
+
+
+def test_a_fit_that_nobody_saw_has_no_seconds(trying):
+    made, done, results = trying
+    found = compare(made, done, results, 0, 0, {"sft of one": 10.0, "sft of two": 20.0})
+    assert "fit_seconds" not in found.rows[1].facts[0]
+
+
+def test_a_repetition_counts_when_all_its_settings_have_run(trying):
+    made, done, results = trying
+    del done["three"]
+    assert [row.name for row in compare(made, done, results, 0, 0).rows] == ["first", "rival"]
 
 
 @pytest.fixture
@@ -108,6 +179,7 @@ def test_the_command_line_repeats_what_was_asked_for():
     assert asked.command("table4") == ("python -m stages.study table4 --setting own --seeds 3 -S 'source.files=*.csv' "
                                        "-S 'source.path=x y' -S sft.epsilon=0.1 --rows ours base")
     assert request(setting_name="default").command("table4") == "python -m stages.study table4"
+    assert request(setting_name="default", all_rows=True).command("table4").endswith("stages.study table4 --all-rows")
 
 
 @pytest.fixture
@@ -116,10 +188,10 @@ def written(study, summary_of, tmp_path, monkeypatch):
     planted, names = study()
     labels = [row.name for row in planted]
     monkeypatch.setattr(view, "_commit", lambda: "abc1234")
-    declared = Study(title="Planted", reference=labels[0], rows={name: Row(set={"model.name": "/home/somebody/model"})
-                                                                 for name in labels}, show_validation=True)
+    elsewhere = Row(set={"model.name": "/home/somebody/model"}, tried=[{"model.name": "/home/somebody/other"}])
+    declared = Study(title="Planted", reference=labels[0], rows={name: elsewhere for name in labels}, show_validation=True)
     ran = SimpleNamespace(params=params_with(source__format="simulated"))
-    values = {name: {value: ran for value in range(3 + (name == labels[1]))} for name in labels}
+    values = {name: {value: (ran,) for value in range(3 + (name == labels[1]))} for name in labels}
     summary = summary_of(planted, names, reference=labels[0])
     asked = request(overrides={"sft.epochs": 2})
     view.write("planted", Plan(declared, declared.rows, [], values), summary, asked, tmp_path)
@@ -139,5 +211,20 @@ def test_a_table_says_what_it_is_of_and_how_to_make_it_again(written):
     assert content["setting"] == {"source.path": "log.csv", "windowing.natural": 300}
     assert content["overrides"] == {"sft.epochs": 2}
     assert content["row_settings"][labels[0]]["set"] == {"model.name": "model"}
+    assert content["row_settings"][labels[0]]["tried"] == [{"model.name": "other"}]
     assert [row["name"] for row in content["rows"]] == labels
     assert "somebody" not in text and "somebody" not in str(content)
+
+
+@pytest.mark.parametrize("finished", [2, 1])
+def test_how_far_rows_come_is_shown_where_both_ends_are(study, summary_of, tmp_path, finished):
+    planted, names = study()
+    labels = [row.name for row in planted]
+    ran = (SimpleNamespace(params=params_with(source__format="simulated")),)
+    way = {"start": labels[0], "end": labels[1], "metric": "natural.rec_w"}
+    declared = Study(title="Planted", reference=labels[0], rows={name: Row() for name in labels}, way=way,
+                     metrics=["natural.rec_w"])
+    summary = summary_of(planted[:finished], names, reference=labels[0], metrics=declared.metrics)
+    view.write("planted", Plan(declared, declared.rows, [], {name: {0: ran} for name in labels}), summary, request(), tmp_path)
+    text, content = (tmp_path / "planted.md").read_text(encoding="utf-8"), read_json(tmp_path / "planted.json")
+    assert ("Share of the way" in text) == (finished == 2) == (content["way"] is not None)

@@ -78,6 +78,16 @@ def test_every_line_of_a_table_has_as_many_cells(study, summary_of):
     assert len(lines) == 4 and len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
 
+def test_what_a_rival_took_is_a_mean_over_repetitions(two_rows):
+    cost = {"trained_targets": 500, "trained_parameters": 1000, "fit_seconds": 60.4, "latency_ms": 0.42}
+    first, second = two_rows.rows
+    found = markdown(replace(two_rows, rows=[first, replace(second, facts=[cost, {**cost, "fit_seconds": 71.0}])]), "T", "")
+    lines = [line for line in found.splitlines() if line.startswith("|")]
+    assert lines[0].endswith("| targets given | parameters trained | fit, s | a window, ms |")
+    assert lines[2].endswith("| — | — | — | — |") and lines[3].endswith("| 500 | 1,000 | 66 | 0.42 |")
+    assert "fit, s" not in markdown(two_rows, "T", "")
+
+
 def test_a_single_row_has_neither_bold_nor_differences(two_rows):
     text = markdown(replace(two_rows, rows=two_rows.rows[:1]), "t", "")
     assert "**" not in text and "against" not in text and "paper" not in text
