@@ -218,8 +218,9 @@ def _row(
     split = wanted["split"]
     return frame, {
         "layout": "window", "context": task.context, "windows": len(frame), "events_dropped": 0,
-        "trained_targets": 0, "trained_parameters": 0, "latency_ms": median_ms(answer.seconds for answer in answers),
-        **tuning_facts(settings.model_dump(), 0.0, [], None, 0),
+        "trained_targets": 0, "trained_parameters": 0, "fit_seconds": 0.0,
+        "latency_ms": median_ms(answer.seconds for answer in answers),
+        **tuning_facts(settings.model_dump(), [], None, 0),
         "answers": {name: {kind: int(((split == name) & (outcome == kind)).sum()) for kind in _OUTCOMES}
                     for name in split.unique(maintain_order=True)},
         "tokens": {kind: sum(getattr(answer, kind) or 0 for answer in answers)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,7 +95,7 @@ def run_with(
     predictions: Callable[[System, Task, pl.DataFrame], tuple[pl.DataFrame, dict[str, Any]]],
     write: Callable[[System, Path], None],
 ) -> None:
-    """The main of every row that is fitted.
+    """The main of every row that is fitted; `fit_seconds` of its metrics is all that `fit` took.
 
     Args:
         parser: as `parser_of` makes it; --weights is added here.
@@ -106,12 +107,14 @@ def run_with(
     args = parser.parse_args()
     task = task_of(args)
     wanted = task.tested()  # before hours of training: there may be none
+    began = time.monotonic()
     fitted = fit(task, args)
+    seconds = time.monotonic() - began
     frame, facts = predictions(fitted, task, wanted)
     tables.write(frame, "predictions", args.out)
     if args.weights:
         write(fitted, args.weights)
-    write_json(args.metrics, facts)
+    write_json(args.metrics, facts | {"fit_seconds": round(seconds, 1)})
     console.print(f"{args.out.stem}: {facts['trained_parameters']:,} parameters, validation MRR "
                   f"{facts['tuning']['score']:.4f}, {facts['latency_ms']:.1f} ms a window")
 
@@ -127,7 +130,7 @@ def predictions(fitted: Fitted, task: Task, wanted: pl.DataFrame) -> tuple[pl.Da
         "layout": None, "context": task.context, "windows": len(frame), "events_dropped": 0,
         "trained_targets": len(task.sequences.train_rows()), "trained_parameters": trained_parameters(fitted.model),
         "latency_ms": latency_ms(lambda row: predict(fitted.model, task.sequences, np.array([row])), rows),
-        **tuning_facts(fitted.settings, fitted.seconds, fitted.trials, fitted.score, fitted.valid_windows),
+        **tuning_facts(fitted.settings, fitted.trials, fitted.score, fitted.valid_windows),
         **fitted.facts,
     }
 
@@ -138,19 +141,18 @@ def table_of(wanted: pl.DataFrame, log_p: np.ndarray) -> pl.DataFrame:
 
 
 def tuning_facts(
-    settings: dict[str, Any], seconds: float, trials: Sequence[dict[str, Any]], score: float | None, valid_windows: int
+    settings: dict[str, Any], trials: Sequence[dict[str, Any]], score: float | None, valid_windows: int
 ) -> dict[str, Any]:
     """What the metrics of every row say of how it was tuned.
 
     Args:
         settings: its own.
-        seconds: of all trials together.
         trials: every setting tried, and how it did; none for a row that is not tuned.
         score: by which the best was chosen.
         valid_windows: how many validation windows the score is of.
     """
     return {
-        "fit_seconds": round(seconds, 1), "settings": settings,
+        "settings": settings,
         "tuning": {"trials": len(trials), "valid_windows": valid_windows, "score": score, "tried": json.dumps(trials)},
     }
 

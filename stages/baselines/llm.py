@@ -7,7 +7,6 @@ a setting is that of the least validation loss; between settings decides the mea
 
 import argparse
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ class LanguageRow(ABC):
         Raises:
             UserError: no setting ever gave finite scores.
         """
-        began, best, trials = time.monotonic(), None, []
+        best, trials = None, []
         for settings in choices(self.values, self.budget.trials, self.params.seed):
             self.build(settings)
             facts = self.learn(settings)
@@ -141,7 +140,7 @@ class LanguageRow(ABC):
         self.build(settings)
         restore(self.state(), kept)
         self.tell()
-        return FittedRow(self, settings, found, trials, time.monotonic() - began)
+        return FittedRow(self, settings, found, trials)
 
     def _sequences(self, split: Literal["train", "valid"], number: int, limit: int) -> list[TokenSequence]:
         """As stage `instructions` chooses them."""
@@ -159,7 +158,6 @@ class FittedRow:
     settings: dict[str, Any]
     score: float
     trials: list[dict[str, Any]]
-    seconds: float
 
     def log_p(self, rows: Sequence[int], title: str = "predictions") -> np.ndarray:
         """Log-probabilities `(N, V)` float32 of the windows whose targets are `rows`."""
@@ -206,7 +204,7 @@ def predictions(fitted: FittedRow, wanted: pl.DataFrame) -> tuple[pl.DataFrame, 
         "trained_targets": fitted.row.targets,
         "trained_parameters": sum(weight.numel() for weight in fitted.row.weights().values()),
         "latency_ms": latency,
-        **tuning_facts(fitted.settings, fitted.seconds, fitted.trials, fitted.score, _valid_windows(fitted.row)),
+        **tuning_facts(fitted.settings, fitted.trials, fitted.score, _valid_windows(fitted.row)),
     }
 
 

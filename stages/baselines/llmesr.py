@@ -13,7 +13,8 @@ users were never seen, and a user's history here is long. They are those of larg
 centred name vectors, out of `pool` windows drawn once, instead of a prompt that lists the history, embedded. Names are
 centred and brought to a mean squared length of 1, which the linear layers could undo; negatives are those of
 `losses.binary_cross_entropy`. Blocks, positions, contexts and their scale are `SASRec`'s, dropout follows the
-cross-attention instead of going before it. The context modes `history` and `next` are not published.
+cross-attention instead of going before it, and none is in the states of similar windows. The context modes `history`
+and `next` are not published.
 
 Checks (tests/baselines/test_llmesr.py): with neither text, cross-attention nor alpha it is SASRec; no state depends on
 what comes later; no similar window is of the same user.
@@ -172,10 +173,13 @@ class LLMESR(Recommender):
     def _distance(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean squared difference of last states `(B, D)` and the mean of similar windows'; 0 if there are none."""
         rows, there = self.similar.of(batch, self.count)
+        trains = self.training
         with torch.no_grad():
+            self.eval()  # what is learned from needs no dropout, and is read in half the time without
             windows = self.similar.sequences.windows(rows.flatten()).to(states.device)
             others = self.states(windows)[:, -1].unflatten(0, rows.shape) * there[..., None]
             taught = others.sum(dim=1) / there.sum(dim=1, keepdim=True).clamp(min=1)
+            self.train(trains)
         return functional.mse_loss(states * there.any(dim=1, keepdim=True), taught)
 
 

@@ -1,7 +1,6 @@
 """One loop for every system trained from nothing: epochs, a look at validation after each, settings tried in turn."""
 
 import copy
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -53,7 +52,6 @@ class Fitted(Generic[Model]):
         settings: its own.
         score: mean reciprocal rank on the validation windows.
         trials: every setting tried, its score and the epoch of its best look.
-        seconds: of all trials together.
         valid_windows: how many the score is of: those drawn whose behaviour is in the vocabulary.
         facts: what else the metrics should say, such as what names were embedded by.
     """
@@ -62,7 +60,6 @@ class Fitted(Generic[Model]):
     settings: dict[str, Any]
     score: float
     trials: list[dict[str, Any]]
-    seconds: float
     valid_windows: int
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -90,7 +87,7 @@ def fit(
     """
     rows = sequences.valid_rows(budget.valid_windows, seed)
     wanted = choices(values, budget.trials, seed)
-    began, best, trials = time.monotonic(), None, []
+    best, trials = None, []
     with track(title, sum(each["epochs"] for each in wanted)) as progress:
         for number, settings in enumerate(wanted):
             torch.manual_seed(seed)
@@ -104,7 +101,7 @@ def fit(
     score, model, weights, settings = best
     model.load_state_dict(weights)
     known = int((sequences.windows(rows).label[:, -1] != NO_LABEL).sum())
-    return Fitted(model.eval(), settings, score, trials, time.monotonic() - began, known)
+    return Fitted(model.eval(), settings, score, trials, known)
 
 
 @torch.inference_mode()

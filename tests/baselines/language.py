@@ -45,5 +45,5 @@ def a_sasrec(task: Task, folder: Path, context: str = "next", seed: int = 0) -> 
     torch.manual_seed(seed)
     model = SASRec(task.sequences, settings, context, "ce")
     torch.nn.init.normal_(model.embedder.behaviors.weight)
-    write_weights(Fitted(model, settings, 0.0, [], 0.0, 0), folder)
+    write_weights(Fitted(model, settings, 0.0, [], 0), folder)
     return folder

@@ -90,9 +90,21 @@ def test_where_nothing_can_be_predicted_nothing_is_trained(log, command, monkeyp
         command(events, windows.filter(pl.col("split") != "natural"), vocabulary, 40)
 
 
+def test_all_that_fitting_takes_is_counted(log, command, monkeypatch):
+    fit, now = sasrec.fit_sasrec, [100.0]
+    monkeypatch.setattr("stages.baselines.command.time.monotonic", lambda: now[0])
+
+    def slow(task, objective):
+        now[0] += 12.34  # whatever comes before the first setting, too
+        return fit(task, objective)
+
+    monkeypatch.setattr(sasrec, "fit_sasrec", slow)
+    assert command(*log(users=20), 40)["fit_seconds"] == 12.3
+
+
 def test_facts_of_tuning_are_the_same_keys_for_all():
-    assert tuning_facts({"model": "m"}, 0.04, [], None, 0) == {
-        "fit_seconds": 0.0, "settings": {"model": "m"},
+    assert tuning_facts({"model": "m"}, [], None, 0) == {
+        "settings": {"model": "m"},
         "tuning": {"trials": 0, "valid_windows": 0, "score": None, "tried": "[]"},
     }
 

@@ -112,7 +112,7 @@ def test_predictions_are_distributions_and_their_facts_are_those_of_all_rows(fit
     log_p = np.array(frame["log_p"].to_list())
     np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-5)
     assert facts.keys() == {"layout", "context", "windows", "events_dropped", "trained_targets", "trained_parameters",
-                            "fit_seconds", "latency_ms", "settings", "tuning"}
+                            "latency_ms", "settings", "tuning"}
     most = found.row.params.instructions.train_targets
     assert facts["trained_targets"] == sum(len(each.spans) for each in found.row._sequences("train", 0, most)) <= most
     assert facts["layout"] == "stream" and facts["windows"] == 12

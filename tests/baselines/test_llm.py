@@ -175,7 +175,7 @@ def test_a_merged_adapter_gives_the_same_predictions_and_leaves_the_model_as_it_
         assert reader_of(row.model).layers[0].qkv.adapted is False
         found = score(row.model, prompts, answers).log_p
     np.testing.assert_allclose(found, beside, atol=1e-5, rtol=1e-6)
-    write_row(FittedRow(row, {}, 0.0, [], 0.0), tmp_path / "row")
+    write_row(FittedRow(row, {}, 0.0, []), tmp_path / "row")
     np.testing.assert_array_equal(found, score(load_merged(tmp_path / "row"), prompts, answers).log_p)
     after = row.model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)

@@ -126,7 +126,7 @@ def sasrec():
 def test_a_written_sasrec_is_read_again(sasrec, tmp_path, context):
     make, sequences, _ = sasrec
     model = make(context)
-    write_weights(Fitted(model, SETTINGS, 0.0, [], 0.0, 0), tmp_path / "sasrec")
+    write_weights(Fitted(model, SETTINGS, 0.0, [], 0), tmp_path / "sasrec")
     found = load_sasrec(tmp_path / "sasrec", sequences)
     assert found.embedder.context == context and not any(p.requires_grad for p in found.parameters())
     batch = sequences.windows(np.array([10, 50]))
@@ -136,7 +136,7 @@ def test_a_written_sasrec_is_read_again(sasrec, tmp_path, context):
 
 def test_a_sasrec_of_another_log_and_a_folder_without_one_are_refused(sasrec, tmp_path):
     make, sequences, events = sasrec
-    write_weights(Fitted(make(), SETTINGS, 0.0, [], 0.0, 0), tmp_path / "sasrec")
+    write_weights(Fitted(make(), SETTINGS, 0.0, [], 0), tmp_path / "sasrec")
     other = Sequences(events, small_windows(events, ["train"] * 4 + ["valid", "natural"]), all_behaviors(), 9)
     with pytest.raises(UserError, match="another log"):
         load_sasrec(tmp_path / "sasrec", other)
