@@ -1,10 +1,15 @@
-"""The paper's symbols on the command line, `dvc exp run -S ε=0.1`, and recipes, `dvc exp run -S recipe=paper`.
+"""What of DVC is changed: symbols and recipes behind `-S`, and a checkout that does not ask for rivals never run.
 
-Hydra, which DVC reads `-S` with, refuses letters beyond ASCII, and keys that the file does not have; so the symbol has
-to become its key, and the recipe the values that it stands for, before Hydra sees them. This file is installed a
-second time, as the top-level module `behaviorlm_symbols`, with a `.pth` that calls `install` at every start of Python
-in the environment. Hence it imports only `sys` at the top, and does nothing until DVC loads the one module whose one
-function is wrapped.
+`dvc exp run -S ε=0.1` and `-S recipe=paper`: Hydra, which DVC reads `-S` with, refuses letters beyond ASCII, and keys
+that the file does not have; so the symbol has to become its key, and the recipe the values that it stands for, before
+Hydra sees them.
+
+The rivals' pipeline stands beside the main one and need not run, but `dvc checkout`, `dvc exp apply` and Git's hooks
+put back the outputs of all pipelines, and fail where some are missing. Those of rivals are left out, unless named.
+
+This file is installed a second time, as the top-level module `behaviorlm_symbols`, with a `.pth` that calls `install`
+at every start of Python in the environment. Hence it imports only `sys` at the top, and does nothing until DVC loads
+one of the two modules of which one function is wrapped.
 """
 
 import sys
@@ -19,7 +24,7 @@ SYMBOLS = {
 
 RECIPE, RECIPES = "recipe", "data/recipes.yaml"  # the latter beside the file that the overrides are for
 
-_MODULE, _FUNCTION = "dvc.utils.cli_parse", "to_path_overrides"
+RIVALS = "stages/baselines/dvc.yaml"
 
 
 def translate(override: str, known: set[str]) -> str:
@@ -76,10 +81,10 @@ def install() -> None:
 
 
 class _Finder:
-    """Finds only `dvc.utils.cli_parse`, as the other finders do, and wraps its function once it is loaded."""
+    """Finds only the modules of `_CHANGED`, as the other finders do, and changes each once it is loaded."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != _MODULE:
+        if name not in _CHANGED:
             return None
         others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in others if spec is not None), None)
@@ -88,18 +93,18 @@ class _Finder:
 
             def exec_module(module):
                 execute(module)
-                _wrap(module)
+                _CHANGED[name](module)
 
             spec.loader.exec_module = exec_module
         return spec
 
 
-def _wrap(module) -> None:
-    original = getattr(module, _FUNCTION, None)
+def _read_symbols(module) -> None:
+    original = getattr(module, "to_path_overrides", None)
     if original is None:
         print(
-            f"behaviorlm: this DVC has no {_MODULE}.{_FUNCTION}, so the paper's symbols do not work with `-S`; "
-            "write the key, such as -S sft.epsilon=0.1, or install the DVC that pyproject.toml names",
+            f"behaviorlm: this DVC has no {module.__name__}.to_path_overrides, so the paper's symbols do not work with "
+            "`-S`; write the key, such as -S sft.epsilon=0.1, or install the DVC that pyproject.toml names",
             file=sys.stderr,
         )
         return
@@ -108,7 +113,40 @@ def _wrap(module) -> None:
         overrides = original(path_params)
         return {path: _read(several, path, _sections(path)) for path, several in overrides.items()}
 
-    setattr(module, _FUNCTION, to_path_overrides)
+    module.to_path_overrides = to_path_overrides
+
+
+def _spare_rivals(module) -> None:
+    original = getattr(module, "checkout", None)
+    if original is None:
+        print(
+            f"behaviorlm: this DVC has no {module.__name__}.checkout, so `dvc checkout` asks for rivals that have not "
+            "run; add --allow-missing, or install the DVC that pyproject.toml names",
+            file=sys.stderr,
+        )
+        return
+    from functools import wraps
+
+    @wraps(original)
+    def checkout(repo, targets=None, **options):
+        from dvc.exceptions import CheckoutError
+        from dvc.utils import relpath
+
+        try:
+            return original(repo, targets, **options)
+        except CheckoutError as error:
+            if targets:
+                raise
+            spared = {relpath(out.fs_path) for out in repo.index.outs if out.stage.path_in_repo == RIVALS}
+            failed = [path for path in error.target_infos if path not in spared]
+            if failed:
+                raise CheckoutError(failed, {**error.result, "failed": failed}) from None
+            return {name: value for name, value in error.result.items() if name != "failed"}
+
+    module.checkout = checkout
+
+
+_CHANGED = {"dvc.utils.cli_parse": _read_symbols, "dvc.repo.checkout": _spare_rivals}
 
 
 def _read(overrides: list[str], path: str, known: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`dvc exp run -S ε=0.1` and `-S recipe=paper`, through the real command, and what must not happen elsewhere."""
+"""What of DVC is changed (`-S ε=0.1`, `-S recipe=paper`, checkouts), through the real command, and nothing elsewhere."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from dvc.exceptions import DvcException, InvalidArgumentError
 from ruamel.yaml import YAML
 
 from stages.common.params import Params
-from stages.common.symbols import RECIPES, SYMBOLS, expand, translate
+from stages.common.symbols import RECIPES, RIVALS, SYMBOLS, expand, translate
 from tests.contract.imports import ROOT
 from tests.contract.reads import keys_of
 
@@ -211,3 +211,35 @@ def test_a_sweep_over_a_symbol_is_queued(project):
 def test_a_file_with_such_a_key_keeps_it(project):
     dvc(project, "exp", "run", "-S", "other.yaml:F=9")
     assert (project / "other.yaml").read_text(encoding="utf-8").startswith("F: 9\nselection:\n  per_behavior: 2\n")
+
+
+@pytest.fixture
+def two_pipelines(tmp_path):
+    """A repository whose main pipeline has run, its output only in the cache, and whose rivals' has not."""
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    dvc(tmp_path, "init", "--quiet")
+    stage = "stages:\n  {name}:\n    wdir: {folder}\n    cmd: echo > {out}\n    outs: [{out}]\n"
+    (tmp_path / "dvc.yaml").write_text(stage.format(name="ours", folder=".", out="ours.txt"), encoding="utf-8")
+    rivals = tmp_path / RIVALS
+    rivals.parent.mkdir(parents=True)
+    rivals.write_text(stage.format(name="theirs", folder="../..", out="theirs.txt"), encoding="utf-8")
+    dvc(tmp_path, "repro", "--quiet")
+    (tmp_path / "ours.txt").unlink()
+    return tmp_path
+
+
+@installed
+def test_a_checkout_does_not_ask_for_rivals_that_have_not_run(two_pipelines):
+    dvc(two_pipelines, "checkout")
+    assert (two_pipelines / "ours.txt").exists()
+
+
+@installed
+@pytest.mark.parametrize(("lost", "named", "missing"), [
+    (True, (), "ours.txt"), (False, (f"{RIVALS}:theirs",), "theirs.txt"),
+])
+def test_what_else_is_missing_is_still_an_error(two_pipelines, lost, named, missing):
+    if lost:
+        shutil.rmtree(two_pipelines / ".dvc" / "cache")
+    failed = dvc(two_pipelines, "checkout", *named, refused=True).partition("Checkout failed")[2]
+    assert missing in failed and ("theirs.txt" in failed) == bool(named)

@@ -54,8 +54,7 @@ class Project:
         # Git takes a file for unchanged whose size and second of change are the same, as no person's edits ever are
         (self.folder / "params.yaml").unlink(missing_ok=True)
         self.git("checkout", "--quiet", "--force", branch)
-        # the rivals' pipeline, which has not run, has no outputs to put there
-        self.dvc("checkout", "--quiet", "--force", "--allow-missing")
+        self.dvc("checkout", "--quiet", "--force")
 
     def clone(self, folder: Path) -> "Project":
         self.git("clone", "--quiet", self.folder, folder)

@@ -83,7 +83,7 @@ def test_branches_are_compared_by_metrics_params_and_plots(project):
     page = Path(output.strip().splitlines()[-1].removeprefix("file://")).read_text(encoding="utf-8")
     assert "try-hotter" in page and "B-Tuning" in page
     project.git("checkout", "--quiet", "try-hotter")
-    project.dvc("checkout", "--allow-missing")
+    project.dvc("checkout")
     assert stages_run(project.dvc("repro")) == []
 
 

@@ -28,7 +28,7 @@ def carried_away(project: Project, store: str, place) -> None:
     clone.dvc("pull", "--remote", store, *ADAPTERS)
     assert adapters(clone) == known
     assert clone.changed() == []
-    clone.dvc("pull", "--remote", store, "--allow-missing")
+    clone.dvc("pull", "--remote", store)
     assert stages_run(clone.dvc("repro")) == []
     assert clone.changed() == []
 
