@@ -27,8 +27,8 @@ def compare(
     """The study's summary from its finished experiments.
 
     Args:
-        done: the finished experiments by mark. Repetitions of which not every setting is among them are left out, and
-            so are rows that have none.
+        done: the finished experiments by mark. Repetitions of which the row's own setting is not among them are left
+            out, and so are rows that have none; of the others, those settings compete that are.
         resamples: of the bootstrap.
         seed: of the bootstrap and the paired test.
         took: seconds by a stage's key, of what this machine has run.
@@ -37,7 +37,7 @@ def compare(
         UserError: no experiment of the reference is finished; and see `Results` and `summarise`.
     """
     reference = plan.of_row[plan.study.reference]
-    first = next(((value, found[0]) for value, settings in reference.items()
+    first = next(((value, done[found[0].mark]) for value, settings in reference.items()
                   if (found := _finished(settings, done))), None)
     if first is None:
         raise UserError(f"{plan.study.title}: nothing to compare with, no experiment of its row "
@@ -47,13 +47,15 @@ def compare(
         repetitions = []
         for value, settings in plan.of_row[name].items():
             if found := _finished(settings, done):
-                tried = [_repetition(results, each, row, value) for each in found]
+                tried = [_repetition(results, done[each.mark], row, value) for each in found]
                 best = _best(tried)
-                facts = {"chosen": best} if row.tried else {}  # 0 is the row's own setting, n the nth of `tried`
+                commit = done[found[best].mark].commit
+                # 0 is the row's own setting, n the nth of `tried`
+                facts = {"chosen": settings.index(found[best]), "tried": len(found)} if row.tried else {}
                 if plan.study.costs:
-                    facts |= costs(results, found[best].commit, row, settings, took)
+                    facts |= costs(results, commit, row, found, took)
                 repetitions.append(replace(tried[best], facts=tried[best].facts | facts))
-                vocabulary = results.table("vocabulary", found[0].commit, "data/vocabulary.parquet")
+                vocabulary = results.table("vocabulary", commit, "data/vocabulary.parquet")
                 if name == plan.study.reference or value not in vocabularies:
                     vocabularies[value] = vocabulary
         if repetitions:
@@ -68,9 +70,9 @@ def compare(
     return summarise(rows, vocabularies, plan.study.reference, comparison, np.random.default_rng(seed))
 
 
-def _finished(settings: Sequence[Experiment], done: Mapping[str, Finished]) -> list[Finished]:
-    """All settings' experiments, or none while one is missing."""
-    return [done[each.mark] for each in settings] if all(each.mark in done for each in settings) else []
+def _finished(settings: Sequence[Experiment], done: Mapping[str, Finished]) -> list[Experiment]:
+    """The settings that have run; none while the row's own is missing."""
+    return [each for each in settings if each.mark in done] if settings[0].mark in done else []
 
 
 def _best(tried: list[Repetition]) -> int:

@@ -102,6 +102,9 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
     # only of rows that have fewer: in a finished study there are none
     short = [f"{row} {done} of {len(made.of_row[row])}" for row in made.rows
              if (done := _repetitions(summary, row)) < len(made.of_row[row])]
+    short += [f"{row.name} {fewest} of {wanted} settings" for row in summary.rows
+              if (fewest := min((facts["tried"] for facts in row.facts if "tried" in facts), default=0))
+              and fewest < (wanted := len(next(iter(made.of_row[row.name].values()))))]
     lines = [
         made.study.question or f"{made.study.title}.",
         "**The log is simulated.**" if simulated(made, request) else "",

@@ -127,9 +127,16 @@ def test_a_fit_that_nobody_saw_has_no_seconds(trying):
     assert "fit_seconds" not in found.rows[1].facts[0]
 
 
-def test_a_repetition_counts_when_all_its_settings_have_run(trying):
+def test_a_repetition_counts_when_its_own_setting_has_run_and_says_how_many_have(trying):
     made, done, results = trying
-    del done["three"]
+    del done["two"]
+    found = compare(made, done, results, 0, 0)
+    assert found.rows[1].facts[0].items() >= {"chosen": 2, "tried": 2, "trials": 2, "experiment": "three"}.items()
+    ran = SimpleNamespace(source=SimpleNamespace(format="simulated"))
+    for settings in made.of_row["first"].values():
+        settings[0].params = ran
+    assert "Not finished yet: second 2 of 3 settings." in view.caption("ours", made, found, request(), "abc")
+    del done["one"]
     assert [row.name for row in compare(made, done, results, 0, 0).rows] == ["first", "rival"]
 
 
