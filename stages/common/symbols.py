@@ -99,14 +99,19 @@ class _Finder:
         return spec
 
 
+def _function(module, name: str, without: str):
+    """A function that is to be wrapped; where this DVC has none, what goes without it is said on stderr."""
+    found = getattr(module, name, None)
+    if found is None:
+        print(f"behaviorlm: this DVC has no {module.__name__}.{name}, so {without}, or install the DVC that "
+              "pyproject.toml names", file=sys.stderr)
+    return found
+
+
 def _read_symbols(module) -> None:
-    original = getattr(module, "to_path_overrides", None)
+    original = _function(module, "to_path_overrides", "the paper's symbols do not work with `-S`; write the key, such "
+                         "as -S sft.epsilon=0.1")
     if original is None:
-        print(
-            f"behaviorlm: this DVC has no {module.__name__}.to_path_overrides, so the paper's symbols do not work with "
-            "`-S`; write the key, such as -S sft.epsilon=0.1, or install the DVC that pyproject.toml names",
-            file=sys.stderr,
-        )
         return
 
     def to_path_overrides(path_params):
@@ -117,13 +122,8 @@ def _read_symbols(module) -> None:
 
 
 def _spare_rivals(module) -> None:
-    original = getattr(module, "checkout", None)
+    original = _function(module, "checkout", "`dvc checkout` asks for rivals that have not run; add --allow-missing")
     if original is None:
-        print(
-            f"behaviorlm: this DVC has no {module.__name__}.checkout, so `dvc checkout` asks for rivals that have not "
-            "run; add --allow-missing, or install the DVC that pyproject.toml names",
-            file=sys.stderr,
-        )
         return
     from functools import wraps
 

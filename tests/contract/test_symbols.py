@@ -121,17 +121,19 @@ def test_starting_python_costs_one_small_module():
     assert hooked == f"['symbols'] {int(bare) + 1}\n"
 
 
-@pytest.mark.parametrize("body, warned", [("", True), ("def to_path_overrides(given):\n    return {}\n", False)])
-def test_a_dvc_that_has_changed_is_named_on_stderr(tmp_path, body, warned):
-    package = tmp_path / "dvc" / "utils"
+@pytest.mark.parametrize("body, warned", [("", True), ("def {name}(given):\n    return {{}}\n", False)])
+@pytest.mark.parametrize("place", ["utils.cli_parse.to_path_overrides", "repo.checkout.checkout"])
+def test_a_dvc_that_has_changed_is_named_on_stderr(tmp_path, body, warned, place):
+    inner, file, name = place.split(".")
+    package = tmp_path / "dvc" / inner
     package.mkdir(parents=True)
     for folder in (package, package.parent):
         (folder / "__init__.py").touch()
-    (package / "cli_parse.py").write_text(body, encoding="utf-8")
+    (package / f"{file}.py").write_text(body.format(name=name), encoding="utf-8")
     code = (f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(SOURCE)!r}]; import symbols; symbols.install(); "
-            "import dvc.utils.cli_parse")
+            f"import dvc.{inner}.{file}")
     result = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
-    assert ("no dvc.utils.cli_parse.to_path_overrides" in result.stderr) == warned
+    assert (f"no dvc.{place}" in result.stderr) == warned
     assert result.stderr.count("\n") == int(warned)
 
 
