@@ -25,8 +25,9 @@ from torch import nn
 
 from stages.baselines.collaborative import add_sasrec, item_vectors, load_sasrec, user_vectors
 from stages.baselines.command import Task
-from stages.baselines.llm import Adapted, Counts, LanguageRow, Rates, run_row
+from stages.baselines.llm import Adapted, LanguageRow, run_row
 from stages.baselines.llm_training import Plan, copied, lora_weights, restore, train, without_dropout
+from stages.baselines.settings import Counts, Rates
 from stages.baselines.soft import Projector, attach
 from stages.baselines.soft_stream import SoftStreamLayout
 from stages.common.errors import run

@@ -23,8 +23,9 @@ import torch
 from datasets import Dataset
 
 from stages.baselines.command import Task
-from stages.baselines.llm import Adapted, Counts, LanguageRow, Rates, run_row
+from stages.baselines.llm import Adapted, LanguageRow, run_row
 from stages.baselines.llm_training import Plan, copied, restore, train
+from stages.baselines.settings import Counts, Rates
 from stages.common.errors import UserError, run
 from stages.common.inputs import TABLES, read_tables
 from stages.common.params import Positive

@@ -47,15 +47,15 @@ def compare(
         repetitions = []
         for value, settings in plan.of_row[name].items():
             if found := _finished(settings, done):
-                tried = [_repetition(results, done[each.mark], row, value) for each in found]
-                best = _best(tried)
-                commit = done[found[best].mark].commit
+                chosen = _chosen(found, done, results, row)
+                finished = done[chosen.mark]
                 # 0 is the row's own setting, n the nth of `tried`
-                facts = {"chosen": settings.index(found[best]), "tried": len(found)} if row.tried else {}
+                facts = {"chosen": settings.index(chosen), "tried": len(found)} if row.tried else {}
                 if plan.study.costs:
-                    facts |= costs(results, commit, row, found, took)
-                repetitions.append(replace(tried[best], facts=tried[best].facts | facts))
-                vocabulary = results.table("vocabulary", commit, "data/vocabulary.parquet")
+                    facts |= costs(results, finished.commit, row, found, took)
+                repetition = _repetition(results, finished, row, value)
+                repetitions.append(replace(repetition, facts=repetition.facts | facts))
+                vocabulary = results.table("vocabulary", finished.commit, "data/vocabulary.parquet")
                 if name == plan.study.reference or value not in vocabularies:
                     vocabularies[value] = vocabulary
         if repetitions:
@@ -75,11 +75,11 @@ def _finished(settings: Sequence[Experiment], done: Mapping[str, Finished]) -> l
     return [each for each in settings if each.mark in done] if settings[0].mark in done else []
 
 
-def _best(tried: list[Repetition]) -> int:
-    """Which setting did best on validation, the earliest among equals."""
+def _chosen(tried: list[Experiment], done: Mapping[str, Finished], results: Results, row: Row) -> Experiment:
+    """The setting that did best on validation, the earliest among equals."""
     if len(tried) == 1:
-        return 0
-    return max(range(len(tried)), key=lambda place: tried[place].facts["valid"]["overall"])
+        return tried[0]
+    return max(tried, key=lambda each: _valid(metrics_of(results, done[each.mark].commit, row), row)["overall"])
 
 
 def _repetition(results: Results, finished: Finished, row: Row, value: int) -> Repetition:
@@ -98,5 +98,10 @@ def _repetition(results: Results, finished: Finished, row: Row, value: int) -> R
 def _facts(metrics: Mapping[str, Any], row: Row, tau: float, experiment: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"experiment": experiment, "tau": tau}
     if row.decision != "textbook":
-        facts["valid"] = metrics["valid"]["plain" if row.decision == "plain" else "adjusted"]
+        facts["valid"] = _valid(metrics, row)
     return facts
+
+
+def _valid(metrics: Mapping[str, Any], row: Row) -> dict[str, Any]:
+    """The scores on validation windows, decided as the row is."""
+    return metrics["valid"]["plain" if row.decision == "plain" else "adjusted"]
