@@ -31,15 +31,14 @@ from pydantic import Field
 from torch import nn
 
 from stages.baselines.allmrec_codes import CODE, Codes, Matching, fit_codes
-from stages.baselines.collaborative import item_vectors, load_sasrec, user_vectors
+from stages.baselines.collaborative import CollaborativeRow, item_vectors, load_sasrec, user_vectors
 from stages.baselines.command import Task
-from stages.baselines.llm import LanguageRow, run_row
+from stages.baselines.llm import run_row
 from stages.baselines.llm_training import Plan, train
 from stages.baselines.names import names_of
 from stages.baselines.sasrec import SASRec, fit_sasrec
 from stages.baselines.settings import Counts, Rates
-from stages.baselines.soft import Projector, SoftEmbedding, attach
-from stages.baselines.soft_stream import SoftStreamLayout
+from stages.baselines.soft import Projector
 from stages.common.errors import run
 from stages.common.params import Positive, Share
 
@@ -70,7 +69,7 @@ class Projectors(nn.Module):
         return torch.cat([self.items(codes[numbers[items]]), self.users(users[numbers[~items] - len(codes)])])
 
 
-class ALLMRec(LanguageRow):
+class ALLMRec(CollaborativeRow):
     """What a row of it is made of.
 
     Attributes:
@@ -79,8 +78,7 @@ class ALLMRec(LanguageRow):
         item_codes: `(V + 1, CODE)`, the last one that of all other behaviours.
     """
 
-    section, kind = "allmrec", Settings
-    layout: SoftStreamLayout
+    section, kind, with_users = "allmrec", Settings, True
 
     def __init__(self, task: Task, folder: Path, sasrec: Path | None):
         self.names, self.sasrec = names_of(task, folder), _sasrec(task, sasrec)
@@ -89,7 +87,6 @@ class ALLMRec(LanguageRow):
         device = self.base.device
         self.item_codes = self.codes.items.encode(item_vectors(self.sasrec)).to(device)
         self._users = torch.empty(0, self.sasrec.embedder.behaviors.embedding_dim, device=device)
-        self.embedding: SoftEmbedding = attach(self.base, self.tokenizer)
         self._projectors: Projectors | None = None
 
     @property
@@ -103,10 +100,6 @@ class ALLMRec(LanguageRow):
             more = user_vectors(self.sasrec, self.task.sequences, new)
             self._users = torch.cat([self._users, more.to(self._users.device)])
         return self._users
-
-    def make_layout(self) -> SoftStreamLayout:
-        size = self.base.get_input_embeddings().weight.shape[0]
-        return SoftStreamLayout(self.tokenizer, self.log, self.params, size, with_users=True)
 
     def build(self, settings: dict[str, Any]) -> None:
         torch.manual_seed(self.params.seed)

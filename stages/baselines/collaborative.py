@@ -10,12 +10,34 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from stages.baselines.command import Task
+from stages.baselines.llm import LanguageRow
 from stages.baselines.sasrec import SASRec
 from stages.baselines.sequences import Sequences
+from stages.baselines.soft import attach
+from stages.baselines.soft_stream import SoftStreamLayout
 from stages.common.errors import UserError
 from stages.common.files import read_json
 
 _USERS_AT_ONCE = 1024
+
+
+class CollaborativeRow(LanguageRow):
+    """A row that reads soft tokens in its prompts, for what a SASRec knows; `embedding` says what their vectors are.
+
+    Subclasses say by `with_users` whether people have tokens too.
+    """
+
+    with_users: bool
+    layout: SoftStreamLayout
+
+    def __init__(self, task: Task, folder: Path):
+        super().__init__(task, folder)
+        self.embedding = attach(self.base, self.tokenizer)
+
+    def make_layout(self) -> SoftStreamLayout:
+        size = self.base.get_input_embeddings().weight.shape[0]
+        return SoftStreamLayout(self.tokenizer, self.log, self.params, size, with_users=self.with_users)
 
 
 def add_sasrec(parser: argparse.ArgumentParser) -> None:

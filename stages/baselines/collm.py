@@ -23,13 +23,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from stages.baselines.collaborative import add_sasrec, item_vectors, load_sasrec, user_vectors
+from stages.baselines.collaborative import CollaborativeRow, add_sasrec, item_vectors, load_sasrec, user_vectors
 from stages.baselines.command import Task
-from stages.baselines.llm import Adapted, LanguageRow, run_row
+from stages.baselines.llm import Adapted, run_row
 from stages.baselines.llm_training import Plan, copied, lora_weights, restore, train, without_dropout
 from stages.baselines.settings import Counts, Rates
-from stages.baselines.soft import Projector, attach
-from stages.baselines.soft_stream import SoftStreamLayout
+from stages.baselines.soft import Projector
 from stages.common.errors import run
 from stages.common.params import Share
 
@@ -58,15 +57,13 @@ class Mapping(nn.Module):
         return self.project(features)
 
 
-class CoLLM(LanguageRow):
-    section, kind, modules = "collm", Settings, ("q_proj", "v_proj")
-    layout: SoftStreamLayout
+class CoLLM(CollaborativeRow):
+    section, kind, modules, with_users = "collm", Settings, ("q_proj", "v_proj"), True
 
     def __init__(self, task: Task, folder: Path, sasrec: Path):
         self.sasrec = load_sasrec(sasrec, task.sequences)
         self._features = item_vectors(self.sasrec)
         super().__init__(task, folder)
-        self.embedding = attach(self.base, self.tokenizer)
         self._mapping: Mapping | None = None
         self._tuned: dict[tuple, tuple[dict[str, torch.Tensor], float]] = {}
 
@@ -83,10 +80,6 @@ class CoLLM(LanguageRow):
             self._features = torch.cat([self._features, more.to(self._features.device)])
         self._features = self._features.to(self.base.device)
         return self._features
-
-    def make_layout(self) -> SoftStreamLayout:
-        size = self.base.get_input_embeddings().weight.shape[0]
-        return SoftStreamLayout(self.tokenizer, self.log, self.params, size, with_users=True)
 
     def build(self, settings: dict[str, Any]) -> None:
         super().build(settings)

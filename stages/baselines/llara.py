@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from stages.baselines.collaborative import add_sasrec, item_vectors, load_sasrec
+from stages.baselines.collaborative import CollaborativeRow, add_sasrec, item_vectors, load_sasrec
 from stages.baselines.command import Task
-from stages.baselines.llm import Adapted, LanguageRow, run_row
+from stages.baselines.llm import Adapted, run_row
 from stages.baselines.llm_training import Plan, train
-from stages.baselines.soft import Projector, Table, attach
-from stages.baselines.soft_stream import SoftStreamLayout
+from stages.baselines.soft import Projector, Table
 from stages.common.errors import run
 
 _STREAM = 7  # tells the curriculum's draws from the others of the same seed
@@ -38,26 +37,21 @@ class Settings(Adapted):
     pass
 
 
-class LLaRA(LanguageRow):
+class LLaRA(CollaborativeRow):
     """Attributes: `curriculum` has for each step of the last training its probability, and whether it was hybrid."""
 
-    section, kind, modules = "llara", Settings, "all-linear"
+    section, kind, modules, with_users = "llara", Settings, "all-linear", False
 
     def __init__(self, task: Task, folder: Path, sasrec: Path):
         self.items = item_vectors(load_sasrec(sasrec, task.sequences))
         self.curriculum: list[tuple[float, bool]] = []
         super().__init__(task, folder)
         self.items = self.items.to(self.base.device)
-        self.embedding = attach(self.base, self.tokenizer)
         self._projector: Projector | None = None
 
     @property
     def projector(self) -> Projector | None:
         return self._projector
-
-    def make_layout(self) -> SoftStreamLayout:
-        size = self.base.get_input_embeddings().weight.shape[0]
-        return SoftStreamLayout(self.tokenizer, self.log, self.params, size, with_users=False)
 
     def build(self, settings: dict[str, Any]) -> None:
         super().build(settings)
