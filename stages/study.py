@@ -41,10 +41,10 @@ def main() -> None:
     params = read_params()
     workspace = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
     request = view.Request(args.setting, catalogue.setting(args.setting), read_overrides(args.set, set(workspace)),
-                           args.seeds, tuple(args.rows), args.all_rows)
+                           args.seeds, tuple(args.rows), args.all_rows, args.reference)
     pipeline, plans = Pipeline(Path()), {}
     for name in args.names:
-        study = catalogue.study(name)
+        study = catalogue.study(name).against(args.reference)
         seeds = list(range(args.seeds)) if args.seeds and study.repeat == "seed" else None
         if args.seeds and not seeds:
             console.print(f"{name}: --seeds has no part in it: it repeats over {study.repeat}")
@@ -78,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     rows.add_argument("--rows", nargs="+", default=[], metavar="ROW",
                       help="these rows only, and the reference; rows that need something special run only if named")
     rows.add_argument("--all-rows", action="store_true", help="every row, those that need something special too")
+    parser.add_argument("--reference", metavar="ROW",
+                        help="the row that the others are compared with (default: the study's own)")
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE",
                         help="a param of all rows, such as -S sft.epochs=2 or -S ε=0.1; stronger than the setting, "
                              "weaker than a row")

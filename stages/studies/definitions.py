@@ -111,6 +111,17 @@ class Study(Section):
             raise ValueError(f"values {self.values}: expected one or more, all different")
         return self
 
+    def against(self, reference: str | None) -> "Study":
+        """The same study, its rows compared with `reference` where that is given.
+
+        Raises:
+            UserError: it is no row of the study.
+        """
+        if reference is None:
+            return self
+        _named(self.rows, reference, "row")
+        return self.model_copy(update={"reference": reference})
+
 
 class Setting(Section):
     """A log and the sizes of a run: overrides that every row of a study gets first."""

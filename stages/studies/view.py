@@ -34,6 +34,7 @@ class Request:
     seeds: int | None = None
     rows: tuple[str, ...] = ()
     all_rows: bool = False
+    reference: str | None = None
 
     def command(self, study: str) -> str:
         """The command line that repeats it for one study, without the folders of this machine."""
@@ -44,6 +45,8 @@ class Request:
             words += ["--seeds", str(self.seeds)]
         for key, value in public(self.overrides).items():
             words += ["-S", f"{key}={_text(value)}"]
+        if self.reference:
+            words += ["--reference", self.reference]
         if self.all_rows:
             words.append("--all-rows")
         elif self.rows:

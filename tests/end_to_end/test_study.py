@@ -30,6 +30,13 @@ studies:
       markov: {model: markov, label: Markov}
       majority: {model: majority}
       rarer: {model: markov, decision: adjusted, set: {windowing.anchor_threshold: 0.02}}
+  special:
+    title: A row that runs only when it is asked for
+    values: [0]
+    reference: markov
+    rows:
+      markov: {model: markov}
+      other: {model: markov, set: {windowing.min_history: 4}, needs: an hour}
   broken:
     title: A row that no pipeline can run
     values: [0]
@@ -123,6 +130,12 @@ def test_a_dry_study_runs_nothing_and_says_how_long_it_would_take(counting):
     assert code == 0 and "6 experiments, 0 finished, 6 to run" in output
     assert "windowing: 6 ×" in output and "about" in output
     assert "min_history-4" not in counting.dvc("queue", "status")
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), [((), 1), (("--rows", "other"), 2), (("--all-rows",), 2)])
+def test_a_row_that_needs_something_runs_when_it_is_asked_for(counting, arguments, wanted):
+    code, output = finish(counting, "special", "--dry", *arguments)
+    assert code == 0 and f"special: {wanted} experiment" in output and ("other: seed" in output) == (wanted == 2)
 
 
 def test_a_failing_experiment_is_named_with_where_to_look(counting):
