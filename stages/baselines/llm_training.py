@@ -243,10 +243,15 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def reciprocal_rank(
-    model: PeftModel, sequences: Sequence[TokenSequence], answers: Sequence[Sequence[int]], most: int, title: str
+    model: PeftModel, sequences: Sequence[TokenSequence], answers: Sequence[Sequence[int]], most: int, title: str,
+    asked: Callable[[list[int]], list[int]] = lambda prompt: prompt,
 ) -> float:
-    """Mean reciprocal rank of the first `most` targets of `sequences` among the answers."""
-    targets = [(each.input_ids[:start], behavior) for each in sequences
+    """Mean reciprocal rank of the first `most` targets of `sequences` among the answers.
+
+    Args:
+        asked: makes what the model is to read of a prompt.
+    """
+    targets = [(asked(each.input_ids[:start]), behavior) for each in sequences
                for (start, _), behavior in zip(each.spans, each.behaviors, strict=True) if behavior < len(answers)]
     prompts, behaviors = map(list, zip(*targets[:most], strict=True))
     with without_dropout(model):

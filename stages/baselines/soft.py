@@ -4,9 +4,11 @@ A model whose vocabulary has n tokens reads id n + k as soft vector k; its head 
 ever predicted. Prompts stay lists of ids, and whatever reads, scores or trains on ids does so with soft tokens too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -116,6 +118,20 @@ class Projector(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.net(features) * self.scale
+
+
+def words(samples: Dataset, size: int) -> Dataset:
+    """Samples as `sft_trainer.labelled` makes them, without their soft tokens, none of which has a label.
+
+    Args:
+        size: ordinary tokens of the vocabulary.
+    """
+    def apart(sample: Mapping[str, list[int]]) -> dict[str, Any]:
+        pairs = zip(sample["input_ids"], sample["labels"], strict=True)
+        ids, labels = zip(*((token, label) for token, label in pairs if token < size), strict=True)
+        return {"input_ids": ids, "labels": labels, "length": len(ids)}
+
+    return Dataset.from_list([apart(sample) for sample in samples])
 
 
 def count(ids: Sequence[int], size: int) -> int:

