@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# what a test finds must not depend on how busy the machine is
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 # before anything imports them: no test may wait for a hub, and two threads are what CI machines have
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -61,11 +61,13 @@ def finished(root: Path) -> dict[str, Finished]:
 
 @dataclass
 class _Watched:
-    """Where the experiments stand that a study waits for, by mark; `running` are entries of the queue."""
+    """Where the experiments stand that a study waits for, by mark; `running` are entries of the queue, and `others` the
+    names of running experiments that nobody asked for here."""
 
     left: dict[str, Experiment]
     watches: Mapping[str, StageWatch]
     running: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     succeeded: int = 0
 
@@ -73,6 +75,8 @@ class _Watched:
         """What runs now, for people."""
         names = [self.left[mark].name.removesuffix(f"-{mark}") + f": {self.watches[mark].stage or 'starting'}"
                  for mark in self.running]
+        if not names and self.others:
+            return f"the queue is at other experiments first: {', '.join(self.others)}"
         return ", ".join(names)
 
 
@@ -206,6 +210,7 @@ class Queue:
         active = _entries(queue.iter_active())
         before = dict(watched.running)
         watched.running = {_mark(entry.name): entry.stash_rev for entry in active if _mark(entry.name) in watched.left}
+        watched.others = [entry.name or entry.stash_rev[:7] for entry in active if _mark(entry.name) not in watched.left]
         if new or any(_alive(queue, entry.stash_rev) for entry in active) or _worker_alive(self.root):
             self._at_work = time.monotonic()
         elif time.monotonic() - self._at_work > _SECONDS_WITHOUT_WORK:

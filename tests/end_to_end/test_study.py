@@ -138,6 +138,15 @@ def test_a_row_that_needs_something_runs_when_it_is_asked_for(counting, argument
     assert code == 0 and f"special: {wanted} experiment" in output and ("other: seed" in output) == (wanted == 2)
 
 
+def test_rows_are_compared_with_the_one_that_is_asked_for(counting):
+    code, output = finish(counting, "special", "--reference", "other")
+    assert code == 0, output
+    found = read_json(counting.folder / "metrics" / "studies" / "special.json")
+    assert found["reference"] == "other" and "special --reference other" in found["command"]
+    differences = {row["name"]: row["metrics"]["natural.rec_w"]["difference"] for row in found["rows"]}
+    assert differences["other"] is None and differences["markov"] is not None
+
+
 def test_a_failing_experiment_is_named_with_where_to_look(counting):
     code, output = finish(counting, "broken")
     assert code == 1
@@ -147,6 +156,7 @@ def test_a_failing_experiment_is_named_with_where_to_look(counting):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["contains"], "study 'contains': there is none of that name"),
     (["counting", "--rows", "mark"], "there is no row 'mark'"),
+    (["counting", "--reference", "mark"], "row 'mark': there is none of that name; did you mean markov?"),
     (["counting", "--setting", "small"], "setting 'small': there is none of that name"),
     (["counting", "-S", "windowing.fold"], "expected KEY=VALUE"),
     (["counting", "-S", "windowing.folds=1"], "there is no key windowing.folds"),

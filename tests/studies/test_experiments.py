@@ -292,3 +292,7 @@ def test_what_runs_is_named_with_its_stage(queue):
     assert watched.note() == "ours-row-0: starting"
     seen.look("Running stage 'sft':\n")
     assert watched.note() == "ours-row-0: sft"
+    watched.others = ["theirs-row-0-def"]
+    assert watched.note() == "ours-row-0: sft"
+    watched.running = {}
+    assert watched.note() == "the queue is at other experiments first: theirs-row-0-def"

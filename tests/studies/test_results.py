@@ -187,6 +187,8 @@ def test_the_command_line_repeats_what_was_asked_for():
                                        "-S 'source.path=x y' -S sft.epsilon=0.1 --rows ours base")
     assert request(setting_name="default").command("table4") == "python -m stages.study table4"
     assert request(setting_name="default", all_rows=True).command("table4").endswith("stages.study table4 --all-rows")
+    assert request(setting_name="default", reference="base", rows=("ours",)).command("table4").endswith(
+        "stages.study table4 --reference base --rows ours")
 
 
 @pytest.fixture
