@@ -52,7 +52,7 @@ def with_difficulty(frame, section):
 some_scores = st.builds(
     scores, st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(0, 1000), st.sampled_from([1, 2, 5])
 )
-quick = settings(max_examples=40, deadline=None, database=None)
+quick = settings(max_examples=40, database=None)
 
 
 @quick

@@ -223,7 +223,7 @@ def chats_of(sizes):
     return pl.DataFrame({"input_ids": [list(range(size)) for size in sizes]})
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60, database=None)
 @given(
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=12), lengths=st.lists(st.integers(1, 400), min_size=1),
     epsilon=st.floats(0, 3), seed=st.integers(0, 9),

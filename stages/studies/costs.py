@@ -27,8 +27,9 @@ def costs(
 ) -> dict[str, float]:
     """By the keys of `COSTS`, those that are known; nothing of a row that is only counted.
 
-    `fit_seconds` is of all settings tried, scoring and selection included for B-Tuning. `latency_ms` is the median of one window by itself, from the log to
-    log-probabilities; of our own models only where the study asked for it (`Study.costs`).
+    `fit_seconds` is of all settings tried, scoring and selection included for B-Tuning. `latency_ms` is the median of
+    one window by itself, from the log to log-probabilities; of our own models only where the study asked for it
+    (`Study.costs`).
 
     Args:
         commit: of the experiment that is shown.

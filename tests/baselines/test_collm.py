@@ -26,6 +26,11 @@ def row_of(loud_base, folder, trials=1, **changes):
     return CoLLM(task, loud_base, a_sasrec(task, folder / "sasrec"))
 
 
+def named(sample):
+    """Its labelled tokens and their labels, in order."""
+    return [pair for pair in zip(sample["input_ids"], sample["labels"], strict=True) if pair[1] >= 0]
+
+
 def test_stage_1_reads_words_alone_and_stage_2_trains_the_mapping_only(loud_base, tmp_path):
     row = row_of(loud_base, tmp_path)
     settings = settings_of(row)
@@ -35,7 +40,6 @@ def test_stage_1_reads_words_alone_and_stage_2_trains_the_mapping_only(loud_base
         for words, sample in zip(row.words[split], soft, strict=True):
             assert words["input_ids"] == [token for token in sample["input_ids"] if token < row.layout.size]
             assert words["length"] == len(words["input_ids"]) < sample["length"]
-            named = lambda each: [pair for pair in zip(each["input_ids"], each["labels"], strict=True) if pair[1] >= 0]  # noqa: E731
             assert named(words) == named(sample) != []
     adapter = {name: weight.detach().clone() for name, weight in lora_weights(row.model).items()}
     assert any(weight.abs().max() > 0 for name, weight in adapter.items() if "lora_B" in name)

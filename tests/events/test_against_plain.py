@@ -22,7 +22,7 @@ TIME = st.one_of(st.just("2024-03-01 09:00:00"), st.sampled_from(sorted(TIMES)))
 LABEL = st.sampled_from(["Gaming", "gaming", "x  y", "Cafe\u0301", "NaN", "", " ", "<|im_end|>", "y" * 101, '"', "a,b",
                          "\x07", "\u2028", "看电影", "\x00", "#", "</s>"])
 ROW = st.tuples(USER, TIME, LABEL, LABEL)
-MESSY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MESSY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def written(rows, separator, quoting, line_end, odd):
@@ -78,7 +78,6 @@ def test_parquet_is_read_as_csv_whatever_is_read_at_once(tmp_path_factory, rows,
     assert log.quarantine.rows() == records
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from("vwxyz")), max_size=120),
     st.integers(0, 3), st.integers(1, 4), st.integers(1, 30), st.integers(1, 4),

@@ -113,7 +113,7 @@ def trees(draw):
     return [(*label, END) for label in labels], (np.array(weights) / sum(weights)).tolist()
 
 
-quick = settings(max_examples=60, deadline=None, database=None)
+quick = settings(max_examples=60, database=None)
 
 
 def along(found, label):

@@ -58,7 +58,7 @@ def test_its_gradients_are_those_of_its_differences(monkeypatch, heads, old, old
     assert torch.autograd.gradcheck(Attend.apply, given_, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40, database=None)
 @given(
     heads=st.sampled_from(list(HEADS.values())), batch=st.integers(1, 3), size=st.integers(1, 9), old=st.integers(0, 5),
     each=st.booleans(), mask=st.booleans(), chunk=st.integers(1, 10), seed=st.integers(0, 99),

@@ -124,7 +124,7 @@ def test_the_shifted_loss_is_the_cross_entropy_of_shifted_logits_whatever_the_bl
     assert TargetLoss.apply(hidden, *rest, sparse) != TargetLoss.apply(hidden, *rest)
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40, database=None)
 @given(children=st.integers(1, 11), size=st.sampled_from([0.0, 0.1, 1.0, 20.0]), seed=st.integers(0, 999))
 def test_shifts_of_0_are_none_and_others_are_those_of_the_plain_loss(children, size, seed):
     hidden, weight, bias = states()

@@ -133,7 +133,7 @@ def test_prompts_that_ride_on_others_may_be_spread_over_batches(sharp_model, mon
     assert len(reads) > 3
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(st.lists(st.lists(st.integers(3, 4), min_size=1, max_size=5), min_size=1, max_size=6))
 def test_only_prompts_that_are_no_beginning_of_another_are_read(sharp_model, reads, prompts):
     reads.clear()
@@ -185,7 +185,7 @@ def test_a_label_that_begins_another_wins_where_the_terminator_is_likelier(sharp
     assert 0 in winners, "without its terminator the shorter label could never be less likely, nor the longer one win"
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(data=st.data())
 def test_any_prompts_and_any_answers(sharp_model, data):
     token = st.integers(3, 8)
@@ -207,7 +207,7 @@ def test_scoring_keeps_no_gradients_and_ends_training_mode(sharp_model):
     assert not sharp_model.training
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60, database=None)
 @given(
     sizes=st.lists(st.integers(1, 200), min_size=1, max_size=60), shared=st.integers(0, 600), tree=st.integers(0, 90),
     limit=st.integers(1, 400),

@@ -81,7 +81,7 @@ def test_packed_trees_of_several_sizes_are_read_as_each_alone(model, prefix):
         assert found.isfinite().all()
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40, database=None)
 @given(
     name=st.sampled_from(["llama", "one kv head", "three groups", "qwen2"]), batch=st.integers(1, 3),
     size=st.integers(1, 12), old=st.integers(0, 6), each=st.booleans(), mask=st.booleans(), chunk=st.integers(1, 13),

@@ -133,7 +133,7 @@ def test_no_prompt_is_longer_than_the_limit(sharp_model):
         assert (before + event)[-len(person.history()) :] == person.history() or not person.history()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(data=st.data(), guessed=st.integers(0, 8))
 def test_the_order_of_the_best_is_exact_and_their_probabilities_lie_within_the_bounds(
     sharp_model, candidates, monkeypatch, data, guessed

@@ -273,7 +273,7 @@ def batches(draw):
     return padded(*rows)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(batch=batches())
 def test_sharing_changes_neither_states_nor_loss_nor_gradients(tuned, reader, batch):
     ids, labels = batch

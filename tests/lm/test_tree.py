@@ -34,7 +34,7 @@ def test_an_answer_of_one_token_reads_nothing():
     assert (tree.step_source.tolist(), tree.step_target.tolist()) == ([-1, -1], [END, 3])
 
 
-@settings(max_examples=50, deadline=None, database=None)
+@settings(max_examples=50, database=None)
 @given(answers_of_any_kind)
 def test_the_steps_of_an_answer_spell_it_along_one_path(answers):
     tree = AnswerTree.of(answers)
@@ -50,7 +50,7 @@ def test_the_steps_of_an_answer_spell_it_along_one_path(answers):
     assert not np.triu(tree.ancestors, 1).any(), "parents stand before their children"
 
 
-@settings(max_examples=30, deadline=None, database=None)
+@settings(max_examples=30, database=None)
 @given(prefix=st.integers(0, 3), data=st.data())
 def test_a_packed_token_sees_the_prefix_its_prompt_and_its_ancestors_only(prefix, data):
     trees = [AnswerTree.of(answers) for answers in data.draw(st.lists(answers_of_any_kind, min_size=1, max_size=3))]

@@ -13,7 +13,7 @@ from stages.prompts.layouts import prompts
 from tests.small_log import BEHAVIORS, small_log
 
 settings_here = settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+    max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
 lengths_of_users = st.lists(st.integers(1, 15), min_size=1, max_size=4)
 

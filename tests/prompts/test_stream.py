@@ -45,7 +45,7 @@ def test_without_the_next_context_a_line_begins_with_that_of_the_event_before_or
     assert texts["id"][1:] == ("Their log, one activity a line", f" {one}\n {two}\n")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), beyond=st.integers(1, 12), seed=st.integers(0, 99))
 def test_a_target_is_the_same_in_every_context_behind_the_prompt_of_its_own(layout_of, rows_in, lengths, beyond, seed):
     events, targets = small_log(lengths, seed, unique=True), None
@@ -82,7 +82,7 @@ def test_hours_are_written_as_people_do():
     assert [clock(hour) for hour in (0, 1, 11, 12, 13, 23)] == ["12am", "1am", "11am", "12pm", "1pm", "11pm"]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4), min_history=st.integers(1, 6),
     beyond=st.integers(1, 12), share=st.floats(0.2, 1), seed=st.integers(0, 99),
@@ -155,7 +155,7 @@ def test_a_tokenizer_that_begins_texts_with_a_token_begins_prompts_with_it_once(
         assert prompt[0] == begin and prompt.count(begin) == 1 and end not in prompt
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(
     places=st.lists(st.text(st.characters(categories=("L", "N", "Zs", "S")), max_size=60), min_size=1, max_size=4),
     lengths=st.lists(st.integers(1, 25), min_size=1, max_size=3), spare=st.integers(0, 60), seed=st.integers(0, 99),

@@ -43,7 +43,7 @@ def test_the_grid_begins_with_the_plain_decision():
 
 
 @given(st.integers(0, 1000), st.integers(2, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tau_has_the_best_mean_accuracy_over_behaviours_of_the_grid(seed, count):
     valid = drawn(count, seed)
 
@@ -74,7 +74,7 @@ def test_of_equal_taus_the_least_is_taken():
 
 
 @given(st.integers(0, 300), st.floats(0.2, 5), st.integers(1, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_temperature_lowers_the_log_loss(seed, sharpness, count):
     valid = drawn(count, seed, sharpness)
     temperature = temperature_of(valid, CHOSEN)

@@ -73,7 +73,7 @@ def test_values_come_back_from_hydra(tmp_path, value):
     assert found == value and type(found) is type(value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.one_of(st.text(alphabet="ab1 ,'\"\\=[](){}:#~.-εß", max_size=8), st.integers(-10**9, 10**9),
                  st.floats(allow_nan=False, allow_infinity=False)))
 def test_any_value_comes_back_from_hydra(tmp_path_factory, value):

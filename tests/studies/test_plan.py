@@ -217,7 +217,7 @@ OVERRIDES = st.fixed_dictionaries({}, optional={
 ROW = st.fixed_dictionaries({"model": st.sampled_from(["base", "sft", "dpo", "markov"]), "set": OVERRIDES})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(ROW, min_size=1, max_size=4))
 def test_marks_are_equal_exactly_where_the_results_are(rows):
     found = made({f"row_{place}": row for place, row in enumerate(rows)})
