@@ -33,7 +33,7 @@ from stages.baselines.settings import Budget
 from stages.baselines.training import fit, predict
 from stages.common.console import console, track
 from stages.common.errors import UserError, run
-from stages.common.inputs import TABLES, read_tables
+from stages.common.inputs import TABLES, at_least_1, read_tables
 from stages.common.params import read_params
 from stages.ranking.bootstrap import Metrics, paired_difference
 
@@ -162,6 +162,13 @@ def histories(sequences: Sequences, rows: np.ndarray) -> list[list[int]]:
     return [behavior[there].tolist() for behavior, there in pairs]
 
 
+def of_users(events: pl.DataFrame, windows: pl.DataFrame, most: int | None) -> pl.DataFrame:
+    """`windows` without the training windows of all but `most` of the training users, which are drawn."""
+    user, train = events["user"].to_numpy()[windows["row"].to_numpy()], (windows["split"] == "train").to_numpy()
+    drawn = np.random.default_rng(0).permutation(np.unique(user[train]))[:most]
+    return windows.filter(pl.Series(~train | np.isin(user, drawn)))
+
+
 def write_atomic(sequences: Sequences, rows: dict[str, np.ndarray], folder: Path) -> None:
     """RecBole's files of the data set `windows`: a line a window, its user, history and behaviour."""
     (folder / "windows").mkdir(parents=True)
@@ -198,7 +205,7 @@ def compare(system: str, events: pl.DataFrame, windows: pl.DataFrame, vocabulary
         one, other = (float(means(side)(plain)[name][0]) for side in (ours, theirs))
         print(f"{system} {name}: ours {one:.4f}, RecBole's {other:.4f}, difference {gap['difference']:+.4f} "
               f"({gap['low']:+.4f} to {gap['high']:+.4f}); {len(asked.rows):,} windows of {len(np.unique(asked.user))} "
-              f"users, seeds {', '.join(map(str, seeds))}", flush=True)
+              f"users, {len(sequences.train_rows()):,} training targets, seeds {', '.join(map(str, seeds))}", flush=True)
     print(f"{system}: fitted in {seconds[0]:.0f} s and {seconds[1]:.0f} s", flush=True)
 
 
@@ -209,6 +216,8 @@ def main() -> None:
     for table in READ:
         parser.add_argument(f"--{table}", type=Path, required=True, help=f"table: {TABLES[table]}")
     parser.add_argument("--system", choices=list(OURS), nargs="+", default=list(OURS), help="default: both")
+    parser.add_argument("--users", type=at_least_1, metavar="N",
+                        help="training users, a draw, where all would take too long (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of both sides (default: 0)")
     args = parser.parse_args()
     try:
@@ -218,7 +227,8 @@ def main() -> None:
     console.print(f"RecBole {recbole.__version__}")
     history = read_params(args.params).windowing.history
     for system in args.system:
-        compare(system, *read_tables(args, READ), history, args.seeds)
+        events, windows, vocabulary = read_tables(args, READ)
+        compare(system, events, of_users(events, windows, args.users), vocabulary, history, args.seeds)
 
 
 if __name__ == "__main__":

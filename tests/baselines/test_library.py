@@ -28,6 +28,17 @@ def test_what_chooses_and_what_is_compared_share_no_user(sequences):
     assert one and other and not one & other
 
 
+def test_fewer_users_train_and_all_others_stay(log):
+    events, windows, _ = log()
+    found = library.of_users(events, windows, 5)
+    assert library.of_users(events, windows, None).equals(windows)
+    user = pl.col("row").map_elements(lambda row: events["user"][row], return_dtype=pl.Int64)
+    train = found.filter(pl.col("split") == "train")
+    assert train.select(user.n_unique()).item() == 5
+    assert train.height == 5 * windows.filter(pl.col("split") == "train").height / 42
+    assert found.filter(pl.col("split") != "train").equals(windows.filter(pl.col("split") != "train"))
+
+
 def test_a_window_is_a_line_of_its_history_and_its_behaviour(sequences, tmp_path):
     rows = sequences.train_rows()
     write_atomic(sequences, {"train": rows, "valid": rows[:3]}, tmp_path / "data")
