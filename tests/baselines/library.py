@@ -7,7 +7,8 @@
 Behaviours alone, since RecBole's know no times and places. Both sides have the same dimensions, blocks, heads, dropout
 and rate, learn from the same targets, and stop when the mean reciprocal rank of half of the validation users no longer
 improves; the other half's windows are what is compared, with a bootstrap over users. RecBole learns from each target
-apart, its whole history before it, where ours learns from all of a sequence at once; a batch has about as many targets.
+apart, its whole history before it, where ours learns from all of a sequence at once; batches are as large as ours, in
+targets for SASRec and in masked sequences for BERT4Rec.
 Its own loss, batches, masks and scores are used, and none of its evaluation. For BERT4Rec it draws negatives outside
 the history, which its loss does not read: with a history that holds every behaviour it would never end.
 """
@@ -45,12 +46,12 @@ OURS = {
                                   maskings=[4]),
 }
 THEIRS: dict[str, dict[str, Any]] = {
-    "SASRec": {"n_layers": 2, "n_heads": 1, "inner_size": 64, "hidden_act": "relu"},
+    "SASRec": {"n_layers": 2, "n_heads": 1, "inner_size": 64, "hidden_act": "relu", "train_batch_size": 1024},
     "BERT4Rec": {"n_layers": 3, "n_heads": 2, "inner_size": 256, "hidden_act": "gelu", "mask_ratio": 0.2,
-                 "ft_ratio": 0.5},
+                 "ft_ratio": 0.5, "train_batch_size": 256},
 }
 PATIENCE, RESAMPLES = 5, 2000
-_BATCH, _WINDOWS_AT_ONCE = 1024, 4096
+_WINDOWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def fit_theirs(system: str, sequences: Sequences, chosen_by: Question, seed: int
         "data_path": str(folder), "benchmark_filename": ["train", "valid", "test"],
         "alias_of_item_id": ["item_id_list"], "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
         "MAX_ITEM_LIST_LENGTH": sequences.length, "loss_type": "CE", "train_neg_sample_args": None,
-        "train_batch_size": _BATCH, "hidden_size": 64, "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2,
+        "hidden_size": 64, "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2,
         "learning_rate": 0.001, "seed": seed, "use_gpu": False, "show_progress": False, "state": "ERROR",
         "checkpoint_dir": str(folder / "saved"), **THEIRS[system],
     }
@@ -138,7 +139,7 @@ def fit_theirs(system: str, sequences: Sequences, chosen_by: Question, seed: int
                 place[: len(each)] = number[each]
             asked = Interaction({"item_id_list": torch.from_numpy(ids), "item_length": torch.tensor(lengths)})
             every = model.full_sort_predict(asked)
-            every[:, 0] = float("-inf")
+            every[:, 0] = torch.finfo(every.dtype).min
             found.append(every[:, number[:-1]].numpy())
         return np.concatenate(found)
 
@@ -151,6 +152,8 @@ def fit_theirs(system: str, sequences: Sequences, chosen_by: Question, seed: int
             progress.advance(1, f"{score:.4f}")
             if score > best:
                 best, best_epoch, weights = score, epoch, copy.deepcopy(model.state_dict())
+    if not weights:
+        raise UserError(f"{system}: RecBole's scores are no numbers")
     model.load_state_dict(weights)
     return scores
 

@@ -87,7 +87,7 @@ def test_both_sides_learn_what_follows_what(system, monkeypatch, capsys):
     windows = small_windows(events, ["train"] * 30 + ["valid"] * 10)
     quick = {"epochs": [6], "learning_rate": [0.01], "batch_size": [8]}
     monkeypatch.setitem(OURS, system, OURS[system].model_copy(update=quick))
-    monkeypatch.setattr(library, "_BATCH", 64)
+    monkeypatch.setitem(library.THEIRS[system], "train_batch_size", 64)
     library.compare(system, events, windows, all_behaviors(), LENGTH, [0])
     said = capsys.readouterr().out
     one, other = (float(said.split(side)[1].split(",")[0]) for side in ("accuracy: ours ", "RecBole's "))

@@ -1,6 +1,7 @@
 """A study as a person runs it: stopped by force, continued, and finished for good."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,24 @@ def test_rows_are_compared_with_the_one_that_is_asked_for(counting):
     assert found["reference"] == "other" and "special --reference other" in found["command"]
     differences = {row["name"]: row["metrics"]["natural.rec_w"]["difference"] for row in found["rows"]}
     assert differences["other"] is None and differences["markov"] is not None
+
+
+def test_what_ran_on_one_machine_is_finished_on_another(counting, tmp_path):
+    code, output = finish(counting, "special")
+    assert code == 0, output
+    counting.git("clone", "--quiet", "--bare", counting.folder, tmp_path / "shared.git")
+    counting.git("remote", "add", "shared", tmp_path / "shared.git")
+    counting.dvc("remote", "add", "--local", "--force", "--default", "store", tmp_path / "store")
+    counting.dvc("exp", "push", "shared", "--all-commits")
+
+    counting.git("clone", "--quiet", tmp_path / "shared.git", tmp_path / "other")
+    other = Project(tmp_path / "other", counting.environment)
+    shutil.copy(counting.folder / ".dvc" / "config.local", other.folder / ".dvc")
+    other.dvc("exp", "pull", "origin", "--all-commits")
+    code, output = finish(other, "special")
+    assert code == 0 and "1 experiments, 1 finished, 0 to run" in output, output
+    found, before = (read_json(project.folder / "metrics" / "studies" / "special.json") for project in (other, counting))
+    assert found["rows"] == before["rows"] and started(other) == []
 
 
 def test_a_failing_experiment_is_named_with_where_to_look(counting):
