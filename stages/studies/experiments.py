@@ -210,7 +210,8 @@ class Queue:
         active = _entries(queue.iter_active())
         before = dict(watched.running)
         watched.running = {_mark(entry.name): entry.stash_rev for entry in active if _mark(entry.name) in watched.left}
-        watched.others = [entry.name or entry.stash_rev for entry in active if _mark(entry.name) not in watched.left]
+        watched.others = [entry.name or entry.stash_rev for entry in active
+                          if _mark(entry.name) not in watched.watches and _alive(queue, entry.stash_rev)]
         if new or any(_alive(queue, entry.stash_rev) for entry in active) or _worker_alive(self.root):
             self._at_work = time.monotonic()
         elif time.monotonic() - self._at_work > _SECONDS_WITHOUT_WORK:

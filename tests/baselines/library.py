@@ -1,16 +1,18 @@
 """SASRec and BERT4Rec beside RecBole's, trained on the same windows and asked the same questions.
 
     pip install recbole==1.2.1 'pandas<3'
-    python -m tests.baselines.library --params params.yaml --events data/events.parquet \
-        --windows data/windows.parquet --vocabulary data/vocabulary.parquet
+    python -m tests.baselines.library
+
+It reads the tables that `dvc repro windowing` makes.
 
 Behaviours alone, since RecBole's know no times and places. Both sides have the same dimensions, blocks, heads, dropout
 and rate, learn from the same targets, and stop when the mean reciprocal rank of half of the validation users no longer
 improves; the other half's windows are what is compared, with a bootstrap over users. RecBole learns from each target
-apart, its whole history before it, where ours learns from all of a sequence at once; batches are as large as ours, in
-targets for SASRec and in masked sequences for BERT4Rec.
-Its own loss, batches, masks and scores are used, and none of its evaluation. For BERT4Rec it draws negatives outside
-the history, which its loss does not read: with a history that holds every behaviour it would never end.
+apart, its whole history before it, where ours learns from all of a sequence at once, cut anew each epoch. Batches of
+BERT4Rec are as many masked sequences on both sides; SASRec's are 1,024 targets there and 128 sequences here, which are
+about as many where windowing.history is 10. Gradients are clipped here and not there. RecBole's own loss, batches, masks
+and scores are used, and none of its evaluation. For BERT4Rec it draws negatives outside the history, which its loss does
+not read: with a history that holds every behaviour it would never end. Tests without RecBole cover all but its side.
 """
 
 import argparse
@@ -109,7 +111,7 @@ def fit_theirs(system: str, sequences: Sequences, chosen_by: Question, seed: int
     # RecBole 1.2.1 asks NumPy for names that it had before version 2
     for name, now in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
         setattr(np, name, now)
-    write_atomic(sequences, {"train": sequences.train_rows(), "valid": chosen_by.rows, "test": chosen_by.rows}, folder)
+    write_recbole(sequences, {"train": sequences.train_rows(), "valid": chosen_by.rows, "test": chosen_by.rows}, folder)
     settings = {
         "data_path": str(folder), "benchmark_filename": ["train", "valid", "test"],
         "alias_of_item_id": ["item_id_list"], "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
@@ -172,7 +174,7 @@ def of_users(events: pl.DataFrame, windows: pl.DataFrame, most: int | None) -> p
     return windows.filter(pl.Series(~train | np.isin(user, drawn)))
 
 
-def write_atomic(sequences: Sequences, rows: dict[str, np.ndarray], folder: Path) -> None:
+def write_recbole(sequences: Sequences, rows: dict[str, np.ndarray], folder: Path) -> None:
     """RecBole's files of the data set `windows`: a line a window, its user, history and behaviour."""
     (folder / "windows").mkdir(parents=True)
     for split, some in rows.items():
@@ -217,7 +219,8 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
     for table in READ:
-        parser.add_argument(f"--{table}", type=Path, required=True, help=f"table: {TABLES[table]}")
+        parser.add_argument(f"--{table}", type=Path, default=Path(f"data/{table}.parquet"),
+                            help=f"table: {TABLES[table]} (default: %(default)s)")
     parser.add_argument("--system", choices=list(OURS), nargs="+", default=list(OURS), help="default: both")
     parser.add_argument("--users", type=at_least_1, metavar="N",
                         help="training users, a draw, where all would take too long (default: all)")
@@ -229,9 +232,10 @@ def main() -> None:
         raise UserError("recbole is not installed: pip install recbole==1.2.1 'pandas<3'") from None
     console.print(f"RecBole {recbole.__version__}")
     history = read_params(args.params).windowing.history
+    events, windows, vocabulary = read_tables(args, READ)
+    windows = of_users(events, windows, args.users)
     for system in args.system:
-        events, windows, vocabulary = read_tables(args, READ)
-        compare(system, events, of_users(events, windows, args.users), vocabulary, history, args.seeds)
+        compare(system, events, windows, vocabulary, history, args.seeds)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from stages.baselines.sequences import NO_LABEL, Sequences
 from stages.common.errors import UserError
 from stages.ranking.bootstrap import paired_difference
 from tests.baselines import library
-from tests.baselines.library import OURS, Question, answers, halves, histories, means, write_atomic
+from tests.baselines.library import OURS, Question, answers, halves, histories, means, write_recbole
 from tests.small_log import BEHAVIORS, all_behaviors, small_log, small_windows
 
 LENGTH = 8
@@ -41,7 +41,7 @@ def test_fewer_users_train_and_all_others_stay(log):
 
 def test_a_window_is_a_line_of_its_history_and_its_behaviour(sequences, tmp_path):
     rows = sequences.train_rows()
-    write_atomic(sequences, {"train": rows, "valid": rows[:3]}, tmp_path / "data")
+    write_recbole(sequences, {"train": rows, "valid": rows[:3]}, tmp_path / "data")
     header, *lines = (tmp_path / "data" / "windows" / "windows.train.inter").read_text().splitlines()
     assert header == "user_id:token\titem_id_list:token_seq\titem_id:token"
     asked = Question.of(sequences, rows)

@@ -164,6 +164,8 @@ def test_what_ran_on_one_machine_is_finished_on_another(counting, tmp_path):
     assert code == 0 and "1 experiments, 1 finished, 0 to run" in output, output
     found, before = (read_json(project.folder / "metrics" / "studies" / "special.json") for project in (other, counting))
     assert found["rows"] == before["rows"] and started(other) == []
+    counting.git("remote", "remove", "shared")
+    counting.dvc("remote", "remove", "--local", "store")
 
 
 def test_a_failing_experiment_is_named_with_where_to_look(counting):
