@@ -71,6 +71,15 @@ def test_a_name_that_is_not_there_gets_the_closest_one(written):
         CATALOGUE.setting("zzz")
 
 
+def test_a_study_may_be_compared_with_another_of_its_rows():
+    study = CATALOGUE.study("table4")
+    other = study.against("no_dpo")
+    assert (other.reference, study.reference) == ("no_dpo", "ours") and other.rows == study.rows
+    assert study.against(None) is study
+    with pytest.raises(UserError, match=r"row 'nodpo': .* did you mean no_dpo\?"):
+        study.against("nodpo")
+
+
 @pytest.mark.parametrize(("old", "new", "message"), [
     ("reference: first", "reference: frist", "studies.ours: reference 'frist' is none of its rows: first, second"),
     ("first: {}", "first: {modle: sft}", "studies.ours.rows.first.modle: "),
