@@ -65,10 +65,13 @@ class Candidates:
         """
         model.eval()
         with torch.inference_mode():
-            self.reader: Reader = reader_of(model, few_tokens=True)
+            # oneDNN refuses to reorder bf16 weights where the CPU has no instructions for them
+            few_tokens = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            self.reader: Reader = reader_of(model, few_tokens)
             self.past = read_prefix(self.reader, torch.tensor(prefix, device=model.device))
             self.head = JoinedLinear([model.get_output_embeddings()])
-            self.head.reorder()
+            if few_tokens:
+                self.head.reorder()
         self.device = model.device
         self.tree = AnswerTree.of(answers)
         # which of the tree's tokens each answer consists of

@@ -178,6 +178,7 @@ def test_in_bf16_it_is_as_exact_as_the_plain_reader(make, adapter, monkeypatch):
     assert 0 < fast < 0.1 * size
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bf16 in oneDNN")
 def test_in_bf16_weights_in_an_order_for_few_tokens_are_as_exact():
     model = llama().to(torch.bfloat16)
     truth = llama()
