@@ -66,7 +66,7 @@ class Candidates:
         model.eval()
         with torch.inference_mode():
             # oneDNN refuses to reorder bf16 weights where the CPU has no instructions for them
-            few_tokens = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            few_tokens = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
             self.reader: Reader = reader_of(model, few_tokens)
             self.past = read_prefix(self.reader, torch.tensor(prefix, device=model.device))
             self.head = JoinedLinear([model.get_output_embeddings()])
