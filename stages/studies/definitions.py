@@ -16,7 +16,8 @@ from stages.common.params import Section
 from stages.common.symbols import expand, translate
 
 Overrides = dict[str, Any]
-"""Keys of params.yaml (`sft.epsilon`) and their values."""
+"""Keys of params.yaml (`sft.epsilon`) or of the rivals' settings (`stages/baselines/params.yaml:budget.trials`), and
+their values."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 MODELS = ("base", "sft", "dpo")

@@ -13,11 +13,10 @@ from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
 from stages.common.files import fingerprint
+from stages.studies.overrides import PARAMS, SETTINGS, Files, value_in
 
 MAIN, RIVALS = "dvc.yaml", "stages/baselines/dvc.yaml"
 """Both pipelines; stages of the second have its path before their names, as DVC has it."""
-
-SETTINGS = "stages/baselines/params.yaml"
 
 _SOURCE = "${source.path}"
 _EVALUATED = f"{RIVALS}:evaluate@"
@@ -57,16 +56,10 @@ class Pipeline:
         return [name.removeprefix(_EVALUATED) for name in self.stages if name.startswith(_EVALUATED)]
 
     @cached_property
-    def trials(self) -> int:
-        """Settings that every system may try.
-
-        Raises:
-            UserError: the settings do not say, or no whole number of 1 or more.
-        """
-        found = value_of(_yaml(self.root / SETTINGS), "budget.trials", SETTINGS)
-        if type(found) is not int or found < 1:
-            raise UserError(f"{SETTINGS}: budget.trials: {found!r}: expected a whole number of 1 or more")
-        return found
+    def settings(self) -> dict[str, Any]:
+        """What the rivals are tuned over; nothing in a repository without rivals."""
+        path = self.root / SETTINGS
+        return _yaml(path) if path.exists() else {}
 
     def needed(self, targets: Iterable[str]) -> list[str]:
         """`targets` and every stage before them, in an order in which they can run.
@@ -90,25 +83,22 @@ class Pipeline:
             add(target)
         return order
 
-    def keys(self, targets: Iterable[str], params: Mapping[str, Any]) -> dict[str, str]:
+    def keys(self, targets: Iterable[str], files: Files) -> dict[str, str]:
         """For each needed stage a key of all that its result follows from: command, code, data, params, stages before.
 
         Args:
-            params: the whole of params.yaml with all overrides applied, nested.
+            files: the whole of params.yaml, and of the rivals' settings where one of them is needed, with all overrides
+                applied.
         """
         keys: dict[str, str] = {}
         for name in self.needed(targets):
             stage = self.stages[name]
-            deps = [[dep, keys[self.maker[dep]] if dep in self.maker else self._content(dep, params)]
+            deps = [[dep, keys[self.maker[dep]] if dep in self.maker else self._content(dep, files[PARAMS])]
                     for dep in stage.deps]
-            values = [[key, self._value(params, key)] for key in stage.params]
+            values = [[key, value_in(files, key)] for key in stage.params]
             content = json.dumps([stage.cmd, deps, values], sort_keys=True, ensure_ascii=False)
             keys[name] = hashlib.sha256(content.encode()).hexdigest()
         return keys
-
-    def _value(self, params: Mapping[str, Any], key: str) -> Any:
-        file, _, within = key.rpartition(":")
-        return value_of(_yaml(self.root / file), within, file) if file else value_of(params, key)
 
     def _content(self, dep: str, params: Mapping[str, Any]) -> str:
         if dep == _SOURCE:
@@ -135,20 +125,6 @@ class Pipeline:
         if known not in self._files:
             self._files[known] = fingerprint(None, paths)
         return self._files[known]
-
-
-def value_of(params: Mapping[str, Any], key: str, file: str = "params.yaml") -> Any:
-    """The value, or the section, at a dotted key of what stands in `file`.
-
-    Raises:
-        UserError: there is none.
-    """
-    value: Any = params
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise UserError(f"{file}: there is no key {key}")
-        value = value[part]
-    return value
 
 
 def timing(model: str) -> str:

@@ -1,6 +1,5 @@
 """A study's rows and repetitions become experiments: each a set of overrides, the stages it asks for, and a name."""
 
-import copy
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,12 +7,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import ValidationError
-
 from stages.common.errors import UserError
 from stages.common.params import Params
 from stages.studies.definitions import MODELS, REFERENCES, Overrides, Row, Setting, Study
-from stages.studies.pipeline import RIVALS, Pipeline, timing, value_of
+from stages.studies.overrides import PARAMS, SETTINGS, applied, of_budget, trials, value_in
+from stages.studies.pipeline import RIVALS, Pipeline, timing
 
 _TAU = "evaluate.tau"
 _MARK = 10  # hex digits of an experiment's name that say what its result follows from
@@ -26,7 +24,7 @@ class Experiment:
     Attributes:
         name: readable, and ending in `mark`.
         mark: the same for experiments with the same results, whatever study asks for them.
-        overrides: keys of params.yaml that differ from the workspace's, and their values.
+        overrides: keys of params that differ from the workspace's, and their values.
         targets: stages asked for.
         keys: for each stage that these need, a key of all that its result follows from.
         params: the whole of params.yaml with the overrides applied.
@@ -97,32 +95,36 @@ def plan(
         method: what a row is that says nothing else, so that another default recipe in params.yaml changes no study.
 
     Raises:
-        UserError: a row is unknown, or its overrides name no key or a value out of range.
+        UserError: a row is unknown, or its overrides name no key, a value out of range or a budget of its own.
     """
     if unknown := [row for row in only if row not in study.rows]:
         raise UserError(f"study {name}: there is no row {unknown[0]!r}; there are: {', '.join(study.rows)}")
     rows = {row: entry for row, entry in study.rows.items()
             if row == study.reference or (row in only if only else not entry.needs)}
-    trials = pipeline.trials if any(entry.tried for entry in rows.values()) else 1
+    files = {PARAMS: workspace, SETTINGS: pipeline.settings}
+    shared = {**method, **setting.set, **study.set, **extra}
+    tried = any(entry.tried for entry in rows.values())
+    most = trials(applied(files, shared, f"study {name}")[SETTINGS]) if tried else 1
     by_settings: dict[tuple, dict[str, Any]] = {}
     of_row: dict[str, dict[int, list[tuple]]] = {row: {} for row in rows}
     for value, row in itertools.product(values or study.values, rows):
         entry, where = rows[row], f"study {name}, row {row}"
         _check_model(entry.model, pipeline, where)
-        for tried in [{}, *entry.tried][:trials]:
-            overrides = {**method, **setting.set, **study.set, **extra, **entry.set, **tried, study.repeat: value}
+        _check_budget(entry, where)
+        for further in [{}, *entry.tried][:most]:
+            overrides = {**shared, **entry.set, **further, study.repeat: value}
             if entry.decision == "adjusted" and _TAU not in entry.set:
                 overrides[_TAU] = "validation"  # what the row says, whatever the others decide by
-            nested = applied(workspace, overrides, where)
-            overrides = {key: wanted for key, wanted in overrides.items() if value_of(workspace, key) != wanted}
+            changed = applied(files, overrides, where)
+            overrides = {key: wanted for key, wanted in overrides.items() if value_in(files, key) != wanted}
             # a rival is an experiment of its own: what fails with it takes no other row along
             rival = entry.model if entry.model in pipeline.rivals else ""
             settings = (rival, *sorted((key, repr(wanted)) for key, wanted in overrides.items()))
             found = by_settings.setdefault(settings, {"row": row, "value": value, "overrides": overrides,
-                                                      "nested": nested, "targets": []})
+                                                      "files": changed, "targets": []})
             found["targets"] += [target for target in targets_of(entry, study) if target not in found["targets"]]
             if settings in of_row[row].setdefault(value, []):
-                raise UserError(f"{where}: tried: {tried}: the row tries these values already; each setting once")
+                raise UserError(f"{where}: tried: {further}: the row tries these values already; each setting once")
             of_row[row][value].append(settings)
     made = {settings: _experiment(name, pipeline, found) for settings, found in by_settings.items()}
     # settings that differ in what no target reads have one mark: the first of them is run for all
@@ -131,7 +133,7 @@ def plan(
         kept.setdefault(experiment.mark, experiment)
     return Plan(study, rows, list(kept.values()),
                 {row: {value: tuple(kept[made[each].mark] for each in tried) for value, tried in by_value.items()}
-                 for row, by_value in of_row.items()}, trials)
+                 for row, by_value in of_row.items()}, most)
 
 
 def targets_of(row: Row, study: Study) -> list[str]:
@@ -152,41 +154,15 @@ def _check_model(model: str, pipeline: Pipeline, where: str) -> None:
         raise UserError(f"{where}: model {model!r}: there is none; there are: {', '.join(known)}")
 
 
-def applied(workspace: Mapping[str, Any], overrides: Overrides, where: str) -> dict[str, Any]:
-    """A copy of `workspace` with the overrides in it.
-
-    Raises:
-        UserError: a key does not exist, or a value is out of its range; `where` says whose it is.
-    """
-    nested = copy.deepcopy(dict(workspace))
-    for key, value in overrides.items():
-        try:
-            value_of(nested, key)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        *sections, last = key.split(".")
-        section = nested
-        for part in sections:
-            section = section[part]
-        section[last] = value
-    try:
-        Params.model_validate(nested)
-    except ValidationError as error:
-        faults = [_fault(fault) for fault in error.errors()]
-        raise UserError(f"{where}: " + "\n".join(faults)) from None
-    return nested
-
-
-def _fault(fault: Any) -> str:
-    key, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
-    # what is wrong with a section as a whole says so without the section
-    return f"{key}: {message}" if isinstance(fault["input"], Mapping) else f"{key}: {fault['input']!r}: {message}"
+def _check_budget(row: Row, where: str) -> None:
+    for key in [key for overrides in (row.set, *row.tried) for key in overrides if of_budget(key)]:
+        raise UserError(f"{where}: {key}: all rows have the same budget; set it for the study, a setting, or with -S")
 
 
 def _experiment(study: str, pipeline: Pipeline, found: dict[str, Any]) -> Experiment:
-    keys = pipeline.keys(found["targets"], found["nested"])
+    keys = pipeline.keys(found["targets"], found["files"])
     content = "".join(keys[target] for target in sorted(found["targets"]))
     mark = hashlib.sha256(content.encode()).hexdigest()[:_MARK]
     name = f"{study}-{found['row']}-{found['value']}-{mark}".replace("_", "-")
     return Experiment(name, mark, found["overrides"], tuple(found["targets"]), keys,
-                      Params.model_validate(found["nested"]))
+                      Params.model_validate(found["files"][PARAMS]))

@@ -20,6 +20,10 @@ pytestmark = pytest.mark.timeout(1200)
 STUDIES = """
 settings:
   default: {title: the tiny log}
+  quick:
+    title: one setting for each rival
+    set:
+      stages/baselines/params.yaml:budget.trials: 1
 studies:
   counting:
     title: Counting
@@ -38,6 +42,14 @@ studies:
     rows:
       markov: {model: markov}
       other: {model: markov, set: {windowing.min_history: 4}, needs: an hour}
+  rivals:
+    title: Counting and a rival
+    values: [0]
+    reference: markov
+    costs: true
+    rows:
+      markov: {model: markov}
+      sasrec: {model: sasrec_ce_id}
   broken:
     title: A row that no pipeline can run
     values: [0]
@@ -158,6 +170,18 @@ def test_what_ran_on_one_machine_is_finished_on_another(counting, tmp_path):
     assert "special --reference markov" in before["command"] and "--reference" not in found["command"]
     counting.git("remote", "remove", "shared")
     counting.dvc("remote", "remove", "--local", "store")
+
+
+def test_a_budget_and_what_a_rival_may_try_reach_the_rival(counting):
+    epochs = "stages/baselines/params.yaml:sasrec.epochs"
+    code, output = finish(counting, "rivals", "--setting", "quick", "-S", f"{epochs}=[1, 2]")
+    assert code == 0, output
+    found = read_json(counting.folder / "metrics" / "studies" / "quick" / "rivals.json")
+    facts = found["rows"][1]["facts"][0]
+    assert facts["trials"] == 1 and found["overrides"] == {epochs: [1, 2]}
+    counting.dvc("exp", "apply", facts["experiment"])
+    settings = read_json(counting.folder / "metrics" / "baselines" / "sasrec_ce_id.json")["settings"]
+    assert settings["epochs"] == 1, "the first one of those that were given"
 
 
 def test_a_failing_experiment_is_named_with_where_to_look(counting):

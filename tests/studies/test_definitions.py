@@ -5,11 +5,13 @@ from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
 from stages.studies.definitions import read_overrides, read_studies
-from stages.studies.plan import applied
+from stages.studies.overrides import SETTINGS, applied
 from tests.contract.imports import ROOT
 
 CATALOGUE = read_studies(ROOT / "data" / "studies.yaml")
-PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+FILES = {path: YAML(typ="safe", pure=True).load((ROOT / path).read_text(encoding="utf-8"))
+         for path in ("params.yaml", SETTINGS)}
+PARAMS = FILES["params.yaml"]
 
 GOOD = """
 settings: {default: {title: as it is}}
@@ -55,7 +57,7 @@ def test_every_override_is_a_key_of_params_with_a_value_in_range(name, setting):
     for row, entry in study.rows.items():
         for value in (study.values[0], study.values[-1]):
             overrides = {**CATALOGUE.settings[setting].set, **study.set, **entry.set, study.repeat: value}
-            applied(PARAMS, overrides, f"study {name}, row {row}")
+            applied(FILES, overrides, f"study {name}, row {row}")
 
 
 def test_the_validation_score_is_shown_where_one_chooses_by_it():

@@ -8,11 +8,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
-from stages.studies.pipeline import Pipeline, value_of
+from stages.studies.overrides import SETTINGS, value_of
+from stages.studies.pipeline import Pipeline
 from tests.contract.imports import ROOT
 
 TARGETS = [f"evaluate@{model}" for model in ("base", "sft", "dpo")] + ["reference", "embeddings"]
 PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+SETTINGS_HERE = YAML(typ="safe", pure=True).load((ROOT / SETTINGS).read_text(encoding="utf-8"))
 
 MINI = """
 stages:
@@ -46,12 +48,16 @@ def mini(tmp_path):
 
 
 def keys_with(root: Path, **overrides) -> dict[str, str]:
-    return Pipeline(root).keys(["score", "guess@two"], {**MINI_PARAMS, **overrides})
+    return Pipeline(root).keys(["score", "guess@two"], {"params.yaml": {**MINI_PARAMS, **overrides}})
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     assert before.keys() == after.keys()
     return {name for name in before if before[name] != after[name]}
+
+
+def files(params):
+    return {"params.yaml": params, SETTINGS: SETTINGS_HERE}
 
 
 def with_value(key, value):
@@ -70,14 +76,14 @@ def with_value(key, value):
 ])
 def test_a_param_changes_the_stages_that_read_it_and_what_follows(key, value, stages):
     pipeline = Pipeline(ROOT)
-    before = pipeline.keys(TARGETS, PARAMS)
-    assert changed(before, pipeline.keys(TARGETS, with_value(key, value))) == stages
-    assert changed(before, Pipeline(ROOT).keys(TARGETS, copy.deepcopy(PARAMS))) == set()
+    before = pipeline.keys(TARGETS, files(PARAMS))
+    assert changed(before, pipeline.keys(TARGETS, files(with_value(key, value)))) == stages
+    assert changed(before, Pipeline(ROOT).keys(TARGETS, files(copy.deepcopy(PARAMS)))) == set()
 
 
 def test_the_seed_of_training_leaves_what_is_measured_alone():
     pipeline = Pipeline(ROOT)
-    moved = changed(pipeline.keys(TARGETS, PARAMS), pipeline.keys(TARGETS, with_value("seed", 7)))
+    moved = changed(pipeline.keys(TARGETS, files(PARAMS)), pipeline.keys(TARGETS, files(with_value("seed", 7))))
     assert not moved & {"ingest", "windowing", "auxiliary", "base", "predictions@base", "evaluate@base", "reference",
                         "embeddings"}
 

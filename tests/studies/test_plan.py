@@ -7,13 +7,14 @@ from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
 from stages.studies.definitions import Setting, Study, read_studies
-from stages.studies.pipeline import SETTINGS, Pipeline, value_of
-from stages.studies.plan import applied, in_turn, plan, stage_runs
+from stages.studies.overrides import SETTINGS, applied, trials, value_of
+from stages.studies.pipeline import Pipeline
+from stages.studies.plan import in_turn, plan, stage_runs
 from tests.contract.imports import ROOT
 
 PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 PIPELINE = Pipeline(ROOT)
-PIPELINE_SETTINGS = YAML(typ="safe", pure=True).load((ROOT / SETTINGS).read_text(encoding="utf-8"))
+BUDGET, RATE = f"{SETTINGS}:budget.trials", f"{SETTINGS}:sasrec.learning_rate"
 SETTING = Setting(title="as it is")
 
 
@@ -47,19 +48,18 @@ def test_a_rival_is_evaluated_in_its_own_pipeline_and_takes_no_other_row_along()
     assert made({"ours": {}}, values=[0]).experiments[0].mark == ours.mark
 
 
-def test_a_row_tries_as_many_settings_as_a_rival_may(monkeypatch):
+def test_a_row_tries_as_many_settings_as_a_rival_may():
     tried = [{"sft.learning_rate": rate} for rate in (0.1, 0.01, 0.003, 0.002, 0.005)]
     rows = {"one": {"model": "sft"}, "tries": {"model": "sft", "tried": tried}}
-    for trials in (1, 3, 6):
-        monkeypatch.setitem(PIPELINE.__dict__, "trials", trials)
-        found = made(rows, values=[0, 1])
+    for most in (1, 3, 6):
+        found = made(rows, values=[0, 1], extra={BUDGET: most})
         for value in (0, 1):
             own, *others = found.of_row["tries"][value]
             assert (own,) == found.of_row["one"][value], "its own params are the first setting"
-            assert [each.params.sft.learning_rate for each in others] == [each["sft.learning_rate"] for each in tried][: trials - 1]
-        assert len(in_turn([found])) == len(found.experiments) == 2 * min(trials, 6)
+            assert [each.params.sft.learning_rate for each in others] == [each["sft.learning_rate"] for each in tried][: most - 1]
+        assert len(in_turn([found])) == len(found.experiments) == 2 * min(most, 6)
         assert {each.params.seed for each in in_turn([found])[: len(found.experiments) // 2]} == {0}
-    assert Pipeline(ROOT).trials == value_of(PIPELINE_SETTINGS, "budget.trials")
+    assert made(rows, values=[0]).trials == value_of(PIPELINE.settings, "budget.trials")
 
 
 def test_a_setting_is_tried_once():
@@ -68,16 +68,44 @@ def test_a_setting_is_tried_once():
         made({"one": {"model": "sft", "tried": tried}}, extra={"sft.epochs": 2})
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("trials: 0", "budget.trials: 0: expected"), ("trials: four", "budget.trials: 'four': expected"),
-    ("trials: true", "budget.trials: True: expected"), ("trails: 4", "there is no key budget.trials"),
+@pytest.mark.parametrize(("budget", "message"), [
+    ({"trials": 0}, "budget.trials: 0: expected"), ({"trials": "four"}, "budget.trials: 'four': expected"),
+    ({"trials": True}, "budget.trials: True: expected"), ({"trails": 4}, "there is no key budget.trials"),
 ])
-def test_how_many_settings_may_be_tried_is_checked(tmp_path, text, message):
-    (tmp_path / "dvc.yaml").write_text("stages: {}")
-    (tmp_path / SETTINGS).parent.mkdir(parents=True)
-    (tmp_path / SETTINGS).write_text(f"budget:\n  {text}\n")
+def test_how_many_settings_may_be_tried_is_checked(budget, message):
     with pytest.raises(UserError, match=f"{SETTINGS}: {message}"):
-        _ = Pipeline(tmp_path).trials
+        trials({"budget": budget})
+
+
+def test_a_setting_of_a_rival_is_told_to_dvc_and_makes_another_result_of_that_rival_alone():
+    rows = {"rival": {"model": "sasrec_ce_next"}, "other": {"model": "bert4rec_next"}}
+    before, after = (made(rows, values=[0], extra=extra).experiments for extra in ({}, {RATE: [0.5, 0.1]}))
+    assert after[0].overrides == after[1].overrides == {RATE: [0.5, 0.1]}
+    assert before[0].mark != after[0].mark and before[1].mark == after[1].mark
+    assert before[0].keys["windowing"] == after[0].keys["windowing"]
+    # what is in the file already is no override
+    there = value_of(PIPELINE.settings, "sasrec.learning_rate")
+    assert made(rows, values=[0], extra={RATE: there}).experiments[0] == before[0]
+
+
+def test_a_budget_is_of_the_whole_study():
+    with pytest.raises(UserError, match=f"study ours, row one: {BUDGET}: all rows have the same budget"):
+        made({"one": {"set": {BUDGET: 9}}})
+    setting = Setting(title="less", set={BUDGET: 2})
+    rows = {"ours": {"model": "sft", "tried": [{"sft.epochs": 2}, {"sft.epochs": 3}]}, "rival": {"model": "sasrec_ce_next"}}
+    found = made(rows, setting=setting, values=[0])
+    assert len(found.of_row["ours"][0]) == 2
+    rival = found.of_row["rival"][0][0]
+    assert rival.overrides[BUDGET] == 2 and rival.mark != made(rows, values=[0]).of_row["rival"][0][0].mark
+
+
+@pytest.mark.parametrize(("key", "message"), [
+    ("stages/baselines/params.yaml:budget.trails", "stages/baselines/params.yaml: there is no key budget.trails"),
+    ("stages/params.yaml:budget.trials", "stages/params.yaml is no file of params; there are: params.yaml, stages/base"),
+])
+def test_a_key_of_no_file_is_named(key, message):
+    with pytest.raises(UserError, match=f"study ours, row one: .*{message}"):
+        made({"one": {}}, extra={key: 1})
 
 
 def test_one_window_of_our_models_is_timed_where_costs_are_asked_for():
@@ -86,14 +114,6 @@ def test_one_window_of_our_models_is_timed_where_costs_are_asked_for():
     path = "stages/baselines/dvc.yaml:"
     assert [each.targets for each in found.experiments] == [
         ("evaluate@dpo", f"{path}timing@dpo", "reference"), (f"{path}evaluate@sasrec_ce_next",)]
-
-
-def test_a_rival_follows_from_its_own_settings(monkeypatch):
-    before = made({"rival": {"model": "sasrec_ce_next"}}, values=[0]).experiments[0]
-    value = PIPELINE._value
-    monkeypatch.setattr(PIPELINE, "_value", lambda params, key: 7 if key.endswith(":sasrec") else value(params, key))
-    after = made({"rival": {"model": "sasrec_ce_next"}}, values=[0]).experiments[0]
-    assert before.keys["windowing"] == after.keys["windowing"] and before.mark != after.mark
 
 
 def test_a_model_that_there_is_not_is_named_with_those_there_are():
@@ -174,7 +194,7 @@ def test_precedence_of_overrides():
 
 def test_another_default_recipe_changes_no_row():
     method = read_studies(ROOT / "data" / "studies.yaml").method
-    other = applied(PARAMS, {"sft.labels": "tail", "sft.logit_adjustment": 1, "dpo.nll_weight": 0.5, "evaluate.tau": 0}, "")
+    other = applied({"params.yaml": PARAMS}, {"sft.labels": "tail", "sft.logit_adjustment": 1, "dpo.nll_weight": 0.5, "evaluate.tau": 0}, "")["params.yaml"]
     rows = {"dpo": {}, "all": {"set": {"sft.labels": "all"}, "model": "sft"}}
     before, after = (made(rows, workspace=workspace, method=method) for workspace in (PARAMS, other))
     assert [e.mark for e in before.experiments] == [e.mark for e in after.experiments]

@@ -1,0 +1,102 @@
+"""Overrides laid over the files of params: `sft.epochs` over params.yaml, `FILE:budget.trials` over the rivals' settings.
+
+A key names its file as `dvc exp run -S` has it: none before params.yaml's, the path and a colon before others'.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from stages.common.errors import UserError
+from stages.common.params import Params
+from stages.studies.definitions import Overrides
+
+PARAMS, SETTINGS = "params.yaml", "stages/baselines/params.yaml"
+
+Files = Mapping[str, Mapping[str, Any]]
+"""Contents of files of params, nested, by their paths."""
+
+
+def value_of(params: Mapping[str, Any], key: str, file: str = PARAMS) -> Any:
+    """The value, or the section, at a dotted key of what stands in `file`.
+
+    Raises:
+        UserError: there is none.
+    """
+    value: Any = params
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise UserError(f"{file}: there is no key {key}")
+        value = value[part]
+    return value
+
+
+def value_in(files: Files, key: str) -> Any:
+    """The value at a key that names its file.
+
+    Raises:
+        UserError: it is none of `files`, or has no such key.
+    """
+    file, within = _split(key)
+    if file not in files:
+        raise UserError(f"{key}: {file} is no file of params; there are: {', '.join(files)}")
+    return value_of(files[file], within, file)
+
+
+def applied(files: Files, overrides: Overrides, where: str) -> dict[str, dict[str, Any]]:
+    """A copy of `files` with the overrides in it.
+
+    What stands in params.yaml is checked as a whole; a rival's setting by the rival, when it reads it.
+
+    Raises:
+        UserError: a key does not exist, or a value of params.yaml is out of its range; `where` says whose it is.
+    """
+    changed = {file: copy.deepcopy(dict(content)) for file, content in files.items()}
+    for key, value in overrides.items():
+        try:
+            value_in(changed, key)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        file, within = _split(key)
+        *sections, last = within.split(".")
+        section = changed[file]
+        for part in sections:
+            section = section[part]
+        section[last] = value
+    try:
+        Params.model_validate(changed[PARAMS])
+    except ValidationError as error:
+        faults = [_fault(fault) for fault in error.errors()]
+        raise UserError(f"{where}: " + "\n".join(faults)) from None
+    return changed
+
+
+def trials(settings: Mapping[str, Any]) -> int:
+    """Settings that every system may try, of the content of the rivals' settings.
+
+    Raises:
+        UserError: they do not say, or no whole number of 1 or more.
+    """
+    found = value_of(settings, "budget.trials", SETTINGS)
+    if type(found) is not int or found < 1:
+        raise UserError(f"{SETTINGS}: budget.trials: {found!r}: expected a whole number of 1 or more")
+    return found
+
+
+def of_budget(key: str) -> bool:
+    """Whether a key is of the tuning budget, which all rows of a study share."""
+    file, within = _split(key)
+    return file == SETTINGS and within.partition(".")[0] == "budget"
+
+
+def _split(key: str) -> tuple[str, str]:
+    file, _, within = key.rpartition(":")
+    return file or PARAMS, within
+
+
+def _fault(fault: Any) -> str:
+    key, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+    # what is wrong with a section as a whole says so without the section
+    return f"{key}: {message}" if isinstance(fault["input"], Mapping) else f"{key}: {fault['input']!r}: {message}"
