@@ -37,9 +37,12 @@ def value_in(files: Files, key: str) -> Any:
     """The value at a key that names its file.
 
     Raises:
-        UserError: it is none of `files`, or has no such key.
+        UserError: it is none of `files`, or has no such key, or spells the file of params.yaml's keys out: a key that may
+            be written in two ways could be overridden twice.
     """
     file, within = _split(key)
+    if key != within and file == PARAMS:
+        raise UserError(f"{key}: keys of {PARAMS} have no file before them; write {within}")
     if file not in files:
         raise UserError(f"{key}: {file} is no file of params; there are: {', '.join(files)}")
     return value_of(files[file], within, file)
@@ -48,15 +51,16 @@ def value_in(files: Files, key: str) -> Any:
 def applied(files: Files, overrides: Overrides, where: str) -> dict[str, dict[str, Any]]:
     """A copy of `files` with the overrides in it.
 
-    What stands in params.yaml is checked as a whole; a rival's setting by the rival, when it reads it.
+    What stands in params.yaml is checked as a whole; of a rival's setting only whether it is a list where one is tried
+    from, the rest by the rival, when it reads it.
 
     Raises:
-        UserError: a key does not exist, or a value of params.yaml is out of its range; `where` says whose it is.
+        UserError: a key does not exist, or a value is out of its range or of another kind; `where` says whose it is.
     """
     changed = {file: copy.deepcopy(dict(content)) for file, content in files.items()}
     for key, value in overrides.items():
         try:
-            value_in(changed, key)
+            _check_kind(key, value_in(changed, key), value)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         file, within = _split(key)
@@ -89,6 +93,16 @@ def of_budget(key: str) -> bool:
     """Whether a key is of the tuning budget, which all rows of a study share."""
     file, within = _split(key)
     return file == SETTINGS and within.partition(".")[0] == "budget"
+
+
+def _check_kind(key: str, there: Any, value: Any) -> None:
+    if _split(key)[0] == PARAMS:
+        return
+    if isinstance(there, Mapping):
+        raise UserError(f"{key}: a section; override its keys: {', '.join(there)}")
+    if isinstance(there, list) != isinstance(value, list):
+        wanted = "a list of values to try, the default first" if isinstance(there, list) else "one value"
+        raise UserError(f"{key}: {value!r}: expected {wanted}, such as {there}")
 
 
 def _split(key: str) -> tuple[str, str]:

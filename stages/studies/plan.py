@@ -103,8 +103,7 @@ def plan(
             if row == study.reference or (row in only if only else not entry.needs)}
     files = {PARAMS: workspace, SETTINGS: pipeline.settings}
     shared = {**method, **setting.set, **study.set, **extra}
-    tried = any(entry.tried for entry in rows.values())
-    most = trials(applied(files, shared, f"study {name}")[SETTINGS]) if tried else 1
+    most = trials(applied(files, shared, f"study {name}")[SETTINGS]) if pipeline.settings else 1
     by_settings: dict[tuple, dict[str, Any]] = {}
     of_row: dict[str, dict[int, list[tuple]]] = {row: {} for row in rows}
     for value, row in itertools.product(values or study.values, rows):

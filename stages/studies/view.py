@@ -112,7 +112,7 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
         made.study.question or f"{made.study.title}.",
         "**The log is simulated.**" if simulated(made, request) else "",
         f"Setting `{request.setting_name}`: {request.setting.title}.",
-        f"Params that differ from params.yaml in all rows: {settings}." if settings else "",
+        f"Params that differ in all rows: {settings}." if settings else "",
         f"{len(numbers)} repetition{'s' * (len(numbers) != 1)}: {made.study.repeat} {', '.join(map(str, numbers))}.",
         f"Not finished yet: {'; '.join(short)}." if short else "",
         f"Commit {commit}.",

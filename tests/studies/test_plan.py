@@ -1,5 +1,7 @@
 """Rows and repetitions become experiments: as few as there are different results."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,12 +101,23 @@ def test_a_budget_is_of_the_whole_study():
     assert rival.overrides[BUDGET] == 2 and rival.mark != made(rows, values=[0]).of_row["rival"][0][0].mark
 
 
+@pytest.mark.parametrize(("key", "value", "message"), [
+    (f"{SETTINGS}:sasrec.dropout", 0.5, "0.5: expected a list of values to try, the default first, such as"),
+    (BUDGET, [4], "[4]: expected one value, such as 4"), (BUDGET, 0, "budget.trials: 0: expected a whole number"),
+    (f"{SETTINGS}:budget", {"trials": 1}, "a section; override its keys: trials, valid_windows, patience"),
+])
+def test_a_rivals_setting_of_another_kind_is_refused_before_anything_runs(key, value, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        made({"one": {}}, extra={key: value})
+
+
 @pytest.mark.parametrize(("key", "message"), [
     ("stages/baselines/params.yaml:budget.trails", "stages/baselines/params.yaml: there is no key budget.trails"),
-    ("stages/params.yaml:budget.trials", "stages/params.yaml is no file of params; there are: params.yaml, stages/base"),
+    ("stages/params.yaml:budget.trials", "stages/params.yaml:budget.trials: stages/params.yaml is no file of params; there are: params.yaml, stages/base"),
+    ("params.yaml:seed", "params.yaml:seed: keys of params.yaml have no file before them; write seed"),
 ])
 def test_a_key_of_no_file_is_named(key, message):
-    with pytest.raises(UserError, match=f"study ours, row one: .*{message}"):
+    with pytest.raises(UserError, match=f"study ours: {message}"):
         made({"one": {}}, extra={key: 1})
 
 
