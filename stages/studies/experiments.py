@@ -208,11 +208,12 @@ class Queue:
             if experiment := watched.left.pop(_mark(entry.name), None):
                 watched.failed.append(experiment.name)
         active = _entries(queue.iter_active())
+        alive = [entry for entry in active if _alive(queue, entry.stash_rev)]
         before = dict(watched.running)
         watched.running = {_mark(entry.name): entry.stash_rev for entry in active if _mark(entry.name) in watched.left}
-        watched.others = [entry.name or entry.stash_rev for entry in active
-                          if _mark(entry.name) not in watched.watches and _alive(queue, entry.stash_rev)]
-        if new or any(_alive(queue, entry.stash_rev) for entry in active) or _worker_alive(self.root):
+        watched.others = [entry.name or entry.stash_rev for entry in alive
+                          if _mark(entry.name) not in watched.watches]
+        if new or alive or _worker_alive(self.root):
             self._at_work = time.monotonic()
         elif time.monotonic() - self._at_work > _SECONDS_WITHOUT_WORK:
             self._starts += 1

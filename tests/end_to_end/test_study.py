@@ -174,11 +174,14 @@ def test_what_ran_on_one_machine_is_finished_on_another(counting, tmp_path):
 
 def test_a_budget_and_what_a_rival_may_try_reach_the_rival(counting):
     epochs = "stages/baselines/params.yaml:sasrec.epochs"
-    code, output = finish(counting, "rivals", "--setting", "quick", "-S", f"{epochs}=[1, 2]")
+    code, output = finish(counting, "rivals", "--setting", "quick", "-S", f"{epochs}=[1, 2]", "--reference", "sasrec")
     assert code == 0, output
     found = read_json(counting.folder / "metrics" / "studies" / "quick" / "rivals.json")
     facts = found["rows"][1]["facts"][0]
     assert facts["trials"] == 1 and found["overrides"] == {epochs: [1, 2]}
+    assert found["reference"] == "sasrec" and "--reference sasrec" in found["command"]
+    differences = {row["name"]: row["metrics"]["natural.rec_w"]["difference"] for row in found["rows"]}
+    assert differences["sasrec"] is None and differences["markov"] is not None
     counting.dvc("exp", "apply", facts["experiment"])
     settings = read_json(counting.folder / "metrics" / "baselines" / "sasrec_ce_id.json")["settings"]
     assert settings["epochs"] == 1, "the first one of those that were given"
