@@ -12,6 +12,9 @@ from stages.common.files import atomic_file, read_json
 from stages.common.params import Params
 from stages.studies.pipeline import RIVALS
 
+LM_RIVALS = ("allmrec", "llara", "collm", "tallrec")
+"""Rivals that learn from `instructions.train_targets` windows, as ours do, and not from the whole log."""
+
 _KEPT = 20  # durations of each stage
 _RESULTS_KEPT = 5000
 _TOOK = "seconds by result"
@@ -23,8 +26,10 @@ _FIRST_GUESS = {
     "ingest": (5, 0), "windowing": (4, 0), "instructions": (6, 0), "base": (6, 0), "selection": (4, 0),
     "evaluate": (5, 0), "reference": (8, 0), "embeddings": (8, 0),
     f"{RIVALS}:evaluate": (5, 0), f"{RIVALS}:timing": (30, 0),
+    f"{RIVALS}:gpt2": (0, 3600), f"{RIVALS}:pituning": (0, 3600),
+    **{f"{RIVALS}:{name}": (0, 1 / 6) for name in LM_RIVALS},
 }
-_OTHER, _RIVAL = (5, 0), (240, 0)
+_OTHER, _RIVAL = (5, 0), (0, 120)
 _OVERHEAD = 4.0  # of an experiment: DVC's copy of the repository and its commit
 
 
@@ -36,12 +41,13 @@ class Durations:
         self.path, self.behaviors = path, behaviors
         self.known, self.took = _read(path)
 
-    def add(self, stage: str, params: Params, seconds: float, key: str | None = None) -> None:
-        """Remember that `stage` took so long with these params; and its result, by its key in `Pipeline.keys`."""
+    def add(self, stage: str, params: Params, seconds: float, key: str | None = None, trials: int = 1) -> None:
+        """Remember that `stage` took so long with these params, and its result, by its key in `Pipeline.keys`; `trials`:
+        settings that a rival tries."""
         self.known, self.took = _read(self.path)  # another study may have added something
         kind = stage.partition("@")[0]
         rows = self.known.setdefault(kind, [])
-        rows.append([self._work(kind, params), round(seconds, 2)])
+        rows.append([self._work(kind, params, trials), round(seconds, 2)])
         del rows[:-_KEPT]
         if key:
             self.took[key] = round(seconds, 2)
@@ -51,20 +57,24 @@ class Durations:
         with contextlib.suppress(OSError), atomic_file(self.path) as path:
             path.write_text(json.dumps(self.known | {_TOOK: self.took}), encoding="utf-8")
 
-    def seconds(self, stage: str, params: Params) -> float:
-        """What `stage` is likely to take: the start of the first guess, and the work at the pace seen here."""
+    def seconds(self, stage: str, params: Params, trials: int = 1) -> float:
+        """What `stage` is likely to take: the start of the first guess, and the work at the pace seen here.
+
+        Of a rival that learns from the whole log it is what it took the last ones, whatever the size of theirs was.
+        """
         kind = stage.partition("@")[0]
         start, each = _FIRST_GUESS.get(kind, _RIVAL if kind.startswith(RIVALS) else _OTHER)
-        guess = start + each * self._work(kind, params)
-        seen = [(start + each * work, seconds) for work, seconds in self.known.get(kind, [])]
+        guess = start + each * self._work(kind, params, trials)
+        seen = [(first, seconds) for work, seconds in self.known.get(kind, []) if (first := start + each * work)]
         return guess * sum(s for _, s in seen) / sum(g for g, _ in seen) if seen else guess
 
     def overhead(self) -> float:
         """Seconds of an experiment beside its stages."""
         return _OVERHEAD
 
-    def _work(self, kind: str, params: Params) -> float:
-        """Targets, windows or pairs, each times its passes; looks at validation data count as a third of training."""
+    def _work(self, kind: str, params: Params, trials: int) -> float:
+        """Targets, windows or pairs, each times its passes; looks at validation data count as a third of training.
+        Settings that a rival tries, times its targets where these are given."""
         p, size = params, self.behaviors
         if kind == "sft":
             return p.instructions.train_targets * p.sft.epochs + p.instructions.valid_targets * p.sft.epochs / 3
@@ -77,6 +87,8 @@ class Durations:
         if kind == "predictions":
             w, v = p.windowing, p.predictions
             return w.natural + v.valid_natural + size * (w.balanced_per_behavior + v.valid_per_behavior)
+        if kind.startswith(f"{RIVALS}:"):
+            return trials * (p.instructions.train_targets if kind.rpartition(":")[2] in LM_RIVALS else 1)
         return 0.0
 
 

@@ -28,6 +28,7 @@ class Experiment:
         targets: stages asked for.
         keys: for each stage that these need, a key of all that its result follows from.
         params: the whole of params.yaml with the overrides applied.
+        trials: settings that a rival of it may try.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Experiment:
     targets: tuple[str, ...]
     keys: Mapping[str, str]
     params: Params
+    trials: int = 1
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def plan(
             if settings in of_row[row].setdefault(value, []):
                 raise UserError(f"{where}: tried: {further}: the row tries these values already; each setting once")
             of_row[row][value].append(settings)
-    made = {settings: _experiment(name, pipeline, found) for settings, found in by_settings.items()}
+    made = {settings: _experiment(name, pipeline, found, most) for settings, found in by_settings.items()}
     # settings that differ in what no target reads have one mark: the first of them is run for all
     kept: dict[str, Experiment] = {}
     for experiment in made.values():
@@ -158,10 +160,10 @@ def _check_budget(row: Row, where: str) -> None:
         raise UserError(f"{where}: {key}: all rows have the same budget; set it for the study, a setting, or with -S")
 
 
-def _experiment(study: str, pipeline: Pipeline, found: dict[str, Any]) -> Experiment:
+def _experiment(study: str, pipeline: Pipeline, found: dict[str, Any], most: int) -> Experiment:
     keys = pipeline.keys(found["targets"], found["files"])
     content = "".join(keys[target] for target in sorted(found["targets"]))
     mark = hashlib.sha256(content.encode()).hexdigest()[:_MARK]
     name = f"{study}-{found['row']}-{found['value']}-{mark}".replace("_", "-")
     return Experiment(name, mark, found["overrides"], tuple(found["targets"]), keys,
-                      Params.model_validate(found["files"][PARAMS]))
+                      Params.model_validate(found["files"][PARAMS]), most)

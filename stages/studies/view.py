@@ -90,7 +90,7 @@ def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations
     if not left:
         return
     runs = stage_runs(left, ended)
-    seconds = {stage: sum(durations.seconds(stage, e.params) for e in by) for stage, by in runs.items()}
+    seconds = {stage: sum(durations.seconds(stage, e.params, e.trials) for e in by) for stage, by in runs.items()}
     for stage, by in runs.items():
         console.print(f"  {stage}: {len(by)} × {duration(seconds[stage] / len(by))}")
     total = (sum(seconds.values()) + durations.overhead() * len(left)) / min(jobs, len(left))

@@ -39,6 +39,6 @@ class StageWatch:
     def close(self) -> None:
         """The stage that was seen last has ended."""
         if self._since is not None:
-            seconds, key = time.monotonic() - self._since, self.experiment.keys.get(self.stage)
-            self.durations.add(self.stage, self.experiment.params, seconds, key)
+            seconds, made = time.monotonic() - self._since, self.experiment
+            self.durations.add(self.stage, made.params, seconds, made.keys.get(self.stage), made.trials)
         self._since = None

@@ -174,9 +174,11 @@ def test_what_ran_on_one_machine_is_finished_on_another(counting, tmp_path):
 
 def test_a_budget_and_what_a_rival_may_try_reach_the_rival(counting):
     epochs = "stages/baselines/params.yaml:sasrec.epochs"
-    code, output = finish(counting, "rivals", "--setting", "quick", "-S", f"{epochs}=[1, 2]", "--reference", "sasrec")
+    asked = ("rivals", "--setting", "quick", "-S", f"{epochs}=[1, 2]", "--reference", "sasrec")
+    code, output = finish(counting, *asked, "--jobs", "2")
     assert code == 0, output
-    found = read_json(counting.folder / "metrics" / "studies" / "quick" / "rivals.json")
+    table = counting.folder / "metrics" / "studies" / "quick" / "rivals.json"
+    found = read_json(table)
     facts = found["rows"][1]["facts"][0]
     assert facts["trials"] == 1 and found["overrides"] == {epochs: [1, 2]}
     assert found["reference"] == "sasrec" and "--reference sasrec" in found["command"]
@@ -185,6 +187,13 @@ def test_a_budget_and_what_a_rival_may_try_reach_the_rival(counting):
     counting.dvc("exp", "apply", facts["experiment"])
     settings = read_json(counting.folder / "metrics" / "baselines" / "sasrec_ce_id.json")["settings"]
     assert settings["epochs"] == 1, "the first one of those that were given"
+
+    # a second seed is asked for, and nothing is run for it
+    queued = counting.dvc("queue", "status")
+    code, output = finish(counting, *asked, "--seeds", "2", "--report-only")
+    assert code == 0 and "3 experiments, 2 finished, 1 to run" in output, output  # counting knows no seed
+    assert counting.dvc("queue", "status") == queued and "--seeds 2" in read_json(table)["command"]
+    assert {row["name"]: row["repetitions"] for row in read_json(table)["rows"]}["sasrec"] == [0]
 
 
 def test_a_failing_experiment_is_named_with_where_to_look(counting):

@@ -82,11 +82,12 @@ def test_any_value_comes_back_from_hydra(tmp_path_factory, value):
 
 class Learned:
     def __init__(self):
-        self.durations, self.keys = [], []
+        self.durations, self.keys, self.trials = [], [], []
 
-    def add(self, stage, params, seconds, key):
+    def add(self, stage, params, seconds, key, trials):
         self.durations.append((stage, seconds))
         self.keys.append(key)
+        self.trials.append(trials)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def clock(monkeypatch):
     return now
 
 
-EXPERIMENT = SimpleNamespace(name="ours-row-0-abc", mark="abc", params=None, keys={"sft": "key of sft"})
+EXPERIMENT = SimpleNamespace(name="ours-row-0-abc", mark="abc", params=None, keys={"sft": "key of sft"}, trials=3)
 
 
 def looks(clock, parts, **options):
@@ -124,7 +125,7 @@ def test_seconds_are_learned_by_what_the_result_follows_from(clock):
     seen.look("Running stage 'sft':\n")
     seen.look("Running stage 'sft':\nRunning stage 'other':\n")
     seen.close()
-    assert learned.keys == ["key of sft", None]
+    assert learned.keys == ["key of sft", None] and learned.trials == [3, 3]
 
 
 def test_what_was_not_run_is_not_learned(clock):

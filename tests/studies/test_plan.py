@@ -60,6 +60,7 @@ def test_a_row_tries_as_many_settings_as_a_rival_may():
             assert (own,) == found.of_row["one"][value], "its own params are the first setting"
             assert [each.params.sft.learning_rate for each in others] == [each["sft.learning_rate"] for each in tried][: most - 1]
         assert len(in_turn([found])) == len(found.experiments) == 2 * min(most, 6)
+        assert {each.trials for each in found.experiments} == {most}
         assert {each.params.seed for each in in_turn([found])[: len(found.experiments) // 2]} == {0}
     assert made(rows, values=[0]).trials == value_of(PIPELINE.settings, "budget.trials")
 
