@@ -2,6 +2,7 @@ import json
 import sys
 
 import pytest
+import torch
 from rich.console import Console
 
 import stages.benchmark as command
@@ -20,6 +21,7 @@ def run(tiny_base, tmp_path, monkeypatch, capsys):
         simulator__users=120, simulator__days=8, windowing__natural=5, prompt__max_tokens=2048,
     ))
     monkeypatch.setattr(command, "QUICK", TINY)
+    threads = torch.get_num_threads()
 
     def call(*options):
         out = tmp_path / "metrics" / "benchmark.json"
@@ -29,13 +31,14 @@ def run(tiny_base, tmp_path, monkeypatch, capsys):
         printed = capsys.readouterr()
         return json.loads(out.read_text(encoding="utf-8")), printed.out, printed.err
 
-    return call
+    yield call
+    torch.set_num_threads(threads)
 
 
 def test_command(run):
-    found, table, _ = run("--only", "dpo,sft", "--rounds", "1", "--ours-only")
+    found, table, _ = run("--only", "dpo,sft", "--rounds", "1", "--ours-only", "--threads", "3")
     assert list(found["comparisons"]) == ["sft", "dpo"] and found["quick"] and found["rounds"] == 1
-    assert found["machine"]["threads"] >= 1 and found["machine"]["dtype"] == "float32" and found["versions"]["torch"]
+    assert found["machine"]["threads"] == 3 and found["machine"]["dtype"] == "float32" and found["versions"]["torch"]
     speed = found["comparisons"]["sft"]["rows"][0]
     assert speed["theirs"] is None and len(speed["ours"]["rounds"]) == 1
     assert "labelled targets/s" in table and "FLOPs used" in table and "threads" in table
