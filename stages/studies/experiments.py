@@ -138,13 +138,28 @@ class Queue:
                 for experiment in missing:
                     self._put(experiment)
                     progress.advance()
-        # DVC asks a worker itself, and starts a second one where the first is too busy to answer within a second
-        if not _worker_alive(self.root):
-            if self.jobs > 1:
-                os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
-            self._dvc("queue", "start", "--jobs", str(self.jobs))
+        self._start_workers()
         self._at_work = time.monotonic()
         return running
+
+    def _start_workers(self) -> None:
+        """Have `jobs` workers; those of an earlier study go on, but one that found nothing to do may have ended."""
+        alive = _workers(self.root)
+        # they are started by the name `dvc`, also where the environment is not activated
+        scripts, path = sysconfig.get_path("scripts"), os.environ.get("PATH", "")
+        if scripts not in path.split(os.pathsep):
+            os.environ["PATH"] = os.pathsep.join([scripts, path])
+        if self.jobs > 1:
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
+        if not alive:
+            self._dvc("queue", "start", "--jobs", str(self.jobs))
+            return
+        # not `dvc queue start`: it asks the workers themselves, and starts a second one in place of each that is too busy
+        # to answer within a second
+        queue = self._queue()
+        with contextlib.chdir(self.root):
+            for number in sorted({*range(1, self.jobs + 1)} - alive):
+                queue._spawn_worker(number)
 
     def _put(self, experiment: Experiment) -> None:
         settings = [part for key, value in experiment.overrides.items() for part in ("-S", f"{key}={hydra(value)}")]
@@ -213,7 +228,7 @@ class Queue:
         watched.running = {_mark(entry.name): entry.stash_rev for entry in active if _mark(entry.name) in watched.left}
         watched.others = [entry.name or entry.stash_rev for entry in alive
                           if _mark(entry.name) not in watched.watches]
-        if new or alive or _worker_alive(self.root):
+        if new or alive or _workers(self.root):
             self._at_work = time.monotonic()
         elif time.monotonic() - self._at_work > _SECONDS_WITHOUT_WORK:
             self._starts += 1
@@ -250,10 +265,6 @@ class Queue:
 
     def _dvc(self, *arguments: str, check: bool = True) -> None:
         said = io.StringIO()
-        # the worker is started by the name `dvc`, also where the environment is not activated
-        scripts, path = sysconfig.get_path("scripts"), os.environ.get("PATH", "")
-        if scripts not in path.split(os.pathsep):
-            os.environ["PATH"] = os.pathsep.join([scripts, path])
         with contextlib.chdir(self.root), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = dvc_main(list(arguments))
         if code == _INTERRUPTED:
@@ -290,13 +301,14 @@ def _alive(queue: Any, entry: str) -> bool:
         return False
 
 
-def _worker_alive(root: Path) -> bool:
-    """Whether the process of a worker is there, busy or not."""
+def _workers(root: Path) -> set[int]:
+    """Numbers, from 1, of the workers whose processes are there, busy or not."""
+    alive = set()
     for path in (root / ".dvc" / "tmp" / "exps" / "celery").glob("dvc-exp-worker-*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
             if "queue-worker" in psutil.Process(read_json(path)["pid"]).cmdline():
-                return True
-    return False
+                alive.add(int(path.stem.rpartition("-")[2]))
+    return alive
 
 
 def _entries(found: Iterator) -> list:

@@ -155,7 +155,7 @@ class FakeQueue:
 
     def __init__(self, head):
         self.head, self.queued, self.active, self.failed, self.commands = head, [], [], [], []
-        self.proc, self.worker = {}, False
+        self.proc, self.workers = {}, set()
 
     def entry(self, name, baseline=None):
         return SimpleNamespace(name=name, stash_rev=f"rev of {name}", baseline_rev=baseline or self.head)
@@ -168,6 +168,9 @@ class FakeQueue:
 
     def iter_failed(self):
         return iter([SimpleNamespace(entry=entry, result=None) for entry in self.failed])
+
+    def _spawn_worker(self, number):
+        self.workers.add(number)
 
     def dvc(self, *arguments, check=True):
         self.commands.append(arguments)
@@ -188,7 +191,7 @@ def queue(repository, monkeypatch, clock):
     monkeypatch.setattr(made, "_queue", lambda: fake)
     monkeypatch.setattr(made, "_dvc", fake.dvc)
     monkeypatch.setattr(experiments, "_alive", lambda queue, entry: entry in fake.proc)
-    monkeypatch.setattr(experiments, "_worker_alive", lambda root: fake.worker)
+    monkeypatch.setattr(experiments, "_workers", lambda root: set(fake.workers))
     # one that runs to its end in a moment, and the clock goes on
     fake.step = lambda: None
 
@@ -278,11 +281,21 @@ def test_a_queue_that_stands_still_is_started_again_and_at_last_given_up(queue):
 
 def test_a_worker_that_is_slow_gets_no_second_one_beside_it(queue):
     made, fake, repository = queue
-    fake.worker = True
+    fake.workers = {1}
     slow = iter(range(500))
     fake.step = lambda: None if next(slow, None) is not None else succeed(fake, repository)
     made.run(wanted("a"))
-    assert ("queue", "start", "--jobs", "1") not in fake.commands
+    assert ("queue", "start", "--jobs", "1") not in fake.commands and fake.workers == {1}
+
+
+@pytest.mark.parametrize("alive", [{1}, {2}, {1, 2, 3}])
+def test_workers_that_an_earlier_study_left_are_made_up_to_as_many_as_are_wanted(queue, alive, monkeypatch):
+    made, fake, repository = queue
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    made.jobs, fake.workers = 2, set(alive)
+    fake.step = lambda: succeed(fake, repository)
+    made.run(wanted("a"))
+    assert not [command for command in fake.commands if command[0] == "queue"] and fake.workers == alive | {1, 2}
 
 
 def test_what_runs_is_named_with_its_stage(queue):
