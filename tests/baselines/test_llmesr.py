@@ -6,7 +6,7 @@ import torch
 from stages.baselines.llmesr import LLMESR, Settings, SimilarWindows
 from stages.baselines.losses import binary_cross_entropy
 from stages.baselines.sasrec import SASRec
-from stages.baselines.sequences import Sequences
+from stages.baselines.sequences import NO_LABEL, Sequences
 from stages.baselines.settings import Budget
 from stages.baselines.training import fit
 from stages.common.errors import UserError
@@ -17,9 +17,9 @@ from tests.baselines.laws import (
 
 LENGTH = 8
 SETTINGS = {"dimensions": 16, "blocks": 1, "heads": 2, "dropout": 0.1, "alpha": 0.1, "text": True,
-            "cross_attention": True, "similar": 3, "pool": 500, "learning_rate": 0.01, "weight_decay": 0.0,
+            "cross_attention": True, "similar": 3, "pool": 500, "windows_per_look": 1, "learning_rate": 0.01, "weight_decay": 0.0,
             "batch_size": 32, "epochs": 25, "warmup": 0}
-FIXED = ("text", "cross_attention", "similar", "pool")
+FIXED = ("text", "cross_attention", "similar", "pool", "windows_per_look")
 VALUES = Settings(**{name: value if name in FIXED else [value] for name, value in SETTINGS.items()})
 NAMES = np.random.default_rng(0).normal(size=(5, 20)).astype(np.float32) + 5
 
@@ -50,6 +50,16 @@ def test_with_neither_text_nor_cross_attention_nor_alpha_it_is_sasrec(sequences)
     assert torch.equal(model.log_p(batch), other.log_p(batch))
     losses = [each.loss(batch, torch.Generator().manual_seed(0)) for each in (model, other)]
     assert losses[0] == losses[1]
+
+
+def test_a_small_log_is_read_several_times_between_two_looks(sequences):
+    there = len(sequences.train_rows())
+    for wanted, passes in ((1, 1), (there, 1), (there + 1, 2), (3 * there, 3)):
+        model = untrained(sequences, windows_per_look=wanted)
+        labels = [batch.label for batch in model.epoch(sequences, 32, np.random.default_rng(0))]
+        targets = sum(int((label != NO_LABEL).sum()) for label in labels)
+        assert targets == passes * sum(int((batch.label != NO_LABEL).sum())
+                                       for batch in sequences.epoch(32, np.random.default_rng(0)))
 
 
 @CONTEXTS

@@ -104,7 +104,7 @@ def test_names_that_are_alike_have_no_axis():
     (alphafuse, {"text_dimensions": [2], "id_dimensions": [6], "id_start": ["zeros"], "temperature": [0.07],
                  "windows_per_epoch": 200}),
     (llmesr, {"dimensions": [8], "blocks": [1], "heads": [1], "alpha": [0.1], "text": True, "cross_attention": True,
-              "similar": 2, "pool": 100}),
+              "similar": 2, "pool": 100, "windows_per_look": 100}),
 ])
 def test_a_rows_command_says_what_read_the_names(module, section, log, tiny_base, tmp_path, monkeypatch):
     name = module.__name__.rpartition(".")[2]
