@@ -25,8 +25,6 @@ from stages.studies.watch import StageWatch
 
 # Finished experiments are refs of Git, quick to list; opening DVC's queue takes half a second of a core.
 _SECONDS_BETWEEN_LOOKS, _LOOKS_BETWEEN_QUEUES = 2.0, 5
-# seconds without a look at the queue for each second that the last one took
-_RESTS = 30
 # looks at the queue, each time, until what has just been started is found in it
 _LOOKS_FOR_THE_NEXT = 10
 # with nothing running for so long, the worker is gone: DVC's own ends when it finds the queue empty, or was killed
@@ -190,7 +188,6 @@ class Queue:
     def _watch(self, watched: _Watched, progress: Any) -> None:
         """Wait until all are finished or failed, or the first ones have all failed."""
         looks = since_news = 0
-        rested = 0.0  # not before then: on a busy machine a look at the queue takes seconds of what the experiments need
         while True:
             done = finished(self.root)
             for mark in [mark for mark in watched.left if mark in done]:
@@ -201,11 +198,8 @@ class Queue:
                 since_news = self._starts = 0
                 progress.advance()
             searching = not watched.running and since_news < _LOOKS_FOR_THE_NEXT
-            began = time.monotonic()
-            if watched.left and (searching or looks % _LOOKS_BETWEEN_QUEUES == 0 and began >= rested):
+            if watched.left and (searching or looks % _LOOKS_BETWEEN_QUEUES == 0):
                 since_news = 0 if self._look(watched) else since_news
-                ended = time.monotonic()
-                rested = ended + _RESTS * (ended - began)
             if not watched.left or self._hopeless(watched):
                 return
             for mark, entry in watched.running.items():

@@ -288,24 +288,6 @@ def test_a_worker_that_is_slow_gets_no_second_one_beside_it(queue):
     assert ("queue", "start", "--jobs", "1") not in fake.commands and fake.workers == {1}
 
 
-@pytest.mark.parametrize(("took", "looks"), [(0, 60), (5, 4)])
-def test_a_look_that_takes_long_is_followed_by_a_rest(queue, clock, monkeypatch, took, looks):
-    made, fake, repository = queue
-    seen, look = [], made._look
-
-    def slow(watched):
-        seen.append(clock.value)
-        clock.value += took
-        fake.active[:] = [fake.entry("ours-row-0-a")]
-        return look(watched)
-
-    monkeypatch.setattr(made, "_look", slow)
-    fake.proc, steps = {"rev of ours-row-0-a": "alive"}, iter(range(300))
-    fake.step = lambda: None if next(steps, None) is not None else succeed(fake, repository)
-    made.run(wanted("a"))
-    assert abs(len(seen) - looks) <= 2, seen
-
-
 @pytest.mark.parametrize("alive", [{1}, {2}, {1, 2, 3}])
 def test_workers_that_an_earlier_study_left_are_made_up_to_as_many_as_are_wanted(queue, alive, monkeypatch):
     made, fake, repository = queue
