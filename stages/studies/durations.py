@@ -26,7 +26,8 @@ _FIRST_GUESS = {
     "ingest": (5, 0), "windowing": (4, 0), "instructions": (6, 0), "base": (6, 0), "selection": (4, 0),
     "evaluate": (5, 0), "reference": (8, 0), "embeddings": (8, 0),
     f"{RIVALS}:evaluate": (5, 0), f"{RIVALS}:timing": (30, 0),
-    f"{RIVALS}:gpt2": (0, 3600), f"{RIVALS}:pituning": (0, 3600),
+    # of one core without AVX512-BF16, and 13 to 17 thousand windows; a setting each
+    f"{RIVALS}:gpt2": (0, 3600), f"{RIVALS}:pituning": (0, 3600), f"{RIVALS}:llmesr": (0, 600),
     **{f"{RIVALS}:{name}": (0, 1 / 6) for name in LM_RIVALS},
 }
 _OTHER, _RIVAL = (5, 0), (0, 120)
@@ -60,7 +61,7 @@ class Durations:
     def seconds(self, stage: str, params: Params, trials: int = 1) -> float:
         """What `stage` is likely to take: the start of the first guess, and the work at the pace seen here.
 
-        Of a rival that learns from the whole log it is what it took the last ones, whatever the size of theirs was.
+        Of a rival that learns from the whole log it is what a setting took the last times, whatever the log's size was.
         """
         kind = stage.partition("@")[0]
         start, each = _FIRST_GUESS.get(kind, _RIVAL if kind.startswith(RIVALS) else _OTHER)

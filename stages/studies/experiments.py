@@ -87,7 +87,8 @@ class Queue:
     Queued experiments are run by workers of DVC's that go on when this process is stopped, each one after the other.
 
     Attributes:
-        jobs: workers; the processors are shared out among them, by OMP_NUM_THREADS, unless that is set.
+        jobs: workers to have at least when a study begins; the processors are shared out among those that it starts, by
+            OMP_NUM_THREADS, unless that is set. Those of an earlier study go on as they were started.
     """
 
     root: Path
@@ -143,7 +144,7 @@ class Queue:
         return running
 
     def _start_workers(self) -> None:
-        """Have `jobs` workers; those of an earlier study go on, but one that found nothing to do may have ended."""
+        """Start what is missing of `jobs` workers: of an earlier study's some may have found nothing to do and ended."""
         alive = _workers(self.root)
         # they are started by the name `dvc`, also where the environment is not activated
         scripts, path = sysconfig.get_path("scripts"), os.environ.get("PATH", "")

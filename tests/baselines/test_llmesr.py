@@ -17,8 +17,8 @@ from tests.baselines.laws import (
 
 LENGTH = 8
 SETTINGS = {"dimensions": 16, "blocks": 1, "heads": 2, "dropout": 0.1, "alpha": 0.1, "text": True,
-            "cross_attention": True, "similar": 3, "pool": 500, "windows_per_look": 1, "learning_rate": 0.01, "weight_decay": 0.0,
-            "batch_size": 32, "epochs": 25, "warmup": 0}
+            "cross_attention": True, "similar": 3, "pool": 500, "windows_per_look": 1, "learning_rate": 0.01,
+            "weight_decay": 0.0, "batch_size": 32, "epochs": 25, "warmup": 0}
 FIXED = ("text", "cross_attention", "similar", "pool", "windows_per_look")
 VALUES = Settings(**{name: value if name in FIXED else [value] for name, value in SETTINGS.items()})
 NAMES = np.random.default_rng(0).normal(size=(5, 20)).astype(np.float32) + 5
