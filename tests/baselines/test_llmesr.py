@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import polars as pl
 import pytest
@@ -53,13 +55,12 @@ def test_with_neither_text_nor_cross_attention_nor_alpha_it_is_sasrec(sequences)
 
 
 def test_a_small_log_is_read_several_times_between_two_looks(sequences):
-    there = len(sequences.train_rows())
+    def targets(source):
+        return sum(int((batch.label != NO_LABEL).sum()) for batch in source(32, np.random.default_rng(0)))
+
+    there, once = len(sequences.train_rows()), targets(sequences.epoch)
     for wanted, passes in ((1, 1), (there, 1), (there + 1, 2), (3 * there, 3)):
-        model = untrained(sequences, windows_per_look=wanted)
-        labels = [batch.label for batch in model.epoch(sequences, 32, np.random.default_rng(0))]
-        targets = sum(int((label != NO_LABEL).sum()) for label in labels)
-        assert targets == passes * sum(int((batch.label != NO_LABEL).sum())
-                                       for batch in sequences.epoch(32, np.random.default_rng(0)))
+        assert targets(partial(untrained(sequences, windows_per_look=wanted).epoch, sequences)) == passes * once
 
 
 @CONTEXTS

@@ -14,6 +14,7 @@ from tests.contract.imports import ROOT
 
 TARGETS = [f"evaluate@{model}" for model in ("base", "sft", "dpo")] + ["reference", "embeddings"]
 PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+SETTINGS_HERE = Pipeline(ROOT).settings
 
 MINI = """
 stages:
@@ -56,7 +57,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def files(params):
-    return {"params.yaml": params, SETTINGS: Pipeline(ROOT).settings}
+    return {"params.yaml": params, SETTINGS: SETTINGS_HERE}
 
 
 def with_value(key, value):
