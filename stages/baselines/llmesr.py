@@ -14,15 +14,13 @@ centred name vectors, out of `pool` windows drawn once, instead of a prompt that
 centred and brought to a mean squared length of 1, which the linear layers could undo; negatives are those of
 `losses.binary_cross_entropy`. Blocks, positions, contexts and their scale are `SASRec`'s, dropout follows the
 cross-attention instead of going before it, and none is in the states of similar windows. Published patience is 20
-passes; here it is the budget's looks, and a log whose pass is a few steps is read several times between two of them
+passes; here it is the budget's looks, and a small log is read more often between two of them than the budget says
 (`windows_per_look`). The context modes `history` and `next` are not published.
 
 Checks (tests/baselines/test_llmesr.py): with neither text, cross-attention nor alpha it is SASRec; no state depends on
 what comes later; no similar window is of the same user.
 """
 
-import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -133,7 +131,7 @@ class LLMESR(Recommender):
             raise UserError(f"llmesr: cross_attention needs two views (text: true) and dimensions that {_CROSS_HEADS} "
                             f"heads can share, not {dimensions}")
         self.alpha, self.count, self.similar = settings["alpha"], settings["similar"], similar
-        self.passes = math.ceil(settings["windows_per_look"] / max(1, len(sequences.train_rows())))
+        self.windows_per_look = settings["windows_per_look"]
         self.embedder = Embedder(sequences.size, sequences.contexts, sequences.length, dimensions, context)
         self.encoder = Encoder(dimensions, settings["blocks"], settings["heads"], settings["dropout"])
         vectors = _scaled(names)
@@ -166,10 +164,6 @@ class LLMESR(Recommender):
         if self.adapter is not None:
             vectors.append(self.adapter(self.text[: self.embedder.size]))
         return states @ torch.cat(vectors, dim=-1).T
-
-    def epoch(self, sequences: Sequences, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        for _ in range(self.passes):
-            yield from sequences.epoch(batch_size, rng)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         states = self.states(batch)

@@ -31,11 +31,12 @@ Dropouts = Tried[Annotated[float, Field(ge=0, lt=1)]]
 
 
 class Budget(Section):
-    """The tuning of every system: settings tried, and the validation windows that choose among them."""
+    """The tuning of every system: settings tried, the validation windows that choose among them, and when it ends."""
 
     trials: Positive
     valid_windows: Positive
     patience: Positive
+    windows_per_look: Positive
 
 
 class Trained(Section):

@@ -1,6 +1,7 @@
-"""One loop for every system trained from nothing: epochs, a look at validation after each, settings tried in turn."""
+"""One loop for every system trained from nothing: passes, looks at validation between them, settings tried in turn."""
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,13 @@ _LARGEST_GRADIENT = 5.0
 
 
 class Recommender(nn.Module, ABC):
-    """A system trained from nothing."""
+    """A system trained from nothing.
+
+    Attributes:
+        windows_per_look: training windows between two looks at validation, where the budget's are not enough for it.
+    """
+
+    windows_per_look: int | None = None
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
@@ -36,7 +43,7 @@ class Recommender(nn.Module, ABC):
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def epoch(self, sequences: Sequences, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """What is learned from between two looks at validation: every training target once, if no system says else."""
+        """One pass: every training target once, if no system says else."""
         return sequences.epoch(batch_size, rng)
 
 
@@ -51,7 +58,7 @@ class Fitted(Generic[Model]):
         model: with the weights of its best look at validation.
         settings: its own.
         score: mean reciprocal rank on the validation windows.
-        trials: every setting tried, its score and the epoch of its best look.
+        trials: every setting tried, its score and, as `epoch`, the number of its best look.
         valid_windows: how many the score is of: those drawn whose behaviour is in the vocabulary.
         facts: what else the metrics should say, such as what names were embedded by.
     """
@@ -92,7 +99,7 @@ def fit(
         for number, settings in enumerate(wanted):
             torch.manual_seed(seed)
             model = make(settings).to(device())
-            score, epoch, weights = _train(model, settings, sequences, rows, budget.patience, seed, progress, number)
+            score, epoch, weights = _train(model, settings, sequences, rows, budget, seed, progress, number)
             trials.append({**settings, "score": score, "epoch": epoch})
             if weights and (best is None or score > best[0]):
                 best = score, model, weights, settings
@@ -128,10 +135,10 @@ def trained_parameters(model: nn.Module) -> int:
 
 
 def _train(
-    model: Recommender, settings: dict[str, Any], sequences: Sequences, rows: np.ndarray, patience: int, seed: int,
+    model: Recommender, settings: dict[str, Any], sequences: Sequences, rows: np.ndarray, budget: Budget, seed: int,
     progress: Track, number: int,
 ) -> tuple[float, int, dict[str, torch.Tensor]]:
-    """The best score, its epoch (1 and up), and the weights it was reached with; none if no score was finite."""
+    """The best score, the look it is of (1 and up), and the weights it was reached with; none if none was finite."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         model.parameter_groups(settings), lr=settings["learning_rate"], betas=(0.9, 0.98),
@@ -140,10 +147,12 @@ def _train(
     warmup = settings["warmup"]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    passes = _passes(len(sequences.train_rows()), model.windows_per_look or budget.windows_per_look)
     best, best_epoch, kept = float("-inf"), 0, {}
     for epoch in range(1, settings["epochs"] + 1):
         model.train()
-        for batch in model.epoch(sequences, settings["batch_size"], rng):
+        every = (model.epoch(sequences, settings["batch_size"], rng) for _ in range(passes))
+        for batch in itertools.chain.from_iterable(every):
             loss = model.loss(batch.to(device()), generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -154,7 +163,12 @@ def _train(
         progress.advance(1, f"setting {number + 1}, epoch {epoch}: {score:.4f}")
         if score > best:
             best, best_epoch, kept = score, epoch, copy.deepcopy(model.state_dict())
-        elif epoch - best_epoch >= patience:
+        elif epoch - best_epoch >= budget.patience:
             progress.advance(settings["epochs"] - epoch)
             break
     return best, best_epoch, kept
+
+
+def _passes(windows: int, wanted: int) -> int:
+    """Over `windows` training windows between two looks: as many as make `wanted` at most, but at least one."""
+    return max(1, wanted // max(1, windows))

@@ -27,7 +27,7 @@ def small_task(folder: Path, section: str, settings: dict, trials: int = 1, cont
     events = events.with_columns(behavior=pl.Series(turn))
     file = folder / "settings.yaml"
     with open(file, "w") as out:
-        budget = {"trials": trials, "valid_windows": valid_windows, "patience": 5}
+        budget = {"trials": trials, "valid_windows": valid_windows, "patience": 5, "windows_per_look": 1}
         names = {"encoder": "base", "revision": ""}
         YAML().dump({"budget": budget, section: settings, "names": names}, out)
     params = small_params(**({"instructions__train_targets": 120, "instructions__valid_targets": 24} | changes))

@@ -17,7 +17,7 @@ LENGTH = 8
 SETTINGS = {"text_dimensions": 128, "id_dimensions": 12, "id_start": "zeros", "temperature": 0.07,
             "windows_per_epoch": 1000, "dropout": 0.1, "learning_rate": 0.01, "weight_decay": 0.01, "batch_size": 64,
             "epochs": 6, "warmup": 0}
-BUDGET = Budget(trials=1, valid_windows=200, patience=14)
+BUDGET = Budget(trials=1, valid_windows=200, patience=14, windows_per_look=1)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ VALUES = Settings(**{name: [value] for name, value in SETTINGS.items()})
 # a masking teaches few labels, so this system needs more steps than the others
 LEARNS = {"blocks": 1, "dropout": 0.0, "masked": 0.4, "maskings": 4, "learning_rate": 0.003, "batch_size": 16,
           "epochs": 40}
-BUDGET = Budget(trials=1, valid_windows=200, patience=12)
+BUDGET = Budget(trials=1, valid_windows=200, patience=12, windows_per_look=1)
 
 
 @pytest.fixture

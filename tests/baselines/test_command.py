@@ -47,7 +47,7 @@ def command(log, tmp_path, monkeypatch):
         for name, frame in (("events", events), ("windows", windows), ("vocabulary", vocabulary)):
             tables.write(frame.cast(tables.SCHEMAS[name]), name, tmp_path / f"{name}.parquet")
         with (tmp_path / "settings.yaml").open("w") as file:
-            budget = {"trials": 2, "valid_windows": valid_windows, "patience": 1}
+            budget = {"trials": 2, "valid_windows": valid_windows, "patience": 1, "windows_per_look": 1}
             YAML().dump({"budget": budget, "sasrec": VALUES}, file)
         (tmp_path / "params.json").write_text(small_params().model_dump_json(by_alias=True))
         argv = ["sasrec", "--params", tmp_path / "params.json", "--settings", tmp_path / "settings.yaml",

@@ -101,7 +101,7 @@ def test_a_small_one_learns_fifty_windows_by_heart(log):
 def test_learns_more_than_shares(sequences):
     rows = sequences.valid_rows(200, 0)
     values = Settings(**{name: [value] for name, value in (SETTINGS | {"batch_size": 16, "epochs": 25}).items()})
-    budget = Budget(trials=1, valid_windows=200, patience=25)
+    budget = Budget(trials=1, valid_windows=200, patience=25, windows_per_look=1)
     found = fit("test", lambda settings: GPT2(sequences, settings, "next", "ce"), sequences, values, budget, 0)
     label = sequences.windows(rows).label[:, -1].numpy()
     most = np.bincount(label[label != NO_LABEL]).max() / len(label)

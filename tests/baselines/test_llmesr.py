@@ -1,5 +1,3 @@
-from functools import partial
-
 import numpy as np
 import polars as pl
 import pytest
@@ -8,7 +6,7 @@ import torch
 from stages.baselines.llmesr import LLMESR, Settings, SimilarWindows
 from stages.baselines.losses import binary_cross_entropy
 from stages.baselines.sasrec import SASRec
-from stages.baselines.sequences import NO_LABEL, Sequences
+from stages.baselines.sequences import Sequences
 from stages.baselines.settings import Budget
 from stages.baselines.training import fit
 from stages.common.errors import UserError
@@ -54,15 +52,6 @@ def test_with_neither_text_nor_cross_attention_nor_alpha_it_is_sasrec(sequences)
     assert losses[0] == losses[1]
 
 
-def test_a_small_log_is_read_several_times_between_two_looks(sequences):
-    def targets(source):
-        return sum(int((batch.label != NO_LABEL).sum()) for batch in source(32, np.random.default_rng(0)))
-
-    there, once = len(sequences.train_rows()), targets(sequences.epoch)
-    for wanted, passes in ((1, 1), (there, 1), (there + 1, 2), (3 * there, 3)):
-        assert targets(partial(untrained(sequences, windows_per_look=wanted).epoch, sequences)) == passes * once
-
-
 @CONTEXTS
 @pytest.mark.parametrize("cross_attention", [True, False])
 def test_no_state_depends_on_a_later_behaviour(sequences, context, cross_attention):
@@ -105,7 +94,7 @@ def test_names_stay_as_they_are_and_ids_and_adapter_learn(sequences):
     values = VALUES.model_copy(update={"epochs": [2]})
     similar = SimilarWindows(sequences, NAMES, 500, 0)
     found = fit("test", lambda settings: LLMESR(sequences, settings, "id", NAMES, similar), sequences, values,
-                Budget(trials=1, valid_windows=50, patience=2), 0)
+                Budget(trials=1, valid_windows=50, patience=2, windows_per_look=1), 0)
     start, end = untrained(sequences, "id").state_dict(), found.model.state_dict()
     changed = {name for name in end if not torch.equal(start[name], end[name].cpu())}
     assert "text" in end and "text" not in changed
@@ -166,6 +155,6 @@ def test_learns_a_chain_that_markov_knows(log):
     sequences = Sequences(*chain, LENGTH)
     similar = SimilarWindows(sequences, NAMES, 200, 0)
     found = fit("test", lambda settings: LLMESR(sequences, settings, "next", NAMES, similar), sequences, VALUES,
-                Budget(trials=1, valid_windows=200, patience=40), 0)
+                Budget(trials=1, valid_windows=200, patience=40, windows_per_look=1), 0)
     check_knows_what_markov_knows(found.model, sequences, chain)
 

@@ -111,8 +111,8 @@ def test_a_rows_command_says_what_read_the_names(module, section, log, tiny_base
     trained = {"learning_rate": [0.01], "dropout": [0.1], "weight_decay": [0.0], "batch_size": [64], "epochs": [1],
                "warmup": [0]}
     with (tmp_path / "settings.yaml").open("w") as file:
-        YAML().dump({"budget": {"trials": 1, "valid_windows": 50, "patience": 1}, name: section | trained,
-                     "names": {"encoder": "base", "revision": ""}}, file)
+        YAML().dump({"budget": {"trials": 1, "valid_windows": 50, "patience": 1, "windows_per_look": 1},
+                     name: section | trained, "names": {"encoder": "base", "revision": ""}}, file)
     argv = [name, "--settings", tmp_path / "settings.yaml", "--context", "next", "--model", tiny_base,
             "--out", tmp_path / "out.parquet", "--weights", tmp_path / "weights",
             "--metrics", tmp_path / "metrics.json"]

@@ -28,7 +28,7 @@ SETTINGS = {"dimensions": 16, "attention": 8, "blocks": 1, "pretrained": True, "
             "masked": 0.3, "reconstruction": 0.5, "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.0,
             "batch_size": 32, "epochs": 8, "warmup": 0}
 FORGET = {"forget_above": 0.02, "forget_until": 2.0, "forget_steps": 30, "forget_rate": 0.003, "forget_tolerance": 0.02}
-BUDGET = Budget(trials=1, valid_windows=200, patience=12)
+BUDGET = Budget(trials=1, valid_windows=200, patience=12, windows_per_look=1)
 
 
 def values_with(**changes):
@@ -298,7 +298,7 @@ def test_the_command_writes_predictions_weights_and_what_was_unlearned(log, tiny
     for name, table in zip(("events", "windows", "vocabulary"), log(users=20, each=40), strict=True):
         tables.write(table, name, tmp_path / f"{name}.parquet")
         paths += [f"--{name}", str(tmp_path / f"{name}.parquet")]
-    budget = {"trials": 1, "valid_windows": 50, "patience": 1}
+    budget = {"trials": 1, "valid_windows": 50, "patience": 1, "windows_per_look": 1}
     settings = {"budget": budget, "pituning": values_with(epochs=1).model_dump()}
     (tmp_path / "settings.yaml").write_text(json.dumps(settings), encoding="utf-8")  # which is YAML, too
     arguments = ["--context", "next", "--objective", "unlearned", "--model", str(tiny_base)]

@@ -11,6 +11,7 @@ from stages.common.errors import UserError
 from tests.contract.imports import ROOT
 
 SHIPPED = ROOT / "stages" / "baselines" / "params.yaml"
+BUDGET = "budget: {trials: 1, valid_windows: 1, patience: 1, windows_per_look: 1}"
 SECTIONS = [section for section in YAML(typ="safe", pure=True).load(SHIPPED.read_text("utf-8")) if section != "budget"]
 
 
@@ -44,10 +45,10 @@ def test_no_more_choices_than_there_are():
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("budget: {trials: 0, valid_windows: 1, patience: 1}\nsasrec: {}", "(?s)budget.trials: "),
-    ("budget: {trials: 1, valid_windows: 1, patience: 1}", "sasrec: missing"),
-    ("budget: {trials: 1, valid_windows: 1, patience: 1}\nsasrec: {rate: 1}", "(?s)sasrec.rate: "),
-    ("budget: {trials: 1, valid_windows: 1, patience: 1}\nsasrec: {dropout: [0.1, 0.2, 0.10], heads: [1, 2, 2]}",
+    (f"{BUDGET.replace('trials: 1', 'trials: 0')}\nsasrec: {{}}", "(?s)budget.trials: "),
+    (BUDGET, "sasrec: missing"),
+    (f"{BUDGET}\nsasrec: {{rate: 1}}", "(?s)sasrec.rate: "),
+    (f"{BUDGET}\nsasrec: {{dropout: [0.1, 0.2, 0.10], heads: [1, 2, 2]}}",
      r"(?s)sasrec.dropout: holds 0\.1 more than once; .*sasrec.heads: holds 2 more than once"),
     ("budget: [", "not valid YAML"),
     ("- 1", "budget: missing"),

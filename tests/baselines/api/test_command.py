@@ -25,7 +25,7 @@ def command(case, tmp_path, monkeypatch):
     for name in ("events", "windows", "vocabulary"):
         tables.write(getattr(case.task, name), name, tmp_path / f"{name}.parquet")
     (tmp_path / "settings.yaml").write_text(
-        "budget: {trials: 1, valid_windows: 1, patience: 1}\n"
+        "budget: {trials: 1, valid_windows: 1, patience: 1, windows_per_look: 1}\n"
         f"api: {SETTINGS.model_dump_json()}\n"
     )
     (tmp_path / "params.json").write_text(case.task.params.model_dump_json(by_alias=True))

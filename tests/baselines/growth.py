@@ -1,0 +1,174 @@
+"""How much log a system needs: those trained from nothing on more and more people, beside Markov on as many.
+
+    dvc repro windowing base
+    python -m tests.baselines.growth --people 20 400 1600
+
+Any log will do. The people are training users, a draw that holds the smaller ones' draws. What is tested, and the
+validation windows that end a training and choose τ, are the same for all, and so are the vocabulary and its shares, which
+Markov falls back on: those are of the whole log. Each number of people is a table of two parts: decisions as they are
+against Markov's as they are, and with adjusted logits against Markov's adjusted. Systems have the first of their settings,
+as a study has with budget.trials 1. Each is there as it is told the next event's time and place, and told behaviours alone
+(`_id`), and so is Markov: what is told less is to be held against what is told as little.
+
+Rows of a language model learn from `instructions.train_targets` targets: Markov on the people who have as many is what the
+log says by then.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from stages.baselines.alphafuse import fit_alphafuse
+from stages.baselines.bert4rec import fit_bert4rec
+from stages.baselines.command import Task, table_of
+from stages.baselines.llmesr import fit_llmesr
+from stages.baselines.names import names_of
+from stages.baselines.sasrec import fit_sasrec
+from stages.baselines.settings import Context
+from stages.baselines.training import Fitted, predict
+from stages.baselines.trivial import Markov
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import UserError, run
+from stages.common.inputs import TABLES, at_least_1, read_tables
+from stages.common.params import read_params
+from stages.events.simulator import BEHAVIORS
+from stages.ranking.decisions import decided, tau_of
+from stages.ranking.splits import splits_of
+from stages.reference import oracle_log_p
+from stages.studies.compare import Comparison, Summary, summarise
+from stages.studies.repetitions import Repetition, RowResult
+from stages.studies.table import markdown
+from tests.baselines.library import of_users
+
+READ = ("events", "windows", "vocabulary")
+METRICS = ("natural.rec_w", "balanced.overall", "balanced.tail")
+RESAMPLES = 1000
+REFERENCE = "markov"
+
+Answers = Callable[[np.ndarray], np.ndarray]
+"""Log-probabilities `(N, V)` of the windows whose targets are rows `(N,)`."""
+
+FITS: dict[str, Callable[[Task, Path], Fitted]] = {
+    "sasrec_bce": lambda task, model: fit_sasrec(task, "bce"),
+    "sasrec_ce": lambda task, model: fit_sasrec(task, "ce"),
+    "bert4rec": lambda task, model: fit_bert4rec(task),
+    "alphafuse": lambda task, model: fit_alphafuse(task, names_of(task, model)),
+    "llmesr": lambda task, model: fit_llmesr(task, names_of(task, model)),
+}
+CONTEXTS: dict[Context, str] = {"id": "_id", "next": ""}
+ROWS = {f"{name}{suffix}": (name, context) for name in FITS for context, suffix in CONTEXTS.items()}
+
+
+class MarkovAlone(Markov):
+    """Told behaviours alone."""
+
+    levels = (("last",),)
+
+
+class OneSetting(Task):
+    """The default of each system's settings, and no other."""
+
+    def settings(self, section, kind):
+        budget, values = super().settings(section, kind)
+        return budget.model_copy(update={"trials": 1}), values
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system that answers the windows which are tested, and what it took."""
+
+    name: str
+    answers: Answers
+    facts: dict[str, float]
+
+
+def counted(task: Task) -> Iterator[Row]:
+    """Markov, told as much as the others and told behaviours alone."""
+    for name, kind in ((REFERENCE, Markov), (f"{REFERENCE}_id", MarkovAlone)):
+        fitted = kind().fit(task.events, task.windows, task.vocabulary)
+        yield Row(name, lambda rows, fitted=fitted: fitted.log_p(task.events, rows), {})
+
+
+def learned(task: Task, names: Sequence[str], model: Path) -> Iterator[Row]:
+    """Of `ROWS`, those of the names given; what cannot be fitted is said and left out."""
+    for name in names:
+        system, context = ROWS[name]
+        told, began = replace(task, context=context), time.monotonic()
+        try:
+            fitted = FITS[system](told, model)
+        except UserError as error:  # a constant, out of a small log
+            console.print(f"{name} is left out: {error}", soft_wrap=True)
+            continue
+        facts = {"trained_targets": len(told.sequences.train_rows()), "fit_seconds": time.monotonic() - began}
+        yield Row(name, lambda rows, model=fitted.model, told=told: predict(model, told.sequences, rows), facts)
+
+
+def summaries(task: Task, rows: Sequence[Row], resamples: int = RESAMPLES) -> tuple[Summary, Summary]:
+    """The rows' decisions as they are, and with adjusted logits, each against Markov's."""
+    wanted, share = task.tested(), task.vocabulary["share"].to_numpy()
+    users, tested = task.events["user"].gather(wanted["row"]), wanted["row"].to_numpy()
+    plain, moved = [], []
+    for row in rows:
+        frame = table_of(wanted, row.answers(tested))
+        tau = tau_of(splits_of(frame, task.events, task.vocabulary)["valid_balanced"], share, task.params.evaluate)
+        plain.append(RowResult(row.name, row.name, [Repetition(0, frame, users, row.facts)]))
+        label = f"{row.name}, τ = {tau:g}"
+        moved.append(RowResult(row.name, label, [Repetition(0, decided(frame, share, tau), users, row.facts)]))
+    comparison = Comparison(METRICS, resamples=resamples)
+    return tuple(summarise(part, task.vocabulary, REFERENCE, comparison, np.random.default_rng(task.params.data_seed))
+                 for part in (plain, moved))
+
+
+def grow(task: Task, people: Sequence[int], names: Sequence[str], model: Path, ceiling: Answers | None) -> Iterator[str]:
+    """A table in Markdown for each number of `people`; `ceiling` is the simulator's own answer."""
+    for number in people:
+        some = replace(task, windows=of_users(task.events, task.windows, number))
+        train = some.windows.filter(split="train")["row"]
+        found = task.events["user"].gather(train).n_unique()
+        if found < number:
+            raise UserError(f"--people {number}: the log has {found:,} training users")
+        rows = [*counted(some), *learned(some, names, model)]
+        rows += [Row("oracle", ceiling, {})] if ceiling else []
+        for summary, how in zip(summaries(some, rows), ("as they are", "with adjusted logits"), strict=True):
+            yield markdown(summary, f"{number:,} people, {len(train):,} training windows, decisions {how}", "")
+
+
+def oracle_of(path: Path, vocabulary: pl.DataFrame) -> Answers | None:
+    """The simulator's own log-probabilities; none where the log is real."""
+    oracle = tables.read("oracle", path) if path.exists() else None
+    if oracle is None or not oracle.height:
+        return None
+    return lambda rows: oracle_log_p(oracle, rows, BEHAVIORS, vocabulary)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.baselines.growth", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=at_least_1, nargs="+", required=True, metavar="N", help="training users")
+    parser.add_argument("--rows", choices=list(ROWS), nargs="+", metavar="ROW",
+                        default=["sasrec_bce_id", "sasrec_bce", "sasrec_ce_id", "sasrec_ce"],
+                        help=f"beside Markov, any of {', '.join(ROWS)} (default: SASRec's four)")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
+    parser.add_argument("--settings", type=Path, default=Path("stages/baselines/params.yaml"),
+                        help="what systems are tuned over; the first of each is taken (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=Path("models/base"), help="folder with base.json of the language "
+                        "model, which reads names for AlphaFuse and LLM-ESR (default: %(default)s)")
+    for table in READ:
+        parser.add_argument(f"--{table}", type=Path, default=Path(f"data/{table}.parquet"),
+                            help=f"table: {TABLES[table]} (default: %(default)s)")
+    parser.add_argument("--oracle", type=Path, default=Path("data/oracle.parquet"),
+                        help="the simulator's own probabilities, a row more if they are there (default: %(default)s)")
+    args = parser.parse_args()
+    task = OneSetting(*read_tables(args, READ), read_params(args.params), args.settings, "next")
+    for text in grow(task, args.people, args.rows, args.model, oracle_of(args.oracle, task.vocabulary)):
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

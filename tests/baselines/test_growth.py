@@ -1,0 +1,109 @@
+import numpy as np
+import polars as pl
+import pytest
+from ruamel.yaml import YAML
+
+from stages.baselines.sasrec import Settings
+from stages.baselines.trivial import Markov
+from stages.common import tables
+from stages.common.errors import UserError
+from tests.baselines import growth
+from tests.baselines.growth import ROWS, MarkovAlone, OneSetting, counted, grow, learned, summaries
+from tests.baselines.laws import rows_of
+from tests.contract.imports import ROOT
+from tests.events.helpers import write_params
+from tests.small_log import small_params
+
+QUICK = {"epochs": [1], "dimensions": [8], "blocks": [1], "batch_size": [64]}
+FEW = {"bert4rec": {"warmup": [0], "learning_rate": [0.01]},
+       "llmesr": {"windows_per_look": 1, "pool": 50, "similar": 2},
+       "alphafuse": {"id_dimensions": [8], "text_dimensions": [2]}}
+
+
+@pytest.fixture(scope="module")
+def task(log, tmp_path_factory):
+    """The chain's log with a balanced test set of its own, and settings of which one is quick."""
+    events, windows, vocabulary = log(users=60)
+    test = windows.filter(split="natural").with_columns(
+        split=pl.when(pl.col("row") % 2 == 0).then(pl.lit("balanced")).otherwise("split"))
+    windows = pl.concat([windows.filter(pl.col("split") != "natural"), test])
+    path = tmp_path_factory.mktemp("growth") / "settings.yaml"
+    settings = YAML(typ="safe", pure=True).load((ROOT / "stages/baselines/params.yaml").read_text("utf-8"))
+    settings["budget"] |= {"windows_per_look": 1, "valid_windows": 50}
+    for name in ("sasrec", "bert4rec", "alphafuse", "llmesr"):
+        settings[name] |= {key: value for key, value in QUICK.items() if key in settings[name]} | FEW.get(name, {})
+    with path.open("w") as file:
+        YAML().dump(settings, file)
+    return OneSetting(events, windows, vocabulary, small_params(windowing__history=8), path, "next")
+
+
+def test_every_row_is_fitted_with_one_setting_and_answers_what_is_asked(task, tiny_base):
+    rows = rows_of(task.windows, "natural")[:7]
+    for row in learned(task, ROWS, tiny_base):
+        log_p = row.answers(rows)
+        assert log_p.shape == (7, task.vocabulary.height) and np.isfinite(log_p).all(), row.name
+        assert row.facts["trained_targets"] == task.windows.filter(split="train").height
+    assert task.settings("sasrec", Settings)[0].trials == 1
+
+
+def test_a_row_that_cannot_be_fitted_is_said_and_left_out(task, monkeypatch, capsys):
+    def fit(task, model):
+        raise UserError("collapsed")
+
+    monkeypatch.setitem(growth.FITS, "bert4rec", fit)
+    assert [row.name for row in learned(task, ["bert4rec", "sasrec_ce"], None)] == ["sasrec_ce"]
+    assert "bert4rec is left out: collapsed" in capsys.readouterr().err
+
+
+def test_markov_told_behaviours_alone_answers_alike_whenever_and_wherever(task):
+    rows = rows_of(task.windows, "natural")
+    other = task.events.with_columns(pl.col("time").dt.offset_by("7h"), place=pl.lit("gym"))
+    alone, told = (kind().fit(task.events, task.windows, task.vocabulary) for kind in (MarkovAlone, Markov))
+    np.testing.assert_array_equal(alone.log_p(task.events, rows), alone.log_p(other, rows))
+    assert not np.allclose(told.log_p(task.events, rows), told.log_p(other, rows))
+
+
+def test_tables_of_more_people_are_of_more_windows_and_the_same_test(task, monkeypatch, tiny_base):
+    seen = []
+
+    def kept(task, rows, *rest):
+        seen.append((task, summaries(task, rows, resamples=20)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(growth, "summaries", kept)
+    found = list(grow(task, [2, 20], ["sasrec_ce"], tiny_base, lambda rows: np.full((len(rows), 5), -np.log(5))))
+    assert [text.splitlines()[0] for text in found] == [
+        f"# {people} people, {people * 55:,} training windows, decisions {how}"
+        for people in (2, 20) for how in ("as they are", "with adjusted logits")
+    ]
+    (few, small), (many, large) = seen
+    trained = [set(some.windows.filter(split="train")["row"]) for some in (few, many)]
+    assert trained[0] < trained[1] and len(trained[1]) == 20 * 55
+    for summary in (*small, *large):
+        assert [row.name for row in summary.rows] == ["markov", "markov_id", "sasrec_ce", "oracle"]
+        assert summary.reference == "markov" and summary.windows == small[0].windows
+    accuracy = [summary[0].rows[0].metrics["natural.rec_w"].mean.value for summary in (small, large)]
+    assert accuracy[0] < accuracy[1], "Markov learns"
+    with pytest.raises(UserError, match="--people 1000: the log has 42 training users"):
+        list(grow(task, [1000], [], tiny_base, None))
+
+
+def test_logits_are_adjusted_by_what_validation_chose(task):
+    plain, adjusted = summaries(task, list(counted(task)), resamples=0)
+    assert [row.label for row in plain.rows] == ["markov", "markov_id"]
+    assert all(row.label.startswith(f"{row.name}, τ = ") for row in adjusted.rows)
+    moved = [float(row.label.split()[-1]) for row in adjusted.rows]
+    for one, other, tau in zip(plain.rows, adjusted.rows, moved, strict=True):
+        assert (one.metrics == other.metrics) == (tau == 0)
+
+
+def test_the_command_reads_the_tables_and_prints_the_rows(task, tmp_path, monkeypatch, capsys):
+    words = ["--settings", str(task.settings_file), "--params", str(write_params(tmp_path / "p.yaml", task.params))]
+    for name in growth.READ:
+        tables.write(getattr(task, name), name, tmp_path / f"{name}.parquet")
+        words += [f"--{name}", str(tmp_path / f"{name}.parquet")]
+    monkeypatch.setattr("sys.argv", ["growth", *words, "--people", "5", "--rows", "sasrec_ce_id", "--oracle",
+                                     str(tmp_path / "none.parquet")])
+    growth.main()
+    said = capsys.readouterr().out
+    assert said.count("\n| markov") == 4 and said.count("\n| sasrec_ce_id") == 2 and "oracle" not in said
