@@ -126,17 +126,21 @@ def summaries(task: Task, rows: Sequence[Row], resamples: int = RESAMPLES) -> tu
 
 
 def grow(task: Task, people: Sequence[int], names: Sequence[str], model: Path, ceiling: Answers | None) -> Iterator[str]:
-    """A table in Markdown for each number of `people`; `ceiling` is the simulator's own answer."""
+    """A table in Markdown for each number of `people`; `ceiling` is the simulator's own answer.
+
+    Raises:
+        UserError: the log has fewer training users; before anything is fitted.
+    """
+    there = task.events["user"].gather(task.windows.filter(split="train")["row"]).n_unique()
+    if (most := max(people)) > there:
+        raise UserError(f"--people {most}: the log has {there:,} training users")
     for number in people:
         some = replace(task, windows=of_users(task.events, task.windows, number))
-        train = some.windows.filter(split="train")["row"]
-        found = task.events["user"].gather(train).n_unique()
-        if found < number:
-            raise UserError(f"--people {number}: the log has {found:,} training users")
         rows = [*counted(some), *learned(some, names, model)]
         rows += [Row("oracle", ceiling, {})] if ceiling else []
+        size = f"{number:,} people, {some.windows.filter(split='train').height:,} training windows"
         for summary, how in zip(summaries(some, rows), ("as they are", "with adjusted logits"), strict=True):
-            yield markdown(summary, f"{number:,} people, {len(train):,} training windows, decisions {how}", "")
+            yield markdown(summary, f"{size}, decisions {how}", "")
 
 
 def oracle_of(path: Path, vocabulary: pl.DataFrame) -> Answers | None:

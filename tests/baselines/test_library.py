@@ -1,15 +1,19 @@
 import importlib.util
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from stages.baselines.sequences import NO_LABEL, Sequences
+from stages.common import tables
 from stages.common.errors import UserError
 from stages.ranking.bootstrap import paired_difference
 from tests.baselines import library
 from tests.baselines.library import OURS, Question, answers, halves, histories, means, write_recbole
-from tests.small_log import BEHAVIORS, all_behaviors, small_log, small_windows
+from tests.events.helpers import write_params
+from tests.small_log import BEHAVIORS, all_behaviors, small_log, small_params, small_windows
 
 LENGTH = 8
 INSTALLED = importlib.util.find_spec("recbole") is not None
@@ -75,6 +79,27 @@ def test_without_the_library_it_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["library", *tables])
     with pytest.raises(UserError, match=r"pip install recbole==1\.2\.1"):
         library.main()
+
+
+def test_the_command_compares_what_is_asked_for_on_as_many_users(log, monkeypatch, tmp_path):
+    made, words, asked = dict(zip(library.READ, log(), strict=True)), [], []
+    for name, frame in made.items():
+        tables.write(frame, name, tmp_path / f"{name}.parquet")
+        words += [f"--{name}", str(tmp_path / f"{name}.parquet")]
+    words += ["--params", str(write_params(tmp_path / "params.yaml", small_params(windowing__history=7)))]
+    monkeypatch.setitem(sys.modules, "recbole", SimpleNamespace(__version__="0"))
+    monkeypatch.setattr(library, "compare", lambda *given: asked.append(given))
+    monkeypatch.setattr("sys.argv", ["library", *words, "--users", "3", "--seeds", "4", "5"])
+    library.main()
+    assert [given[0] for given in asked] == ["SASRec", "BERT4Rec"]
+    for _, events, windows, vocabulary, length, seeds in asked:
+        assert events.equals(made["events"]) and vocabulary.equals(made["vocabulary"])
+        assert windows.equals(library.of_users(made["events"], made["windows"], 3))
+        assert length == 7 and seeds == [4, 5]
+    asked.clear()
+    monkeypatch.setattr("sys.argv", ["library", *words, "--system", "BERT4Rec"])
+    library.main()
+    assert [(given[0], given[2].equals(made["windows"]), given[5]) for given in asked] == [("BERT4Rec", True, [0])]
 
 
 @pytest.mark.skipif(not INSTALLED, reason="RecBole is not installed (pip install recbole==1.2.1 'pandas<3')")
