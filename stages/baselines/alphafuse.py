@@ -96,6 +96,7 @@ class AlphaFuse(Causal):
             raise UserError("alphafuse: without coordinates of text (text_dimensions 0, or names that are all alike) "
                             "ids must have some and start from `normal`: a zero vector has no cosine")
         self.temperature, self.windows = settings["temperature"], settings["windows_per_epoch"]
+        self.windows_per_look = self.windows
         self.embedder = Embedder(sequences.size, sequences.contexts, sequences.length, dimensions, context)
         self.embedder.behaviors = Fused(text, settings["id_dimensions"], settings["id_start"])
         self.encoder = Encoder(dimensions, _BLOCKS, _HEADS, settings["dropout"])

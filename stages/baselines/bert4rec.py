@@ -41,6 +41,10 @@ _LEAST_ENTROPY = 0.02
 """Of what is predicted, against that of the labels: about one window in a hundred is answered otherwise."""
 
 
+class Collapsed(UserError):
+    """What was fitted answers nearly every window alike."""
+
+
 class Settings(Transformer):
     masked: Tried[Annotated[float, Field(gt=0, lt=1)]]
     """Share of the events that are masked where not the last alone is."""
@@ -132,11 +136,11 @@ def refuse_constant(title: str, predicted: np.ndarray, label: np.ndarray, names:
         label: `(N,)` numbers of the true ones.
 
     Raises:
-        UserError: the entropy of the predicted behaviours is below 2 % of that of the true ones.
+        Collapsed: the entropy of the predicted behaviours is below 2 % of that of the true ones.
     """
     if _entropy(predicted) < _LEAST_ENTROPY * _entropy(label):
         number, count = max(zip(*np.unique(predicted, return_counts=True), strict=True), key=lambda pair: pair[1])
-        raise UserError(
+        raise Collapsed(
             f"{title}: collapsed: it answers {names[number]!r} in {count} of {len(predicted)} validation windows, and "
             f"{np.mean(label == number):.0%} of them are that; a lower learning_rate, a longer warmup or more epochs "
             "in stages/baselines/params.yaml may cure it"
@@ -147,7 +151,8 @@ def fit_bert4rec(task: Task) -> Fitted[BERT4Rec]:
     """BERT4Rec on the task's training windows, tuned within its budget.
 
     Raises:
-        UserError: as `fit`, and where the best fit is a constant.
+        UserError: as `fit`.
+        Collapsed: the best fit is a constant.
     """
     budget, values = task.settings("bert4rec", Settings)
     sequences, title = task.sequences, f"BERT4Rec ({task.context})"

@@ -47,6 +47,7 @@ class Trained(Section):
     weight_decay: Tried[Annotated[float, Field(ge=0)]]
     batch_size: Counts
     epochs: Counts
+    """Looks at validation, at most; a pass over the log lies between two of them, or several (`windows_per_look`)."""
     warmup: Tried[Count]
     """Steps in which the rate rises from 0."""
 

@@ -25,7 +25,7 @@ class Recommender(nn.Module, ABC):
     """A system trained from nothing.
 
     Attributes:
-        windows_per_look: training windows between two looks at validation, where the budget's are not enough for it.
+        windows_per_look: training windows between two looks at validation, in place of the budget's.
     """
 
     windows_per_look: int | None = None
@@ -43,7 +43,7 @@ class Recommender(nn.Module, ABC):
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def epoch(self, sequences: Sequences, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """One pass: every training target once, if no system says else."""
+        """One pass over the log: every training target once, if no system says else."""
         return sequences.epoch(batch_size, rng)
 
 
@@ -99,8 +99,8 @@ def fit(
         for number, settings in enumerate(wanted):
             torch.manual_seed(seed)
             model = make(settings).to(device())
-            score, epoch, weights = _train(model, settings, sequences, rows, budget, seed, progress, number)
-            trials.append({**settings, "score": score, "epoch": epoch})
+            score, look, weights = _train(model, settings, sequences, rows, budget, seed, progress, number)
+            trials.append({**settings, "score": score, "epoch": look})
             if weights and (best is None or score > best[0]):
                 best = score, model, weights, settings
     if best is None:
@@ -148,8 +148,8 @@ def _train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     passes = _passes(len(sequences.train_rows()), model.windows_per_look or budget.windows_per_look)
-    best, best_epoch, kept = float("-inf"), 0, {}
-    for epoch in range(1, settings["epochs"] + 1):
+    best, best_look, kept = float("-inf"), 0, {}
+    for look in range(1, settings["epochs"] + 1):
         model.train()
         every = (model.epoch(sequences, settings["batch_size"], rng) for _ in range(passes))
         for batch in itertools.chain.from_iterable(every):
@@ -160,15 +160,15 @@ def _train(
             optimizer.step()
             schedule.step()
         score = reciprocal_rank(model, sequences, rows)
-        progress.advance(1, f"setting {number + 1}, epoch {epoch}: {score:.4f}")
+        progress.advance(1, f"setting {number + 1}, look {look}: {score:.4f}")
         if score > best:
-            best, best_epoch, kept = score, epoch, copy.deepcopy(model.state_dict())
-        elif epoch - best_epoch >= budget.patience:
-            progress.advance(settings["epochs"] - epoch)
+            best, best_look, kept = score, look, copy.deepcopy(model.state_dict())
+        elif look - best_look >= budget.patience:
+            progress.advance(settings["epochs"] - look)
             break
-    return best, best_epoch, kept
+    return best, best_look, kept
 
 
 def _passes(windows: int, wanted: int) -> int:
-    """Over `windows` training windows between two looks: as many as make `wanted` at most, but at least one."""
-    return max(1, wanted // max(1, windows))
+    """Whole passes over `windows` (1 or more) training windows that fit into `wanted`; at least one."""
+    return max(1, wanted // windows)

@@ -3,15 +3,15 @@
     dvc repro windowing base
     python -m tests.baselines.growth --people 20 400 1600
 
-Any log will do. The people are training users, a draw that holds the smaller ones' draws. What is tested, and the
-validation windows that end a training and choose τ, are the same for all, and so are the vocabulary and its shares, which
-Markov falls back on: those are of the whole log. Each number of people is a table of two parts: decisions as they are
-against Markov's as they are, and with adjusted logits against Markov's adjusted. Systems have the first of their settings,
-as a study has with budget.trials 1. Each is there as it is told the next event's time and place, and told behaviours alone
-(`_id`), and so is Markov: what is told less is to be held against what is told as little.
+Any log will do. The people are training users, a draw that holds the smaller draws. What is tested, and the validation
+windows that end a training and choose τ, are the same for all, and so are the vocabulary and its shares, which Markov falls
+back on: those are of all training users. Each number of people gives two tables: decisions as they are against Markov's as
+they are, and with adjusted logits against Markov's adjusted. Systems have the first of their settings, as a study has with
+budget.trials 1. Each is there as it is told the next event's time and place, and told behaviours alone (`_id`), and so is
+Markov: what is told less is to be held against what is told as little.
 
-Rows of a language model learn from `instructions.train_targets` targets: Markov on the people who have as many is what the
-log says by then.
+Rows of a language model learn from `instructions.train_targets` targets of a study's windows; Markov on about as many
+windows, of fewer people, is what can be counted there.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from stages.baselines.alphafuse import fit_alphafuse
-from stages.baselines.bert4rec import fit_bert4rec
+from stages.baselines.bert4rec import Collapsed, fit_bert4rec
 from stages.baselines.command import Task, table_of
 from stages.baselines.llmesr import fit_llmesr
 from stages.baselines.names import names_of
@@ -96,13 +96,13 @@ def counted(task: Task) -> Iterator[Row]:
 
 
 def learned(task: Task, names: Sequence[str], model: Path) -> Iterator[Row]:
-    """Of `ROWS`, those of the names given; what cannot be fitted is said and left out."""
+    """Of `ROWS`, those of the names given; what collapses on a small log is said and left out."""
     for name in names:
         system, context = ROWS[name]
         told, began = replace(task, context=context), time.monotonic()
         try:
             fitted = FITS[system](told, model)
-        except UserError as error:  # a constant, out of a small log
+        except Collapsed as error:
             console.print(f"{name} is left out: {error}", soft_wrap=True)
             continue
         facts = {"trained_targets": len(told.sequences.train_rows()), "fit_seconds": time.monotonic() - began}
@@ -125,30 +125,39 @@ def summaries(task: Task, rows: Sequence[Row], resamples: int = RESAMPLES) -> tu
                  for part in (plain, moved))
 
 
-def grow(task: Task, people: Sequence[int], names: Sequence[str], model: Path, ceiling: Answers | None) -> Iterator[str]:
-    """A table in Markdown for each number of `people`; `ceiling` is the simulator's own answer.
+def grow(task: Task, people: Sequence[int], names: Sequence[str], model: Path, oracle: Answers | None) -> Iterator[str]:
+    """Two tables in Markdown for each number of `people`; `oracle` is the simulator's own answer.
 
     Raises:
         UserError: the log has fewer training users; before anything is fitted.
     """
     there = task.events["user"].gather(task.windows.filter(split="train")["row"]).n_unique()
     if (most := max(people)) > there:
-        raise UserError(f"--people {most}: the log has {there:,} training users")
+        raise UserError(f"--people {most}: the log has {there} training users; give at most that")
     for number in people:
         some = replace(task, windows=of_users(task.events, task.windows, number))
         rows = [*counted(some), *learned(some, names, model)]
-        rows += [Row("oracle", ceiling, {})] if ceiling else []
+        rows += [Row("oracle", oracle, {})] if oracle else []
         size = f"{number:,} people, {some.windows.filter(split='train').height:,} training windows"
         for summary, how in zip(summaries(some, rows), ("as they are", "with adjusted logits"), strict=True):
             yield markdown(summary, f"{size}, decisions {how}", "")
 
 
-def oracle_of(path: Path, vocabulary: pl.DataFrame) -> Answers | None:
-    """The simulator's own log-probabilities; none where the log is real."""
-    oracle = tables.read("oracle", path) if path.exists() else None
-    if oracle is None or not oracle.height:
+def oracle_of(path: Path, task: Task) -> Answers | None:
+    """The simulator's own log-probabilities of the windows that are tested; none where the log is real.
+
+    Raises:
+        UserError: the oracle is of another log.
+    """
+    rows = task.tested()["row"]
+    if not path.exists():
         return None
-    return lambda rows: oracle_log_p(oracle, rows, BEHAVIORS, vocabulary)
+    with tables.reading(path):
+        oracle = tables.scan("oracle", path).filter(pl.col("row").is_in(rows.implode())).collect(engine="streaming")
+    if not oracle.height:
+        return None
+    oracle_log_p(oracle, rows.to_numpy(), BEHAVIORS, task.vocabulary)  # to be refused now, and not after all fits
+    return lambda asked: oracle_log_p(oracle, asked, BEHAVIORS, task.vocabulary)
 
 
 def main() -> None:
@@ -170,7 +179,8 @@ def main() -> None:
                         help="the simulator's own probabilities, a row more if they are there (default: %(default)s)")
     args = parser.parse_args()
     task = OneSetting(*read_tables(args, READ), read_params(args.params), args.settings, "next")
-    for text in grow(task, args.people, args.rows, args.model, oracle_of(args.oracle, task.vocabulary)):
+    names = list(dict.fromkeys(args.rows))
+    for text in grow(task, args.people, names, args.model, oracle_of(args.oracle, task)):
         print(text, flush=True)
 
 

@@ -95,7 +95,7 @@ def fit_ours(system: str, sequences: Sequences, chosen_by: np.ndarray, seed: int
     """Scores `(N, V)` of windows, by what the project fits."""
     kind = {"SASRec": lambda settings: sasrec.SASRec(sequences, settings, "id", "ce"),
             "BERT4Rec": lambda settings: bert4rec.BERT4Rec(sequences, settings, "id")}[system]
-    budget = Budget(trials=1, valid_windows=len(chosen_by), patience=PATIENCE)
+    budget = Budget(trials=1, valid_windows=len(chosen_by), patience=PATIENCE, windows_per_look=1)
     model = fit(f"{system}, ours", kind, sequences, OURS[system], budget, seed).model
     return lambda rows: predict(model, sequences, rows)
 

@@ -1,23 +1,33 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
+from stages.baselines import bert4rec
+from stages.baselines.bert4rec import Collapsed
+from stages.baselines.command import table_of
 from stages.baselines.sasrec import Settings
 from stages.baselines.trivial import Markov
 from stages.common import tables
 from stages.common.errors import UserError
+from stages.events.simulator import BEHAVIORS as SIMULATED
+from stages.events.windows import vocabulary
+from stages.ranking.adjust import adjusted
+from stages.ranking.decisions import tau_of
+from stages.ranking.splits import splits_of
+from stages.reference import oracle_log_p
 from tests.baselines import growth
-from tests.baselines.growth import ROWS, MarkovAlone, OneSetting, counted, grow, learned, summaries
+from tests.baselines.growth import ROWS, MarkovAlone, OneSetting, Row, counted, grow, learned, oracle_of, summaries
 from tests.baselines.laws import rows_of
 from tests.contract.imports import ROOT
-from tests.events.helpers import write_params
-from tests.small_log import small_params
+from tests.events.helpers import simulated_log, write_params
+from tests.small_log import small_params, small_windows
 
 QUICK = {"epochs": [1], "dimensions": [8], "blocks": [1], "batch_size": [64]}
-FEW = {"bert4rec": {"warmup": [0], "learning_rate": [0.01]},
-       "llmesr": {"windows_per_look": 1, "pool": 50, "similar": 2},
-       "alphafuse": {"id_dimensions": [8], "text_dimensions": [2]}}
+FEW = {"llmesr": {"windows_per_look": 1, "pool": 50, "similar": 2},
+       "alphafuse": {"id_dimensions": [8], "text_dimensions": [2], "windows_per_epoch": 200}}
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +47,27 @@ def task(log, tmp_path_factory):
     return OneSetting(events, windows, vocabulary, small_params(windowing__history=8), path, "next")
 
 
-def test_every_row_is_fitted_with_one_setting_and_answers_what_is_asked(task, tiny_base):
+def test_every_row_is_fitted_with_one_setting_and_answers_what_is_asked(task, tiny_base, monkeypatch):
+    monkeypatch.setattr(bert4rec, "refuse_constant", lambda *given: None)  # after one epoch it is one
     rows = rows_of(task.windows, "natural")[:7]
-    for row in learned(task, ROWS, tiny_base):
+    found = list(learned(task, ROWS, tiny_base))
+    assert [row.name for row in found] == list(ROWS)
+    for row in found:
         log_p = row.answers(rows)
         assert log_p.shape == (7, task.vocabulary.height) and np.isfinite(log_p).all(), row.name
         assert row.facts["trained_targets"] == task.windows.filter(split="train").height
     assert task.settings("sasrec", Settings)[0].trials == 1
 
 
-def test_a_row_that_cannot_be_fitted_is_said_and_left_out(task, monkeypatch, capsys):
+def test_a_row_that_collapses_is_said_and_left_out(task, monkeypatch, capsys):
     def fit(task, model):
-        raise UserError("collapsed")
+        raise Collapsed("collapsed")
 
     monkeypatch.setitem(growth.FITS, "bert4rec", fit)
     assert [row.name for row in learned(task, ["bert4rec", "sasrec_ce"], None)] == ["sasrec_ce"]
     assert "bert4rec is left out: collapsed" in capsys.readouterr().err
+    with pytest.raises(UserError, match="base.json"):
+        list(learned(task, ["alphafuse"], task.settings_file.parent))
 
 
 def test_markov_told_behaviours_alone_answers_alike_whenever_and_wherever(task):
@@ -88,13 +103,51 @@ def test_tables_of_more_people_are_of_more_windows_and_the_same_test(task, monke
         next(grow(task, [5, 1000], [], tiny_base, None))
 
 
-def test_logits_are_adjusted_by_what_validation_chose(task):
-    plain, adjusted = summaries(task, list(counted(task)), resamples=0)
+def test_the_second_table_is_of_adjusted_logits(task):
+    share = task.vocabulary["share"].to_numpy()
+    fixed = replace(task, params=small_params(windowing__history=8, evaluate__tau=0.5))
+    plain, moved = summaries(fixed, list(counted(task)), resamples=0)
     assert [row.label for row in plain.rows] == ["markov", "markov_id"]
-    assert all(row.label.startswith(f"{row.name}, τ = ") for row in adjusted.rows)
-    moved = [float(row.label.split()[-1]) for row in adjusted.rows]
-    for one, other, tau in zip(plain.rows, adjusted.rows, moved, strict=True):
-        assert (one.metrics == other.metrics) == (tau == 0)
+    assert [row.label for row in moved.rows] == ["markov, τ = 0.5", "markov_id, τ = 0.5"]
+    by_hand = [replace(row, answers=lambda rows, row=row: adjusted(row.answers(rows), share, 0.5))
+               for row in counted(task)]
+    again = summaries(fixed, by_hand, resamples=0)[0]
+    assert [row.metrics for row in moved.rows] == [row.metrics for row in again.rows]
+    assert [row.metrics for row in moved.rows] != [row.metrics for row in plain.rows]
+
+
+def test_validation_chooses_how_far_logits_are_adjusted(task):
+    chosen = []
+
+    def answers(rows):
+        log_p = np.full((len(rows), 5), np.log(0.1))
+        log_p[:, 0] = np.log(0.6)
+        return log_p
+
+    for row in summaries(task, [Row("markov", answers, {})], resamples=0)[1].rows:
+        chosen.append(float(row.label.split()[-1]))
+    wanted, share = task.tested(), task.vocabulary["share"].to_numpy()
+    split = splits_of(table_of(wanted, answers(wanted["row"])), task.events, task.vocabulary)["valid_balanced"]
+    assert chosen == [tau_of(split, share, task.params.evaluate)]
+
+
+def test_the_oracle_is_read_for_what_is_tested_and_refused_before_any_fit(tmp_path):
+    events, oracle = simulated_log(0, 12, 6, 12)
+    events = events.with_columns(user=(pl.col("user").rank("dense") - 1).cast(tables.SCHEMAS["events"]["user"]))
+    windows = small_windows(events, ["train"] * 6 + ["valid"] * 3 + ["natural"] * 3, min_history=5)
+    train = events.filter(pl.int_range(pl.len()).is_in(windows.filter(split="train")["row"].implode()))
+    task = OneSetting(events, windows, vocabulary(train, 0.1), small_params(), tmp_path, "next")
+    path = tmp_path / "oracle.parquet"
+    assert oracle_of(path, task) is None
+    tables.write(oracle, "oracle", path)
+    rows = task.tested()["row"].to_numpy()
+    log_p = oracle_of(path, task)(rows)
+    np.testing.assert_array_equal(log_p, oracle_log_p(oracle, rows, SIMULATED, task.vocabulary))
+    tables.write(oracle.clear(), "oracle", path)
+    assert oracle_of(path, task) is None
+    tables.write(oracle.filter(pl.col("row") != rows[0]), "oracle", path)
+    with pytest.raises(UserError, match="the oracle has no distribution"):
+        oracle_of(path, task)
 
 
 def test_the_command_reads_the_tables_and_prints_the_rows(task, tmp_path, monkeypatch, capsys):

@@ -73,6 +73,14 @@ def test_two_sides_are_compared_in_the_mean_over_seeds():
     assert gap["difference"] == 0.5 and 0.25 <= gap["low"] < 0.5 < gap["high"] <= 0.75
 
 
+@pytest.mark.parametrize("system", OURS)
+def test_our_side_is_fitted_without_the_library(system, sequences, monkeypatch):
+    monkeypatch.setitem(OURS, system, OURS[system].model_copy(update={"epochs": [2], "learning_rate": [0.01]}))
+    rows = sequences.valid_rows(40, 0)
+    scores = library.fit_ours(system, sequences, rows, 0)(rows[:3])
+    assert scores.shape == (3, sequences.size) and np.isfinite(scores).all()
+
+
 @pytest.mark.skipif(INSTALLED, reason="RecBole is installed")
 def test_without_the_library_it_says_how_to_get_it(monkeypatch, tmp_path):
     tables = [word for name in library.READ for word in (f"--{name}", str(tmp_path / name))]

@@ -52,6 +52,10 @@ def test_with_neither_text_nor_cross_attention_nor_alpha_it_is_sasrec(sequences)
     assert losses[0] == losses[1]
 
 
+def test_it_looks_when_its_own_setting_says(sequences):
+    assert untrained(sequences, windows_per_look=7).windows_per_look == 7
+
+
 @CONTEXTS
 @pytest.mark.parametrize("cross_attention", [True, False])
 def test_no_state_depends_on_a_later_behaviour(sequences, context, cross_attention):
