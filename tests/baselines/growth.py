@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from stages.baselines.alphafuse import fit_alphafuse
 from stages.baselines.bert4rec import Collapsed, fit_bert4rec
@@ -40,6 +39,7 @@ from stages.common.params import read_params
 from stages.events.simulator import BEHAVIORS
 from stages.ranking.decisions import decided, tau_of
 from stages.ranking.splits import splits_of
+from stages.reference import _of as oracle_rows
 from stages.reference import oracle_log_p
 from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.repetitions import Repetition, RowResult
@@ -149,14 +149,14 @@ def oracle_of(path: Path, task: Task) -> Answers | None:
     Raises:
         UserError: the oracle is of another log.
     """
-    rows = task.tested()["row"]
     if not path.exists():
         return None
-    with tables.reading(path):
-        oracle = tables.scan("oracle", path).filter(pl.col("row").is_in(rows.implode())).collect(engine="streaming")
+    wanted = task.tested()
+    oracle = oracle_rows(wanted, tables.scan("oracle", path), path)
     if not oracle.height:
         return None
-    oracle_log_p(oracle, rows.to_numpy(), BEHAVIORS, task.vocabulary)  # to be refused now, and not after all fits
+    # to be refused now, and not after all fits
+    oracle_log_p(oracle, wanted["row"].to_numpy(), BEHAVIORS, task.vocabulary)
     return lambda asked: oracle_log_p(oracle, asked, BEHAVIORS, task.vocabulary)
 
 
