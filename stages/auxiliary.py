@@ -15,8 +15,8 @@ from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.files import sha256, write_json
 from stages.common.params import Auxiliary, read_params
-from stages.lm.generate import answer_prompts
-from stages.lm.load import load_base, load_tokenizer
+from stages.model.generate import answer_prompts
+from stages.model.load import load_base, load_tokenizer
 from stages.prompts.conversations import encode_conversation, read_conversations
 
 SELF = "self"

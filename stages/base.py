@@ -7,7 +7,7 @@ from stages.common.console import console
 from stages.common.errors import run
 from stages.common.files import atomic_folder
 from stages.common.params import Model, read_params
-from stages.lm.resolve import Manifest, resolve, write_manifest
+from stages.model.resolve import Manifest, resolve, write_manifest
 
 
 def base(model: Model) -> Manifest:

@@ -13,7 +13,7 @@ from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.files import atomic_file, read_json
 from stages.common.params import Params, read_params
-from stages.lm.resolve import Manifest, read_manifest
+from stages.model.resolve import Manifest, read_manifest
 
 _TITLES = {"sft": "A-tuned adapter", "dpo": "B-tuned adapter"}
 _TASK = "next-behavior-prediction"

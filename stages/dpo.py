@@ -18,12 +18,12 @@ from stages.common.errors import UserError, run
 from stages.common.files import fingerprint
 from stages.common.inputs import add_training_options, read_tables, stage_parser
 from stages.common.params import Dpo, Params, read_params
-from stages.lm.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
-from stages.lm.likelihood import score
-from stages.lm.load import load_adapter, load_tokenizer
-from stages.lm.training import arguments, checkpoint_folder, finish, fit, summary
+from stages.model.likelihood import score
+from stages.model.load import load_adapter, load_tokenizer
 from stages.prompts.layouts import Layout, layout_of, prompts
 from stages.prompts.log import EventLog
+from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
+from stages.training.loop import arguments, checkpoint_folder, finish, fit, summary
 
 TABLES = ("events", "windows", "vocabulary", "pairs")
 

@@ -11,8 +11,8 @@ from stages.common.console import console
 from stages.common.errors import run
 from stages.common.files import atomic_file, write_json
 from stages.common.inputs import read_tables, stage_parser
-from stages.lm.embedding import embed
-from stages.lm.load import load_base, load_tokenizer
+from stages.model.embedding import embed
+from stages.model.load import load_base, load_tokenizer
 
 TABLES = ("vocabulary",)
 

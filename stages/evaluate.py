@@ -11,8 +11,8 @@ from stages.common.errors import UserError, run
 from stages.common.files import atomic_folder, read_json, write_json
 from stages.common.inputs import TABLES, read_tables
 from stages.common.params import Params, read_params
-from stages.ranking.curves import curves_of
-from stages.ranking.summary import metrics_of
+from stages.metrics.curves import curves_of
+from stages.metrics.summary import metrics_of
 
 READ = ("events", "vocabulary", "predictions")
 _FACTS = ("layout", "context", "events_dropped")

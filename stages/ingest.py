@@ -2,7 +2,7 @@
 
 Writes the tables `events` (sorted by user and time; users are pseudonyms), `quarantine` (each refused row: file, line,
 rule, and the row without its user) and `oracle` (the simulated log's true probabilities, in the order of
-stages.events.simulator.BEHAVIORS; empty for real logs), and a JSON of counts. Rows of the log = events + quarantined.
+stages.events.simulator.log.BEHAVIORS; empty for real logs), and a JSON of counts. Rows of the log = events + quarantined.
 Above ingest.max_refused of refused rows the stage fails and says which rules refused them.
 """
 
@@ -19,8 +19,8 @@ from stages.common.console import console, track
 from stages.common.params import Params, read_params
 from stages.events import taxonomy
 from stages.events.assembly import Log, read_log
+from stages.events.formats import FORMATS
 from stages.events.rules import CURES, IGNORED, Rule
-from stages.events.sources import FORMATS
 
 _EXAMPLES = 3  # of each rule, in an error
 
@@ -65,7 +65,7 @@ def ingest(params: Params, taxonomies: Path, oracle: Path) -> Ingested:
 
 
 def _simulate(params: Params, oracle: Path) -> Log:
-    from stages.events import simulator  # with SciPy, which real logs need not wait for
+    from stages.events.simulator import log as simulator  # with SciPy, which real logs need not wait for
 
     people, parts = params.simulator, []
 

@@ -14,7 +14,7 @@ from stages.common.errors import UserError, run
 from stages.common.files import atomic_folder, write_json
 from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
-from stages.lm.load import load_tokenizer
+from stages.model.load import load_tokenizer
 from stages.prompts.conversations import encode_conversation
 from stages.prompts.layouts import Layout, TokenSequence, layout_of, table
 from stages.prompts.log import EventLog

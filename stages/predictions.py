@@ -13,11 +13,11 @@ from stages.common.errors import run
 from stages.common.files import write_json
 from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
-from stages.events.tested import tested
-from stages.lm.likelihood import score
-from stages.lm.load import load_merged, load_tokenizer
+from stages.model.likelihood import score
+from stages.model.load import load_merged, load_tokenizer
 from stages.prompts.layouts import layout_of, prompts
 from stages.prompts.log import EventLog
+from stages.windows.tested import tested
 
 TABLES = ("events", "windows", "vocabulary")
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stages.baselines.trivial import LastBehavior, Majority, Markov, MostFrequent
 from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.files import atomic_folder, write_json
 from stages.common.params import Params, read_params
-from stages.events.simulator import BEHAVIORS
-from stages.events.tested import tested
-from stages.ranking.adjust import adjusted
-from stages.ranking.summary import metrics_of
+from stages.events.simulator.log import BEHAVIORS
+from stages.metrics.adjust import adjusted
+from stages.metrics.summary import metrics_of
+from stages.past.counting import LastBehavior, Majority, Markov, MostFrequent
+from stages.windows.tested import tested
 
 # float32 probabilities may underflow; one in a thousand billion costs nothing and keeps logarithms finite
 _LEAST = 1e-12

@@ -11,8 +11,8 @@ from stages.common.errors import UserError, run
 from stages.common.files import write_json
 from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
-from stages.lm.likelihood import Scores, score
-from stages.lm.load import load_merged, load_tokenizer
+from stages.model.likelihood import Scores, score
+from stages.model.load import load_merged, load_tokenizer
 from stages.prompts.layouts import layout_of, prompts
 from stages.prompts.log import EventLog
 

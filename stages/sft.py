@@ -1,6 +1,6 @@
 """Stage `sft`: A-Tuning (paper 3.2), or its controls by `sft.labels`: a LoRA adapter from labelled sequences.
 
-`sft.logit_adjustment` changes the loss (stages/lm/adjustment.py); `sft.labels: none` trains nothing. Runs on several
+`sft.logit_adjustment` changes the loss (stages/training/adjustment.py); `sft.labels: none` trains nothing. Runs on several
 devices by `accelerate launch -m stages.sft ...`; an interrupted run goes on where it was.
 """
 
@@ -20,10 +20,10 @@ from stages.common.errors import UserError, run
 from stages.common.files import fingerprint
 from stages.common.inputs import add_training_options, read_tables, stage_parser
 from stages.common.params import Params, Sft, read_params
-from stages.lm.adjustment import LogitAdjustment
-from stages.lm.load import load_tokenizer, new_adapter
-from stages.lm.sft_trainer import MICRO_BATCH, SequenceTrainer, labelled
-from stages.lm.training import arguments, checkpoint_folder, finish, fit, summary, write_results
+from stages.model.load import load_tokenizer, new_adapter
+from stages.training.adjustment import LogitAdjustment
+from stages.training.loop import arguments, checkpoint_folder, finish, fit, summary, write_results
+from stages.training.sft_trainer import MICRO_BATCH, SequenceTrainer, labelled
 
 TABLES = ("vocabulary",)
 # What a run that trains logs beside step and epoch: DVC plots want the columns where nothing was trained, too

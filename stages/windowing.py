@@ -15,7 +15,7 @@ import polars as pl
 from stages.common import errors, files, tables
 from stages.common.console import console
 from stages.common.params import Params, Windowing, read_params
-from stages.events import windows
+from stages.windows import cut as windows
 
 
 def windowing(

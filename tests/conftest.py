@@ -29,7 +29,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What stage `base` makes of `tiny_model`: a folder as `models/base`."""
-    from stages.lm.resolve import resolve, write_manifest
+    from stages.model.resolve import resolve, write_manifest
 
     folder = tmp_path_factory.mktemp("models") / "base"
     folder.mkdir()
@@ -41,7 +41,7 @@ def tiny_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of the real model, whose weights are fetched into the user's cache where they are not there yet."""
     from stages.common.errors import UserError
-    from stages.lm.resolve import EMBEDDED, resolve, write_manifest
+    from stages.model.resolve import EMBEDDED, resolve, write_manifest
 
     folder = tmp_path_factory.mktemp("models") / "base"
     try:

@@ -9,7 +9,7 @@ import polars as pl
 
 from stages.common import tables
 from stages.common.params import Lora, Params
-from stages.events.windows import positions, vocabulary
+from stages.windows.cut import positions, vocabulary
 from tests.events.helpers import params_with
 
 # One begins another, one begins with another's first word, one is of another script; the last two are tail.
@@ -61,8 +61,8 @@ def a_tuned(base: Path, folder: Path, seed: int = 1) -> Path:
     """A folder as `models/sft`: an adapter on `base` that changes what it says."""
     import torch
 
-    from stages.lm.load import new_adapter, save_adapter
-    from stages.lm.resolve import read_manifest
+    from stages.model.load import new_adapter, save_adapter
+    from stages.model.resolve import read_manifest
 
     model = new_adapter(base, Lora(rank=4, alpha=8, dropout=0), seed, torch.float32)
     generator = torch.Generator().manual_seed(seed)

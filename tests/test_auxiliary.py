@@ -8,9 +8,9 @@ from stages.auxiliary import auxiliary
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import sha256
-from stages.lm import generate
-from stages.lm.generate import _whole_sentences, answer_prompts
-from stages.lm.load import load_base, load_tokenizer
+from stages.model import generate
+from stages.model.generate import _whole_sentences, answer_prompts
+from stages.model.load import load_base, load_tokenizer
 from stages.prompts.conversations import encode_conversation
 from tests.events.helpers import write_params
 from tests.small_log import small_params

@@ -4,7 +4,7 @@ import pytest
 
 from stages import base as stage
 from stages.base import base
-from stages.lm.resolve import Manifest, read_manifest
+from stages.model.resolve import Manifest, read_manifest
 from tests.events.helpers import write_params
 from tests.small_log import small_params
 

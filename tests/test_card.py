@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from stages.card import card, lineage
 from stages.common.errors import UserError
-from stages.lm.resolve import Manifest
+from stages.model.resolve import Manifest
 from tests.events.helpers import params_with
 
 MANIFEST = Manifest(name="org/model", source="hub", revision="0" * 40, sha256="1" * 64, license="apache-2.0")

@@ -16,8 +16,8 @@ from stages import dpo as stage
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.dpo import dpo, pair_tokens, validation
-from stages.lm.likelihood import score
-from stages.lm.load import load_adapter, load_merged, load_tokenizer
+from stages.model.likelihood import score
+from stages.model.load import load_adapter, load_merged, load_tokenizer
 from stages.prompts.layouts import make_layout, prompts
 from stages.prompts.log import EventLog
 from tests.events.helpers import write_params

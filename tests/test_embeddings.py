@@ -9,8 +9,8 @@ from stages import embeddings as stage
 from stages.common import tables
 from stages.common.files import read_json
 from stages.embeddings import embeddings
-from stages.lm.embedding import embed
-from stages.lm.load import load_base, load_tokenizer
+from stages.model.embedding import embed
+from stages.model.load import load_base, load_tokenizer
 from tests.small_log import BEHAVIORS, all_behaviors
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.events.simulator import BEHAVIORS
+from stages.events.simulator.log import BEHAVIORS
 from stages.ingest import ingest
 from tests.events.helpers import ROOT, ROWS, params_with, table_params, write_log, write_params
 

@@ -7,7 +7,7 @@ import pytest
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.instructions import instructions
-from stages.lm.load import load_tokenizer
+from stages.model.load import load_tokenizer
 from tests.small_log import all_behaviors, small_log, small_params, small_windows
 
 SPLITS = ["train", "train", "valid", "natural", "balanced", "valid"]

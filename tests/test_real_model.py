@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from stages.common.params import Prompt
-from stages.events.simulator import BEHAVIORS
-from stages.events.windows import positions, vocabulary
-from stages.lm.likelihood import score
-from stages.lm.load import load_base, load_tokenizer
+from stages.events.simulator.log import BEHAVIORS
+from stages.model.likelihood import score
+from stages.model.load import load_base, load_tokenizer
 from stages.prompts.layouts import make_layout, prompts
 from stages.prompts.log import EventLog
+from stages.windows.cut import positions, vocabulary
 from tests.events.helpers import simulated_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

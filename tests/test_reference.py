@@ -10,14 +10,14 @@ import pytest
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import read_params
-from stages.events import tested as chosen  # pytest would take the function itself for a test
-from stages.events.simulator import BEHAVIORS
-from stages.ranking.adjust import adjusted
-from stages.ranking.decisions import tau_of
-from stages.ranking.splits import splits_of
-from stages.ranking.summary import metrics_of
 from stages.evaluate import evaluate
+from stages.events.simulator.log import BEHAVIORS
+from stages.metrics.adjust import adjusted
+from stages.metrics.decisions import tau_of
+from stages.metrics.splits import splits_of
+from stages.metrics.summary import metrics_of
 from stages.reference import main, oracle_log_p, reference
+from stages.windows import tested as chosen  # pytest would take the function itself for a test
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 ROWS = ["majority", "last", "frequent", "markov"]

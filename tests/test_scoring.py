@@ -3,8 +3,8 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.lm.likelihood import Scores, score
-from stages.lm.load import load_merged, load_tokenizer
+from stages.model.likelihood import Scores, score
+from stages.model.load import load_merged, load_tokenizer
 from stages.prompts.layouts import make_layout, prompts
 from stages.prompts.log import EventLog
 from stages.scoring import pool, scoring, table

@@ -18,9 +18,9 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import Lora
 from stages.instructions import instructions
-from stages.lm.likelihood import score
-from stages.lm.load import load_adapter, load_merged, load_tokenizer, new_adapter
-from stages.lm.resolve import resolve, write_manifest
+from stages.model.likelihood import score
+from stages.model.load import load_adapter, load_merged, load_tokenizer, new_adapter
+from stages.model.resolve import resolve, write_manifest
 from stages.sft import auxiliary_share, sft, trained_behaviors, untuned
 from tests.events.helpers import write_params
 from tests.small_log import SHARES, all_behaviors, small_log, small_params, small_windows

@@ -8,9 +8,9 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.events.hashing import pseudonym
-from stages.events.windows import split_of
+from stages.common.hashing import pseudonym
 from stages.windowing import windowing
+from stages.windows.cut import split_of
 from tests.events.helpers import ROOT, params_with, write_params
 
 

@@ -9,6 +9,6 @@ A new one is
 3. a stage of dvc.yaml beside it, whose list of files `python -m tests.contract.imports baselines/<name>` prints and whose
    params `python -m tests.contract.reads baselines/<name>`;
 4. its names in the matrix of stage `evaluate` there;
-5. its rows in data/studies.yaml, table3 and table8;
+5. its rows in stages/studies/studies.yaml, table3 and table8;
 6. its tests in tests/baselines.
 """

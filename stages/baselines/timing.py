@@ -6,17 +6,17 @@ Rivals' metrics say so themselves. Those of the default run do not, so that it g
 import argparse
 from pathlib import Path
 
-from stages.baselines.latency import latency_ms
+from stages.baselines.fitting.latency import latency_ms
 from stages.common.console import console
 from stages.common.errors import run
 from stages.common.files import write_json
 from stages.common.inputs import TABLES, read_tables
 from stages.common.params import read_params
-from stages.events.tested import tested
-from stages.lm.likelihood import score
-from stages.lm.load import load_merged, load_tokenizer
+from stages.model.likelihood import score
+from stages.model.load import load_merged, load_tokenizer
 from stages.prompts.layouts import layout_of, prompts
 from stages.prompts.log import EventLog
+from stages.windows.tested import tested
 
 _READ = ("events", "windows", "vocabulary")
 

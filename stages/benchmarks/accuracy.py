@@ -12,15 +12,16 @@ from transformers import PreTrainedModel, Trainer
 
 from stages.benchmarks.data import Material, labels_among, stretches
 from stages.benchmarks.sft import (
-    PACKED, Choice, count_targets, our_rate, our_sequences, our_trainer, their_choice, their_trainer, their_windows, trials,
+    PACKED, Choice, count_targets, our_rate, our_sequences, our_trainer, their_choice, their_trainer, their_windows,
+    trials,
 )
 from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row
 from stages.benchmarks.training import Clock, trained
 from stages.common.console import console
-from stages.lm.likelihood import score
-from stages.lm.load import load_merged, save_adapter
-from stages.lm.resolve import read_manifest
+from stages.model.likelihood import score
+from stages.model.load import load_merged, save_adapter
+from stages.model.resolve import read_manifest
 from stages.prompts.layouts import Layout, prompts
 
 # More than this many targets is more than a trial of minutes can see.

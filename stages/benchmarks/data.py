@@ -15,7 +15,7 @@ import stages
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import Params, read_params
-from stages.lm.load import load_tokenizer
+from stages.model.load import load_tokenizer
 from stages.prompts.layouts import Layout, layout_of
 from stages.prompts.log import EventLog
 

@@ -21,10 +21,10 @@ from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate, now
 from stages.benchmarks.training import NO_LOOKS, Clock, their_arguments, trained
 from stages.common.console import console
-from stages.lm.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
-from stages.lm.load import load_adapter, new_adapter, save_adapter
-from stages.lm.resolve import read_manifest
-from stages.lm.training import arguments
+from stages.model.load import load_adapter, new_adapter, save_adapter
+from stages.model.resolve import read_manifest
+from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
+from stages.training.loop import arguments
 
 _BEST_BATCH = {} if torch.cuda.is_available() else {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
 _VARIANTS: dict[str, tuple[float | None, dict[str, Any]]] = {

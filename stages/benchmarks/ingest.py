@@ -18,10 +18,10 @@ import numpy as np
 import polars as pl
 
 from stages.common.console import track
+from stages.common.parallel import side_by_side
 from stages.common.params import read_params
-from stages.events import simulator
-from stages.events.parallel import side_by_side
-from stages.events.simulator_days import PLACES, START
+from stages.events.simulator import log as simulator
+from stages.events.simulator.days import PLACES, START
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("csv", "parquet")

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from stages.common.hashing import bits, pseudonym, uniform
 from stages.common.params import Params, read_params
-from stages.events.hashing import bits, pseudonym, uniform
 from stages.events.rules import CHAT, CONTROL, LONGEST, MISSING, Rule
 
 _MICROSECONDS = "%Y-%m-%d %H:%M:%S.%f"
-_SPLIT, _NATURAL, _BALANCED = range(200, 203)  # as in stages.events.windows: the draws are the same
+_SPLIT, _NATURAL, _BALANCED = range(200, 203)  # as in stages.windows.cut: the draws are the same
 
 
 def run(variant: str, params: Params, log: Path, folder: Path) -> None:

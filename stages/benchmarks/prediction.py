@@ -19,9 +19,9 @@ from stages.benchmarks.data import Material
 from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate, now
 from stages.common.console import console
-from stages.lm import session
-from stages.lm.likelihood import score
-from stages.lm.load import load_merged
+from stages.model.likelihood import score
+from stages.model.load import load_merged
+from stages.serving import session
 
 _TARGET = 15
 
@@ -61,7 +61,7 @@ MakeSession = Callable[[PreTrainedModel, Material, list[Event]], Session]
 
 
 class OurSession:
-    """stages.lm.session.Session behind events of text."""
+    """stages.serving.session.Session behind events of text."""
 
     def __init__(self, model: PreTrainedModel, material: Material, history: list[Event]):
         self.layout = material.stream

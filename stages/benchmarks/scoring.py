@@ -22,8 +22,8 @@ from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate, now
 from stages.benchmarks.training import fastest
 from stages.common.console import console
-from stages.lm.likelihood import score, shared_prefix
-from stages.lm.load import load_merged
+from stages.model.likelihood import score, shared_prefix
+from stages.model.load import load_merged
 from stages.prompts.layouts import prompts
 
 Tokens = list[list[int]]

@@ -24,11 +24,11 @@ from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate
 from stages.benchmarks.training import NO_LOOKS, Clock, fastest, listening, their_arguments, trained
 from stages.common.console import console
-from stages.lm.likelihood import shared_prefix
-from stages.lm.load import load_base, new_adapter
-from stages.lm.sft_trainer import IGNORED, MICRO_BATCH, SequenceTrainer, labelled
-from stages.lm.training import arguments, steps_per_epoch
+from stages.model.likelihood import shared_prefix
+from stages.model.load import load_base, new_adapter
 from stages.prompts.layouts import table
+from stages.training.loop import arguments, steps_per_epoch
+from stages.training.sft_trainer import IGNORED, MICRO_BATCH, SequenceTrainer, labelled
 
 PACKED = {False: "packing off", True: "packing on"}
 # Tokens of a packed row, its default: about two windows fit.

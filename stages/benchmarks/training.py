@@ -12,7 +12,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stages.benchmarks.timing import now
 from stages.common.console import console
-from stages.lm.load import compute_dtype
+from stages.model.load import compute_dtype
 
 # Looks at validation data and checkpoints are no part of training's speed.
 NO_LOOKS = {"eval_strategy": "no", "eval_on_start": False, "save_strategy": "no"}

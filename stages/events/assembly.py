@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 
 from stages.common.console import track
+from stages.common.hashing import pseudonym
+from stages.common.parallel import side_by_side
 from stages.common.params import Source
 from stages.events import reading
-from stages.events.hashing import pseudonym
 from stages.events.order import repeated, stable_order
-from stages.events.parallel import side_by_side
 from stages.events.rules import Rule, clean, label_rule, missing
 from stages.events.values import Values
 

@@ -5,8 +5,8 @@ from typing import Any
 from stages.reports import labels
 from stages.reports.differences import Difference, Differences, metric
 from stages.reports.gather import MODELS, Material, StudyResult
-from stages.reports.markup import Html, items, join, paragraph, table, tag
 from stages.reports.labels import MISSING, number, rows, shorts, simulated_mark, start
+from stages.reports.markup import Html, items, join, paragraph, table, tag
 from stages.studies.table import difference as difference_text
 from stages.studies.way import share
 

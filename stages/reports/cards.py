@@ -5,10 +5,10 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
-from stages.common.repository import Commit
 from stages.reports.gather import Material, shown
 from stages.reports.labels import MISSING, percent, rows, simulated_mark, start
 from stages.reports.markup import Html, code, facts, items, join, paragraph, table, tag
+from stages.studies.repository import Commit
 from stages.studies.view import public
 
 _SPLITS = {"train": "training", "valid": "validation", "natural": "natural test", "balanced": "balanced test"}

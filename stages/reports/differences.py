@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.ranking.decisions import decided
-from stages.ranking.summary import difference_of
+from stages.metrics.decisions import decided
+from stages.metrics.summary import difference_of
 from stages.reports.gather import Material
 
 PAIRS = (("dpo", "base"), ("sft", "base"), ("dpo", "sft"), ("dpo", "markov"))

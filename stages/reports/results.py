@@ -6,11 +6,11 @@ from typing import Any
 
 from stages.reports.differences import Differences
 from stages.reports.gather import Material, StudyResult
-from stages.reports.markup import Html, code, join, paragraph, table, tag
 from stages.reports.labels import BALANCED, METRIC, NATURAL, change, measured, number, rows, shorts, simulated_mark
+from stages.reports.markup import Html, code, join, paragraph, table, tag
 from stages.studies.compare import LOWER_IS_BETTER, Summary
-from stages.studies.table import estimate, legend, metric_name
 from stages.studies.table import difference as difference_text
+from stages.studies.table import estimate, legend, metric_name
 
 _ORACLES = ("oracle", "oracle_adjusted")
 _LOWER = {metric.partition(".")[2] for metric in LOWER_IS_BETTER}

@@ -15,9 +15,9 @@ from ruamel.yaml import YAML
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import atomic_file
-from stages.common.repository import git
 from stages.studies.definitions import REFERENCES, Row, predictions_file
 from stages.studies.pipeline import RIVALS
+from stages.studies.repository import git
 
 
 class Results:

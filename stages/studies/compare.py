@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.ranking.bootstrap import interval
-from stages.ranking.sums import ratio
+from stages.metrics.bootstrap import interval
+from stages.metrics.sums import ratio
 from stages.studies.permutation import holm, paired_test, random_signs
 from stages.studies.repetitions import Groups, Prepared, RowResult, Vocabularies, check, prepare
 from stages.studies.user_sums import UserSums, metric_of, parts_of

@@ -1,4 +1,4 @@
-"""`data/studies.yaml`, read into checked sections: a study is an entry there, not code."""
+"""`stages/studies/studies.yaml`, read into checked sections: a study is an entry there, not code."""
 
 import difflib
 from collections.abc import Container, Sequence
@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 from stages.common.documents import checked, read_yaml
 from stages.common.errors import UserError
 from stages.common.params import Section
-from stages.common.symbols import expand, translate
+from stages.hooks.symbols import expand, translate
 
 Overrides = dict[str, Any]
 """Keys of params.yaml (`sft.epsilon`) or of the rivals' settings (`stages/baselines/params.yaml:budget.trials`), and
@@ -161,7 +161,7 @@ def read_studies(path: Path) -> Catalogue:
 def read_overrides(texts: Sequence[str], sections: Container[str]) -> Overrides:
     """`KEY=VALUE` texts, with values as YAML reads them; nothing is an empty text.
 
-    Symbols of the paper stand for keys, and `recipe=NAME` for an entry of data/recipes.yaml, as in `dvc exp run -S`.
+    Symbols of the paper stand for keys, and `recipe=NAME` for an entry of stages/hooks/recipes.yaml, as in `dvc exp run -S`.
 
     Args:
         sections: the top-level keys of params.yaml.

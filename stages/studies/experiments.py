@@ -18,9 +18,9 @@ from dvc.repo import Repo
 from stages.common.console import console, track
 from stages.common.errors import UserError
 from stages.common.files import read_json
-from stages.common.repository import git
 from stages.studies.durations import Durations
 from stages.studies.plan import Experiment
+from stages.studies.repository import git
 from stages.studies.watch import StageWatch
 
 # Finished experiments are refs of Git, quick to list; opening DVC's queue takes half a second of a core.

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.ranking.accuracy import groups
-from stages.ranking.outcomes import OUTSIDE, Outcomes, outcomes
+from stages.metrics.accuracy import groups
+from stages.metrics.outcomes import OUTSIDE, Outcomes, outcomes
 from stages.studies.user_sums import NATURAL_METRICS, UserSums, user_sums
 
 SPLITS = ("natural", "balanced")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stages.common.errors import UserError
-from stages.ranking.decisions import decided
+from stages.metrics.decisions import decided
 from stages.studies.collect import Results, metrics_of, predictions_of, tail_groups
 from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.costs import costs

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.ranking.accuracy import group_means
-from stages.ranking.calibration import bin_of
-from stages.ranking.outcomes import OUTSIDE, Outcomes
-from stages.ranking.sums import ratio
+from stages.metrics.accuracy import group_means
+from stages.metrics.calibration import bin_of
+from stages.metrics.outcomes import OUTSIDE, Outcomes
+from stages.metrics.sums import ratio
 
 Totals = Mapping[str, np.ndarray]
 
@@ -93,7 +93,7 @@ def parts_of(metric: str) -> tuple[str, ...]:
 def metric_of(metric: str, totals: Totals, members: dict[str, np.ndarray]) -> np.ndarray:
     """A metric `(R,)` from totals over users, each `(R, K)`; NaN where there is nothing to measure.
 
-    The definitions are those of `stages.ranking.accuracy` and `calibration`, to which a test holds them.
+    The definitions are those of `stages.metrics.accuracy` and `calibration`, to which a test holds them.
     """
     split, name = metric.split(".", 1)
     if split == "balanced":

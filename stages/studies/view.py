@@ -11,17 +11,17 @@ from rich.text import Text
 
 from stages.common.console import console, duration
 from stages.common.files import atomic_file, write_json
-from stages.common.repository import commit
 from stages.studies import way
 from stages.studies.compare import Summary
 from stages.studies.definitions import Catalogue, Overrides, Setting
 from stages.studies.durations import Durations
 from stages.studies.experiments import Finished
 from stages.studies.plan import Plan, in_turn, stage_runs
+from stages.studies.repository import commit
 from stages.studies.table import markdown, show
 
 _PROGRAM = "python -m stages.study"
-_LEADS_TO_RESULTS = ("dvc.yaml", "params.yaml", "stages", "data/studies.yaml")
+_LEADS_TO_RESULTS = ("dvc.yaml", "params.yaml", "stages", "stages/studies/studies.yaml")
 
 
 @dataclass(frozen=True)

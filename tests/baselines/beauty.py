@@ -28,14 +28,14 @@ from polars.exceptions import PolarsError
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from stages.baselines.causal import OBJECTIVES, Objective
-from stages.baselines.sasrec import SASRec
-from stages.baselines.sequences import NO_LABEL, Batch, Sequences
-from stages.baselines.training import device
+from stages.baselines.sequential.causal import OBJECTIVES, Objective
+from stages.baselines.sequential.sequences import NO_LABEL, Batch, Sequences
+from stages.baselines.sequential.training import device
+from stages.baselines.systems.sasrec import SASRec
 from stages.common.console import Track, console, track
 from stages.common.errors import UserError, run
 from stages.common.inputs import at_least_1
-from stages.events.windows import positions
+from stages.windows.cut import positions
 
 PUBLISHED = {"bce": (0.0246, 0.0126), "ce": (0.0533, 0.0327)}
 """HR@10 and NDCG@10 of SASRec and of SASRec+ (github.com/antklen/sasrec-bert4rec-recsys23, README)."""

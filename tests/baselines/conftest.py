@@ -51,7 +51,7 @@ def loud_base(tmp_path_factory):
     """A folder as `models/base` of the tiny model with larger weights: a few steps teach its adapters something."""
     from transformers import AutoModelForCausalLM
 
-    from stages.lm.resolve import resolve, write_manifest
+    from stages.model.resolve import resolve, write_manifest
     from tests.tiny_model import build
 
     folder, base = build(tmp_path_factory.mktemp("loud_model")), tmp_path_factory.mktemp("models") / "base"

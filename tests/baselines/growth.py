@@ -22,23 +22,23 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.baselines.alphafuse import fit_alphafuse
-from stages.baselines.bert4rec import Collapsed, fit_bert4rec
-from stages.baselines.command import Task, table_of
-from stages.baselines.llmesr import fit_llmesr
-from stages.baselines.names import names_of
-from stages.baselines.sasrec import fit_sasrec
-from stages.baselines.settings import Context
-from stages.baselines.training import Fitted, predict
-from stages.baselines.trivial import Markov
+from stages.baselines.fitting.command import Task, table_of
+from stages.baselines.fitting.settings import Context
+from stages.baselines.language.names import names_of
+from stages.baselines.sequential.training import Fitted, predict
+from stages.baselines.systems.alphafuse import fit_alphafuse
+from stages.baselines.systems.bert4rec import Collapsed, fit_bert4rec
+from stages.baselines.systems.llmesr import fit_llmesr
+from stages.baselines.systems.sasrec import fit_sasrec
 from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.inputs import TABLES, at_least_1, read_tables
 from stages.common.params import read_params
-from stages.events.simulator import BEHAVIORS
-from stages.ranking.decisions import decided, tau_of
-from stages.ranking.splits import splits_of
+from stages.events.simulator.log import BEHAVIORS
+from stages.metrics.decisions import decided, tau_of
+from stages.metrics.splits import splits_of
+from stages.past.counting import Markov
 from stages.reference import _of as oracle_rows
 from stages.reference import oracle_log_p
 from stages.studies.compare import Comparison, Summary, summarise

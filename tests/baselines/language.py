@@ -7,11 +7,11 @@ import polars as pl
 import torch
 from ruamel.yaml import YAML
 
-from stages.baselines.command import Task, write_weights
-from stages.baselines.llm import LanguageRow
-from stages.baselines.sasrec import SASRec
-from stages.baselines.settings import choices
-from stages.baselines.training import Fitted
+from stages.baselines.fitting.command import Task, write_weights
+from stages.baselines.fitting.settings import choices
+from stages.baselines.language.rows import LanguageRow
+from stages.baselines.sequential.training import Fitted
+from stages.baselines.systems.sasrec import SASRec
 from tests.small_log import BEHAVIORS, all_behaviors, small_log, small_params, small_windows
 
 SPLITS = ["train"] * 5 + ["valid", "natural"]

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 import torch
 
-from stages.baselines.sequences import Batch, Sequences
-from stages.baselines.training import Recommender, predict
-from stages.baselines.trivial import Markov
+from stages.baselines.sequential.sequences import Batch, Sequences
+from stages.baselines.sequential.training import Recommender, predict
+from stages.past.counting import Markov
 
 Read = Callable[[Batch], torch.Tensor]
 Log = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]

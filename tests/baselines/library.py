@@ -29,16 +29,16 @@ import numpy as np
 import polars as pl
 import torch
 
-from stages.baselines import bert4rec, sasrec
-from stages.baselines.ranks import mean_reciprocal_rank
-from stages.baselines.sequences import NO_LABEL, Sequences
-from stages.baselines.settings import Budget
-from stages.baselines.training import fit, predict
+from stages.baselines.fitting.settings import Budget
+from stages.baselines.sequential.ranks import mean_reciprocal_rank
+from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.sequential.training import fit, predict
+from stages.baselines.systems import bert4rec, sasrec
 from stages.common.console import console, track
 from stages.common.errors import UserError, run
 from stages.common.inputs import TABLES, at_least_1, read_tables
 from stages.common.params import read_params
-from stages.ranking.bootstrap import Metrics, paired_difference
+from stages.metrics.bootstrap import Metrics, paired_difference
 
 READ = ("events", "windows", "vocabulary")
 SHARED = {"dropout": [0.2], "learning_rate": [0.001], "weight_decay": [0.0], "warmup": [0], "dimensions": [64]}

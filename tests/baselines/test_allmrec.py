@@ -7,20 +7,21 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from stages.baselines import allmrec, names
-from stages.baselines.allmrec import ALLMRec
-from stages.baselines.allmrec_codes import CODE, Codes, Matching, fit_codes
-from stages.baselines.collaborative import item_vectors, user_vectors
-from stages.baselines.llm import predictions, write_row
-from stages.baselines.llm_training import mean_loss, summed_loss
-from stages.baselines.names import TEMPLATE, NameSettings, NameVectors, embed_names
-from stages.baselines.sasrec import SASRec, fit_sasrec
+from stages.baselines.language import names
+from stages.baselines.language.collaborative import item_vectors, user_vectors
+from stages.baselines.language.names import TEMPLATE, NameSettings, NameVectors, embed_names
+from stages.baselines.language.rows import predictions, write_row
+from stages.baselines.language.training import mean_loss, summed_loss
+from stages.baselines.systems import allmrec
+from stages.baselines.systems.allmrec import ALLMRec
+from stages.baselines.systems.allmrec_codes import CODE, Codes, Matching, fit_codes
+from stages.baselines.systems.sasrec import SASRec, fit_sasrec
 from stages.common import tables
 from stages.common.files import read_json
-from stages.events import tested as choice
-from stages.lm.likelihood import score
-from stages.lm.load import load_base
+from stages.model.likelihood import score
+from stages.model.load import load_base
 from stages.prompts.layouts import prompts
+from stages.windows import tested as choice
 from tests.baselines.language import ADAPTED, a_sasrec, settings_of, small_task
 from tests.small_log import BEHAVIORS
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.baselines.alphafuse import AlphaFuse, Settings, whiten
-from stages.baselines.sasrec import SASRec
-from stages.baselines.sequences import Sequences
-from stages.baselines.settings import Budget
-from stages.baselines.training import fit, predict
+from stages.baselines.fitting.settings import Budget
+from stages.baselines.sequential.sequences import Sequences
+from stages.baselines.sequential.training import fit, predict
+from stages.baselines.systems.alphafuse import AlphaFuse, Settings, whiten
+from stages.baselines.systems.sasrec import SASRec
 from stages.common.errors import UserError
 from tests.baselines.laws import (
     CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,

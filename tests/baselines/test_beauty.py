@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.baselines.losses import cross_entropy
-from stages.baselines.sasrec import SASRec
-from stages.baselines.training import device
+from stages.baselines.sequential.losses import cross_entropy
+from stages.baselines.sequential.training import device
+from stages.baselines.systems.sasrec import SASRec
 from stages.common.errors import UserError
 from tests.baselines import beauty
 from tests.baselines.beauty import ItemSoftmax, ManyItems, hit_rate_and_ndcg, ranks, read_log

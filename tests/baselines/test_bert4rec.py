@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from stages.baselines.bert4rec import BERT4Rec, Settings, draw_mask, fit_bert4rec, refuse_constant, with_target
-from stages.baselines.sequences import NO_LABEL, Sequences
-from stages.baselines.settings import Budget, read_settings
-from stages.baselines.training import fit
+from stages.baselines.fitting.settings import Budget, read_settings
+from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.sequential.training import fit
+from stages.baselines.systems.bert4rec import BERT4Rec, Settings, draw_mask, fit_bert4rec, refuse_constant, with_target
 from stages.common.errors import UserError
 from tests.baselines.laws import (
     CONTEXTS, check_knows_what_markov_knows, check_padding_changes_nothing, check_tells, labels_of, one_batch,
@@ -156,7 +156,7 @@ def test_a_fit_that_answers_all_windows_alike_is_refused(sequences, monkeypatch)
         def forward(self, batch, masked):
             return self.bias.expand(int(masked.sum()), -1)
 
-    monkeypatch.setattr("stages.baselines.bert4rec.BERT4Rec", Constant)
+    monkeypatch.setattr("stages.baselines.systems.bert4rec.BERT4Rec", Constant)
     with pytest.raises(UserError, match=r"BERT4Rec \(next\): collapsed: it answers '.' in 70 of 70"):
         fit_bert4rec(_Task(sequences, epochs=2))
 

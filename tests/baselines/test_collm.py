@@ -3,13 +3,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.baselines import collm
-from stages.baselines.collaborative import user_vectors
-from stages.baselines.collm import CoLLM
-from stages.baselines.llm import predictions, write_row
-from stages.baselines.llm_training import lora_weights, mean_loss, summed_loss
+from stages.baselines.language.collaborative import user_vectors
+from stages.baselines.language.rows import predictions, write_row
+from stages.baselines.language.training import lora_weights, mean_loss, summed_loss
+from stages.baselines.systems import collm
+from stages.baselines.systems.collm import CoLLM
 from stages.common import tables
-from stages.events import tested as choice
+from stages.windows import tested as choice
 from tests.baselines.language import ADAPTED, a_sasrec, settings_of, small_task
 
 SETTINGS = ADAPTED | {"mapping_learning_rate": [0.003], "mapping_epochs": [3], "mapping_weight_decay": 0.0,

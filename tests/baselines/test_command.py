@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from stages.baselines import sasrec
-from stages.baselines.command import tuning_facts
-from stages.baselines.latency import latency_ms
+from stages.baselines.fitting.command import tuning_facts
+from stages.baselines.fitting.latency import latency_ms
+from stages.baselines.systems import sasrec
 from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError
@@ -26,6 +26,7 @@ OPTIONS = {
     "llara": {"model", "sasrec", "weights"}, "collm": {"model", "sasrec", "weights"},
     "allmrec": {"model", "sasrec", "weights"}, "tallrec": {"model", "conversations", "weights"}, "api": set(),
 }
+MODULES = {"api": "api.__main__"}
 VALUES = {"dimensions": [8], "blocks": [1], "heads": [1], "dropout": [0.0], "learning_rate": [0.01, 0.001],
           "weight_decay": [0.0], "batch_size": [64], "epochs": [1], "warmup": [0]}
 
@@ -34,7 +35,7 @@ VALUES = {"dimensions": [8], "blocks": [1], "heads": [1], "dropout": [0.0], "lea
 def test_a_rows_command_line_is_that_of_all_and_its_own(name, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(f"stages.baselines.{name}").main()
+        importlib.import_module(f"stages.baselines.{MODULES.get(name, f'systems.{name}')}").main()
     said = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE))
     assert ended.value.code == 0 and said == ALL | OPTIONS[name]
 
@@ -92,7 +93,7 @@ def test_where_nothing_can_be_predicted_nothing_is_trained(log, command, monkeyp
 
 def test_all_that_fitting_takes_is_counted(log, command, monkeypatch):
     fit, now = sasrec.fit_sasrec, [100.0]
-    monkeypatch.setattr("stages.baselines.command.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("stages.baselines.fitting.command.time.monotonic", lambda: now[0])
 
     def slow(task, objective):
         now[0] += 12.34  # whatever comes before the first setting, too

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from stages.baselines.gpt2 import GPT2, Settings
-from stages.baselines.sequences import NO_LABEL, Sequences
-from stages.baselines.settings import Budget, read_settings
-from stages.baselines.training import fit, predict, trained_parameters
+from stages.baselines.fitting.settings import Budget, read_settings
+from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.sequential.training import fit, predict, trained_parameters
+from stages.baselines.systems.gpt2 import GPT2, Settings
 from tests.baselines.laws import (
     CONTEXTS, TOLD, check_nothing_depends_on_a_later_behavior, check_padding_changes_nothing, check_tells, labels_of,
     one_batch, rows_of,

@@ -5,19 +5,19 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from stages.baselines import bert4rec
-from stages.baselines.bert4rec import Collapsed
-from stages.baselines.command import table_of
-from stages.baselines.sasrec import Settings
-from stages.baselines.trivial import Markov
+from stages.baselines.fitting.command import table_of
+from stages.baselines.systems import bert4rec
+from stages.baselines.systems.bert4rec import Collapsed
+from stages.baselines.systems.sasrec import Settings
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.events.simulator import BEHAVIORS as SIMULATED
-from stages.events.windows import vocabulary
-from stages.ranking.adjust import adjusted
-from stages.ranking.decisions import tau_of
-from stages.ranking.splits import splits_of
+from stages.events.simulator.log import BEHAVIORS as SIMULATED
+from stages.metrics.adjust import adjusted
+from stages.metrics.decisions import tau_of
+from stages.metrics.splits import splits_of
+from stages.past.counting import Markov
 from stages.reference import oracle_log_p
+from stages.windows.cut import vocabulary
 from tests.baselines import growth
 from tests.baselines.growth import ROWS, MarkovAlone, OneSetting, Row, counted, grow, learned, oracle_of, summaries
 from tests.baselines.laws import rows_of

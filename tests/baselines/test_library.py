@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.baselines.sequences import NO_LABEL, Sequences
+from stages.baselines.sequential.sequences import NO_LABEL, Sequences
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.ranking.bootstrap import paired_difference
+from stages.metrics.bootstrap import paired_difference
 from tests.baselines import library
 from tests.baselines.library import OURS, Question, answers, halves, histories, means, write_recbole
 from tests.events.helpers import write_params

@@ -5,13 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.baselines.llara import LLaRA
-from stages.baselines.llm import predictions, write_row
-from stages.baselines.llm_training import mean_loss, without_dropout
+from stages.baselines.language.rows import predictions, write_row
+from stages.baselines.language.training import mean_loss, without_dropout
+from stages.baselines.systems.llara import LLaRA
 from stages.common import tables
-from stages.events import tested as choice
-from stages.lm.likelihood import score
-from stages.lm.load import load_adapter
+from stages.model.likelihood import score
+from stages.model.load import load_adapter
+from stages.windows import tested as choice
 from tests.baselines.language import ADAPTED, a_sasrec, small_task
 
 

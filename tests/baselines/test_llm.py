@@ -5,17 +5,17 @@ import polars as pl
 import pytest
 import torch
 
-from stages.baselines import llm_training
-from stages.baselines.llm import FittedRow, predictions, write_row
-from stages.baselines.llm_training import Course, Plan, mean_loss, merged, reciprocal_rank, summed_loss, train
-from stages.baselines.tallrec import TALLRec
+from stages.baselines.language import training as llm_training
+from stages.baselines.language.rows import FittedRow, predictions, write_row
+from stages.baselines.language.training import Course, Plan, mean_loss, merged, reciprocal_rank, summed_loss, train
+from stages.baselines.systems.tallrec import TALLRec
 from stages.common.errors import UserError
 from stages.instructions import instructions
-from stages.lm.likelihood import score
-from stages.lm.load import load_base, load_merged
-from stages.lm.readers import reader_of
-from stages.lm.sft_trainer import IGNORED
-from stages.lm.training import WarmupCosine
+from stages.model.likelihood import score
+from stages.model.load import load_base, load_merged
+from stages.model.readers import reader_of
+from stages.training.loop import WarmupCosine
+from stages.training.sft_trainer import IGNORED
 from tests.baselines.language import settings_of, small_task
 from tests.baselines.test_tallrec import CHATS, SETTINGS
 

@@ -3,12 +3,12 @@ import polars as pl
 import pytest
 import torch
 
-from stages.baselines.llmesr import LLMESR, Settings, SimilarWindows
-from stages.baselines.losses import binary_cross_entropy
-from stages.baselines.sasrec import SASRec
-from stages.baselines.sequences import Sequences
-from stages.baselines.settings import Budget
-from stages.baselines.training import fit
+from stages.baselines.fitting.settings import Budget
+from stages.baselines.sequential.losses import binary_cross_entropy
+from stages.baselines.sequential.sequences import Sequences
+from stages.baselines.sequential.training import fit
+from stages.baselines.systems.llmesr import LLMESR, Settings, SimilarWindows
+from stages.baselines.systems.sasrec import SASRec
 from stages.common.errors import UserError
 from tests.baselines.laws import (
     CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,

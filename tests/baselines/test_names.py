@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from stages.baselines import alphafuse, llmesr
-from stages.baselines.names import TEMPLATE, NameSettings, embed_names, principal
+from stages.baselines.language.names import TEMPLATE, NameSettings, embed_names, principal
+from stages.baselines.systems import alphafuse, llmesr
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import read_json
-from stages.lm.embedding import embed
-from stages.lm.load import load_base, load_tokenizer
+from stages.model.embedding import embed
+from stages.model.load import load_base, load_tokenizer
 
 NAMES = ["Watching video", "Online shopping", "Taking a taxi"]
 BASE = NameSettings(encoder="base", revision="")

@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.baselines import pituning
-from stages.baselines.pituning import (
+from stages.baselines.fitting.settings import Budget, read_settings
+from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.sequential.training import fit, reciprocal_rank
+from stages.baselines.systems import pituning
+from stages.baselines.systems.pituning import (
     IntentAttention, PITuning, Settings, draw_events, excess, first_blocks, own_labels, unlearn, unlearning_loss,
 )
-from stages.baselines.sequences import NO_LABEL, Sequences
-from stages.baselines.settings import Budget, read_settings
-from stages.baselines.training import fit, reciprocal_rank
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.lm.load import load_base
+from stages.model.load import load_base
 from tests.baselines.laws import (
     CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
     check_padding_changes_nothing, check_tells, one_batch,

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.baselines.losses import binary_cross_entropy
-from stages.baselines.sasrec import SASRec, Settings
-from stages.baselines.sequences import NO_LABEL, Sequences
-from stages.baselines.settings import Budget
-from stages.baselines.training import fit, predict
+from stages.baselines.fitting.settings import Budget
+from stages.baselines.sequential.losses import binary_cross_entropy
+from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.sequential.training import fit, predict
+from stages.baselines.systems.sasrec import SASRec, Settings
 from tests.baselines.laws import (
     CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
     check_padding_changes_nothing, check_tells, one_batch,

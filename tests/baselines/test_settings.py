@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.baselines.settings import Budget, choices, read_settings
+from stages.baselines.fitting.settings import Budget, choices, read_settings
 from stages.common.errors import UserError
 from tests.contract.imports import ROOT
 
@@ -16,7 +16,8 @@ SECTIONS = [section for section in YAML(typ="safe", pure=True).load(SHIPPED.read
 
 
 def kind_of(section: str) -> type:
-    module = importlib.import_module(f"stages.baselines.{section}")
+    where = "language.names" if section == "names" else "api.__main__" if section == "api" else f"systems.{section}"
+    module = importlib.import_module(f"stages.baselines.{where}")
     return module.NameSettings if section == "names" else module.Settings
 
 

@@ -3,14 +3,14 @@ import pytest
 import torch
 from torch import nn
 
-from stages.baselines.soft import Projector, Table, attach, count, placeholder
-from stages.lm import likelihood
-from stages.lm.likelihood import score
-from stages.lm.llama import LlamaDecoder
-from stages.lm.load import load_base, load_tokenizer
-from stages.lm.reader import PlainReader
-from stages.lm.readers import reader_of
-from tests.lm.models import adapted, llama, qwen2
+from stages.baselines.language.soft import Projector, Table, attach, count, placeholder
+from stages.model import likelihood
+from stages.model.likelihood import score
+from stages.model.llama import LlamaDecoder
+from stages.model.load import load_base, load_tokenizer
+from stages.model.reader import PlainReader
+from stages.model.readers import reader_of
+from tests.model.models import adapted, llama, qwen2
 
 SIZE = 60  # tokens of these models
 ORDINARY = [7, 31, 52]  # the tokens whose vectors the soft ones get

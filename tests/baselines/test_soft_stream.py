@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from stages.baselines.collaborative import item_vectors, load_sasrec, user_vectors
-from stages.baselines.command import write_weights
-from stages.baselines.sasrec import SASRec
-from stages.baselines.sequences import Sequences
-from stages.baselines.soft_stream import SoftStreamLayout
-from stages.baselines.training import Fitted
+from stages.baselines.fitting.command import write_weights
+from stages.baselines.language.collaborative import item_vectors, load_sasrec, user_vectors
+from stages.baselines.language.soft_stream import SoftStreamLayout
+from stages.baselines.sequential.sequences import Sequences
+from stages.baselines.sequential.training import Fitted
+from stages.baselines.systems.sasrec import SASRec
 from stages.common.errors import UserError
-from stages.lm.load import load_tokenizer
+from stages.model.load import load_tokenizer
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from tests.small_log import all_behaviors, small_log, small_params, small_windows

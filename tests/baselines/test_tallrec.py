@@ -4,14 +4,14 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stages.baselines import tallrec
-from stages.baselines.llm import predictions
-from stages.baselines.llm_training import mean_loss
-from stages.baselines.tallrec import TALLRec
+from stages.baselines.language.rows import predictions
+from stages.baselines.language.training import mean_loss
+from stages.baselines.systems import tallrec
+from stages.baselines.systems.tallrec import TALLRec
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import read_json
-from stages.events import tested as choice
+from stages.windows import tested as choice
 from tests.baselines.language import ADAPTED, settings_of, small_task
 
 SETTINGS = ADAPTED | {"chat_learning_rate": [0.01], "chat_epochs": [2], "chat_batch_size": 2}

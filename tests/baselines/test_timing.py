@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 from stages.baselines import timing
 from stages.common import tables
 from stages.common.files import read_json
-from stages.events import tested as choice
+from stages.windows import tested as choice
 from tests.baselines.language import small_task
 
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from stages.baselines import training
-from stages.baselines.sequences import NO_LABEL, Sequences
-from stages.baselines.settings import Budget, Trained
-from stages.baselines.training import Recommender, fit
+from stages.baselines.fitting.settings import Budget, Trained
+from stages.baselines.sequential import training
+from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.sequential.training import Recommender, fit
 
 LENGTH = 8
 VALUES = Trained(learning_rate=[0.1], dropout=[0.0], weight_decay=[0.0], batch_size=[64], epochs=[9], warmup=[0])

@@ -2,8 +2,8 @@ import numpy as np
 
 from stages.benchmarks import accuracy, sft
 from stages.benchmarks.data import stretches
-from stages.lm.likelihood import score
-from stages.lm.load import load_base
+from stages.model.likelihood import score
+from stages.model.load import load_base
 
 
 def test_comparison(material, sizes, tmp_path):

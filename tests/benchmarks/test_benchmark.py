@@ -5,7 +5,7 @@ import pytest
 import torch
 from rich.console import Console
 
-import stages.benchmark as command
+import stages.commands.benchmark as command
 from stages.benchmarks import report
 from stages.benchmarks.peers import EXTRA
 from stages.benchmarks.timing import Comparison, Row

@@ -3,8 +3,8 @@ import pytest
 
 from stages.benchmarks import dpo
 from stages.benchmarks.training import Clock
-from stages.lm.load import new_adapter, save_adapter
-from stages.lm.resolve import read_manifest
+from stages.model.load import new_adapter, save_adapter
+from stages.model.resolve import read_manifest
 
 
 @pytest.fixture

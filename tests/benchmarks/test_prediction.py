@@ -4,8 +4,8 @@ import polars as pl
 from stages.benchmarks import prediction
 from stages.benchmarks.prediction import Context, Event
 from stages.common import tables
-from stages.lm.likelihood import score
-from stages.lm.load import load_merged
+from stages.model.likelihood import score
+from stages.model.load import load_merged
 from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
 

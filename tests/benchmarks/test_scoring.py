@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from stages.benchmarks import scoring
-from stages.lm.likelihood import score
-from stages.lm.load import load_merged
+from stages.model.likelihood import score
+from stages.model.load import load_merged
 
 pytest.importorskip("lm_eval", reason="the rival is not installed: pip install -e '.[benchmark]'")
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.common.files import (
-    atomic_file, atomic_folder, cache_folder, fingerprint, read_json, sha256, write_json,
-)
+from stages.common.files import atomic_file, atomic_folder, cache_folder, fingerprint, read_json, sha256, write_json
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "old content", "new content"

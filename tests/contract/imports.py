@@ -1,4 +1,4 @@
-"""Which files of ours a stage runs, found in the source without running it.
+"""Which rooms a stage needs, found in the source without running it.
 
     python -m tests.contract.imports sft     # prints the list for dvc.yaml
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "stages"
+SCRIPTS = (PACKAGE, "systems")  # folders of which each file is a stage
 
 
 def modules_of(script: Path) -> set[Path]:
@@ -22,7 +23,20 @@ def modules_of(script: Path) -> set[Path]:
         if module not in found:
             found.add(module)
             ahead += imported_by(module)
-    return {module for module in found if not (module.name == "__init__.py" and only_documents(module))}
+    # the package's own __init__ only lends commands their short names
+    return {module for module in found - {ROOT / PACKAGE / "__init__.py"}
+            if not (module.name == "__init__.py" and only_documents(module))}
+
+
+def rooms_of(script: Path) -> list[str]:
+    """What a stage lists in its deps: its script, and the folders of all that it imports, none inside another.
+
+    Of a folder of scripts it lists those files alone that it imports: its neighbours are other stages.
+    """
+    files = {module for module in modules_of(script) if module == script or module.parent.name in SCRIPTS}
+    folders = {module.parent for module in modules_of(script) - files}
+    outer = {folder for folder in folders if folders.isdisjoint(folder.parents)}
+    return sorted(str(path.relative_to(ROOT)) for path in files | outer)
 
 
 def imported_by(module: Path) -> set[Path]:
@@ -75,8 +89,8 @@ def _files(name: str) -> set[Path]:
 
 def main() -> None:
     for stage in sys.argv[1:]:
-        for module in sorted(modules_of(ROOT / PACKAGE / f"{stage}.py")):
-            print(f"      - {module.relative_to(ROOT)}")
+        for room in rooms_of(ROOT / PACKAGE / f"{stage}.py"):
+            print(f"      - {room}")
 
 
 if __name__ == "__main__":

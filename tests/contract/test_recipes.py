@@ -1,11 +1,11 @@
-"""data/recipes.yaml sets keys that there are to values that they may have, and says why."""
+"""stages/hooks/recipes.yaml sets keys that there are to values that they may have, and says why."""
 
 import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from stages.common.params import read_params
-from stages.common.symbols import RECIPES, expand
+from stages.hooks.symbols import RECIPES, expand
 from tests.contract.imports import ROOT
 from tests.contract.reads import keys_of
 

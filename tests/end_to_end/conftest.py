@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.events.simulator import BEHAVIORS
+from stages.events.simulator.log import BEHAVIORS
 from tests.end_to_end.project import SCRIPTS, Project, set_values
 from tests.tiny_model import build
 

@@ -96,7 +96,7 @@ def kill_everything_in(folder: Path) -> None:
 
 @pytest.fixture
 def counting(project: Project) -> Project:
-    (project.folder / "data" / "studies.yaml").write_text(STUDIES, encoding="utf-8")
+    (project.folder / "stages" / "studies" / "studies.yaml").write_text(STUDIES, encoding="utf-8")
     project.commit("a quick study")
     return project
 

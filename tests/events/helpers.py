@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from stages.common.params import Params, read_params
-from stages.events import simulator
+from stages.events.simulator import log as simulator
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

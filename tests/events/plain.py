@@ -4,7 +4,7 @@ import re
 import unicodedata
 from datetime import datetime
 
-from stages.events.hashing import bits, pseudonym
+from stages.common.hashing import bits, pseudonym
 from stages.events.rules import LONGEST, Rule
 
 MISSING = {"", "nan", "null", "none", "n/a"}

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.events import reading, table, windows
+from stages.events import reading
 from stages.events.assembly import read_log
+from stages.events.formats import FORMATS, table
 from stages.events.order import repeated, stable_order
-from stages.events.sources import FORMATS
+from stages.windows import cut as windows
 from tests.events.helpers import table_params
 from tests.events.plain import TIMES, plain_log, plain_windows
 

@@ -4,10 +4,10 @@ import polars as pl
 import pytest
 
 from stages.common.errors import UserError
+from stages.common.hashing import pseudonym
 from stages.events.assembly import read_log
-from stages.events.hashing import pseudonym
+from stages.events.formats import FORMATS
 from stages.events.rules import Rule
-from stages.events.sources import FORMATS
 from tests.events.helpers import params_with
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from stages.events import reading
 from stages.events.assembly import read_log
+from stages.events.formats import FORMATS
 from stages.events.rules import Rule
-from stages.events.sources import FORMATS
 from tests.events.helpers import ROWS, table_params, write_log
 
 

@@ -6,8 +6,8 @@ import pytest
 from stages.common.errors import UserError
 from stages.events import taxonomy
 from stages.events.assembly import read_log
+from stages.events.formats import FORMATS
 from stages.events.rules import Rule
-from stages.events.sources import FORMATS
 from tests.events.helpers import DATA, ROOT, params_with
 
 REAL = DATA / "dataset_TSMC2014_NYC.part.txt.gz"

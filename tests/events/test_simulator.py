@@ -5,11 +5,11 @@ import polars as pl
 import pytest
 from scipy.stats import chisquare
 
-from stages.events import simulator
-from stages.events.hashing import uniform
-from stages.events.simulator import BEHAVIORS, simulate
-from stages.events.simulator_days import PLACES
-from stages.events.simulator_habits import HABITS
+from stages.common.hashing import uniform
+from stages.events.simulator import log as simulator
+from stages.events.simulator.days import PLACES
+from stages.events.simulator.habits import HABITS
+from stages.events.simulator.log import BEHAVIORS, simulate
 from tests.events.helpers import simulated_log
 
 SHARES = np.array([habit.share for habit in HABITS]) / sum(habit.share for habit in HABITS)

@@ -8,8 +8,8 @@ import pytest
 
 from stages.common.errors import UserError
 from stages.events.assembly import read_log
+from stages.events.formats import FORMATS
 from stages.events.rules import Rule
-from stages.events.sources import FORMATS
 from tests.events.helpers import HEADER, ROWS, table_params, write_log
 
 

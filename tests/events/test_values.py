@@ -1,6 +1,6 @@
 import polars as pl
 
-from stages.events.parallel import side_by_side
+from stages.common.parallel import side_by_side
 from stages.events.values import Values
 
 

@@ -10,11 +10,11 @@ from stages.common import tables
 from stages.common.files import write_json
 from stages.common.params import Params
 from stages.evaluate import evaluate, write_plots
-from stages.events.tested import tested
 from stages.reference import reference
 from stages.reports.gather import Places
 from stages.studies.compare import Comparison, summarise
 from stages.windowing import frequencies, windowing
+from stages.windows.tested import tested
 from tests.events.helpers import params_with, simulated_log, write_params
 from tests.studies.planted import Plan, rows, vocabulary
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from stages.common.repository import commit
 from stages.reports.answer import answer, question
 from stages.reports.differences import Difference, differences, metric
 from stages.reports.labels import number
+from stages.studies.repository import commit
 from stages.studies.way import share
 
 KEYS = ("balanced.overall", "balanced.tail", "natural.rec_w")

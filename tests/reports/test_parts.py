@@ -10,7 +10,6 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.common.repository import Commit
 from stages.reports import cards, drawing, figures
 from stages.reports.differences import differences
 from stages.reports.drawing import require_matplotlib, save_png
@@ -20,6 +19,7 @@ from stages.reports.gather import Places, gather
 from stages.reports.markup import Html, tag, text
 from stages.reports.palette import DARK, LIGHT
 from stages.reports.results import difference_table, metric_tables, study_tables
+from stages.studies.repository import Commit
 from tests.reports.made import NASTY
 
 NOWHERE = Commit(None, False)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.common.errors import UserError
-from stages.ranking.accuracy import groups
-from stages.ranking.bootstrap import interval, resampled
-from stages.ranking.outcomes import OUTSIDE, outcomes
-from stages.ranking.summary import balanced_metrics, natural_metrics
+from stages.metrics.accuracy import groups
+from stages.metrics.bootstrap import interval, resampled
+from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.summary import balanced_metrics, natural_metrics
 from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.permutation import holm, paired_test, random_signs
 from stages.studies.repetitions import Repetition, RowResult, prepare

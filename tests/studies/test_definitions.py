@@ -1,4 +1,4 @@
-"""data/studies.yaml holds what people ask for, and what is wrong in such a file is named."""
+"""stages/studies/studies.yaml holds what people ask for, and what is wrong in such a file is named."""
 
 import pytest
 from ruamel.yaml import YAML
@@ -8,7 +8,7 @@ from stages.studies.definitions import read_overrides, read_studies
 from stages.studies.overrides import SETTINGS, applied
 from tests.contract.imports import ROOT
 
-CATALOGUE = read_studies(ROOT / "data" / "studies.yaml")
+CATALOGUE = read_studies(ROOT / "stages" / "studies" / "studies.yaml")
 FILES = {path: YAML(typ="safe", pure=True).load((ROOT / path).read_text(encoding="utf-8"))
          for path in ("params.yaml", SETTINGS)}
 PARAMS = FILES["params.yaml"]

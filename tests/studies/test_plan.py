@@ -207,7 +207,7 @@ def test_precedence_of_overrides():
 
 
 def test_another_default_recipe_changes_no_row():
-    method = read_studies(ROOT / "data" / "studies.yaml").method
+    method = read_studies(ROOT / "stages" / "studies" / "studies.yaml").method
     other = applied({"params.yaml": PARAMS}, {"sft.labels": "tail", "sft.logit_adjustment": 1, "dpo.nll_weight": 0.5, "evaluate.tau": 0}, "")["params.yaml"]
     rows = {"dpo": {}, "all": {"set": {"sft.labels": "all"}, "model": "sft"}}
     before, after = (made(rows, workspace=workspace, method=method) for workspace in (PARAMS, other))

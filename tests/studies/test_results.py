@@ -10,8 +10,8 @@ import pytest
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import read_json
-from stages.ranking.adjust import adjusted
-from stages.ranking.decisions import decided
+from stages.metrics.adjust import adjusted
+from stages.metrics.decisions import decided
 from stages.studies import view
 from stages.studies.collect import tail_groups
 from stages.studies.costs import COSTS

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.baselines.api import Settings, row_of
-from stages.baselines.api_cache import Cache
-from stages.baselines.api_questions import Questions
-from stages.baselines.command import Task
-from stages.events.tested import tested as every_window
+from stages.baselines.api.__main__ import Settings, row_of
+from stages.baselines.api.cache import Cache
+from stages.baselines.api.questions import Questions
+from stages.baselines.fitting.command import Task
 from stages.prompts.log import EventLog
+from stages.windows.tested import tested as every_window
 from tests.baselines.api.server import named
 from tests.small_log import BEHAVIORS
 

@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
-from stages.baselines.api import chosen
-from stages.baselines.api_cache import Cache
+from stages.baselines.api.__main__ import chosen
+from stages.baselines.api.cache import Cache
 from stages.common.errors import UserError
 from tests.baselines.api.case import ANY, SETTINGS
 from tests.baselines.api.server import named

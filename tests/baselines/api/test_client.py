@@ -10,8 +10,8 @@ from email.utils import format_datetime
 import numpy as np
 import pytest
 
-from stages.baselines import api_client
-from stages.baselines.api_client import backoff, retry_after
+from stages.baselines.api import client as api_client
+from stages.baselines.api.client import backoff, retry_after
 from stages.common.errors import UserError
 from tests.baselines.api.case import ANY, KEY
 from tests.baselines.api.server import Reply, failed, named

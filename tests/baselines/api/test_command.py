@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from stages.baselines.api import main
+from stages.baselines.api.__main__ import main
 from stages.common import tables
 from stages.common.errors import run
 from stages.common.files import read_json

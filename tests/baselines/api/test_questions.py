@@ -5,8 +5,8 @@ import json
 import polars as pl
 import pytest
 
-from stages.baselines.api_cache import Answer
-from stages.baselines.api_questions import INVALID, Questions
+from stages.baselines.api.cache import Answer
+from stages.baselines.api.questions import INVALID, Questions
 from stages.prompts.log import EventLog
 from tests.baselines.api.case import ANY, SETTINGS
 from tests.small_log import BEHAVIORS

@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.baselines.api import Settings, row_of
-from stages.baselines.api_cache import Cache, key_of
-from stages.baselines.api_client import endpoint
-from stages.baselines.api_questions import Questions
-from stages.baselines.command import Task
-from stages.lm.resolve import read_manifest, weights_folder
+from stages.baselines.api.__main__ import Settings, row_of
+from stages.baselines.api.cache import Cache, key_of
+from stages.baselines.api.client import endpoint
+from stages.baselines.api.questions import Questions
+from stages.baselines.fitting.command import Task
+from stages.model.resolve import read_manifest, weights_folder
 from stages.prompts.log import EventLog
 from tests.small_log import all_behaviors, small_log, small_params, small_windows
 

@@ -7,14 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.baselines.api import LARGEST_TAU, log_p
-from stages.baselines.api_questions import INVALID
+from stages.baselines.api.__main__ import LARGEST_TAU, log_p
+from stages.baselines.api.questions import INVALID
 from stages.common.errors import UserError
 from stages.evaluate import evaluate
-from stages.events.tested import SPLITS
-from stages.ranking.adjust import adjusted
-from stages.ranking.decisions import TAUS
-from stages.ranking.outcomes import outcomes
+from stages.metrics.adjust import adjusted
+from stages.metrics.decisions import TAUS
+from stages.metrics.outcomes import outcomes
+from stages.windows.tested import SPLITS
 from tests.baselines.api.case import ANY, KEY
 from tests.baselines.api.server import Reply, failed, named
 from tests.small_log import BEHAVIORS

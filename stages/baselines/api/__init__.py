@@ -1,0 +1,1 @@
+"""Baselines behind an API."""

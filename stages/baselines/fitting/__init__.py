@@ -1,0 +1,1 @@
+"""How every baseline is run: its command line, its settings, its latency."""

@@ -1,0 +1,1 @@
+"""What baselines made of a language model share."""

@@ -1,0 +1,1 @@
+"""What small sequence models share."""

@@ -1,0 +1,174 @@
+"""One loop for every system trained from nothing: passes, looks at validation between them, settings tried in turn."""
+
+import copy
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from stages.baselines.fitting.settings import Budget, Trained, choices
+from stages.baselines.sequential.ranks import mean_reciprocal_rank
+from stages.baselines.sequential.sequences import NO_LABEL, Batch, Sequences
+from stages.common.console import Track, track
+from stages.common.errors import UserError
+
+_WINDOWS_AT_ONCE = 1024
+_LARGEST_GRADIENT = 5.0
+
+
+class Recommender(nn.Module, ABC):
+    """A system trained from nothing.
+
+    Attributes:
+        windows_per_look: training windows between two looks at validation, in place of the budget's.
+    """
+
+    windows_per_look: int | None = None
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """The objective's mean over what a batch of an epoch has labels for; the generator draws on the CPU."""
+
+    @abstractmethod
+    def log_p(self, batch: Batch) -> torch.Tensor:
+        """Log-probabilities `(B, V)` of what follows each sequence."""
+
+    def parameter_groups(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the optimizer trains: one group, unless a part has a rate of its own, which its group gives as `lr`."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def epoch(self, sequences: Sequences, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """One pass over the log: every training target once, if no system says else."""
+        return sequences.epoch(batch_size, rng)
+
+
+Model = TypeVar("Model", bound=Recommender)
+
+
+@dataclass(frozen=True)
+class Fitted(Generic[Model]):
+    """The best of the settings that were tried.
+
+    Attributes:
+        model: with the weights of its best look at validation.
+        settings: its own.
+        score: mean reciprocal rank on the validation windows.
+        trials: every setting tried, its score and, as `epoch`, the number of its best look.
+        valid_windows: how many the score is of: those drawn whose behaviour is in the vocabulary.
+        facts: what else the metrics should say, such as what names were embedded by.
+    """
+
+    model: Model
+    settings: dict[str, Any]
+    score: float
+    trials: list[dict[str, Any]]
+    valid_windows: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def device() -> torch.device:
+    """Where systems are trained: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit(
+    title: str, make: Callable[[dict[str, Any]], Model], sequences: Sequences, values: Trained, budget: Budget,
+    seed: int,
+) -> Fitted[Model]:
+    """Train with each of the budget's settings until validation stops improving; the best look of all is kept.
+
+    Mean reciprocal rank chooses: what these systems are published to be chosen by is a rank, and some of them give
+    scores that are no log-likelihoods. The windows are those of split `valid`, as they come.
+
+    Args:
+        title: what the progress bar says.
+        make: a model from a setting of `values`, its weights drawn from torch's seed.
+
+    Raises:
+        UserError: no setting ever gave finite scores.
+    """
+    rows = sequences.valid_rows(budget.valid_windows, seed)
+    wanted = choices(values, budget.trials, seed)
+    best, trials = None, []
+    with track(title, sum(each["epochs"] for each in wanted)) as progress:
+        for number, settings in enumerate(wanted):
+            torch.manual_seed(seed)
+            model = make(settings).to(device())
+            score, look, weights = _train(model, settings, sequences, rows, budget, seed, progress, number)
+            trials.append({**settings, "score": score, "epoch": look})
+            if weights and (best is None or score > best[0]):
+                best = score, model, weights, settings
+    if best is None:
+        raise UserError(f"{title}: no setting gave finite scores on the validation windows: {trials}")
+    score, model, weights, settings = best
+    model.load_state_dict(weights)
+    known = int((sequences.windows(rows).label[:, -1] != NO_LABEL).sum())
+    return Fitted(model.eval(), settings, score, trials, known)
+
+
+@torch.inference_mode()
+def predict(model: Recommender, sequences: Sequences, rows: np.ndarray) -> np.ndarray:
+    """Log-probabilities `(N, V)` float32 of the windows whose targets are `rows`."""
+    model.eval()
+    parts = [
+        model.log_p(sequences.windows(rows[start : start + _WINDOWS_AT_ONCE]).to(device())).float().cpu().numpy()
+        for start in range(0, len(rows), _WINDOWS_AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, sequences.size), dtype=np.float32)
+
+
+def reciprocal_rank(model: Recommender, sequences: Sequences, rows: np.ndarray) -> float:
+    """Mean reciprocal rank over those windows whose behaviour is in the vocabulary."""
+    label = sequences.windows(rows).label[:, -1].numpy()
+    known = label != NO_LABEL
+    return mean_reciprocal_rank(predict(model, sequences, rows[known]), label[known])
+
+
+def trained_parameters(model: nn.Module) -> int:
+    """How many numbers training may change."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _train(
+    model: Recommender, settings: dict[str, Any], sequences: Sequences, rows: np.ndarray, budget: Budget, seed: int,
+    progress: Track, number: int,
+) -> tuple[float, int, dict[str, torch.Tensor]]:
+    """The best score, the look it is of (1 and up), and the weights it was reached with; none if none was finite."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        model.parameter_groups(settings), lr=settings["learning_rate"], betas=(0.9, 0.98),
+        weight_decay=settings["weight_decay"],
+    )
+    warmup = settings["warmup"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    passes = _passes(len(sequences.train_rows()), model.windows_per_look or budget.windows_per_look)
+    best, best_look, kept = float("-inf"), 0, {}
+    for look in range(1, settings["epochs"] + 1):
+        model.train()
+        every = (model.epoch(sequences, settings["batch_size"], rng) for _ in range(passes))
+        for batch in itertools.chain.from_iterable(every):
+            loss = model.loss(batch.to(device()), generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, _LARGEST_GRADIENT)
+            optimizer.step()
+            schedule.step()
+        score = reciprocal_rank(model, sequences, rows)
+        progress.advance(1, f"setting {number + 1}, look {look}: {score:.4f}")
+        if score > best:
+            best, best_look, kept = score, look, copy.deepcopy(model.state_dict())
+        elif look - best_look >= budget.patience:
+            progress.advance(settings["epochs"] - look)
+            break
+    return best, best_look, kept
+
+
+def _passes(windows: int, wanted: int) -> int:
+    """Whole passes over `windows` (1 or more) training windows that fit into `wanted`; at least one."""
+    return max(1, wanted // windows)

@@ -1,0 +1,1 @@
+"""Commands for people: `python -m stages.predict` and its like."""

@@ -1,0 +1,1 @@
+"""A simulated log, and what is known of it."""

@@ -1,0 +1,1 @@
+"""What of DVC is changed for this project."""

@@ -1,0 +1,93 @@
+"""What the plots draw of one model, as small tables without any user in them."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stages.common.params import Evaluate
+from stages.metrics.adjust import tempered
+from stages.metrics.calibration import bin_of
+from stages.metrics.outcomes import Outcomes, outcomes
+from stages.metrics.selective import accuracy_at
+from stages.metrics.splits import splits_of
+
+POINTS = 100
+"""Most points of a curve."""
+
+
+def curves_of(
+    predictions: pl.DataFrame,
+    events: pl.DataFrame,
+    vocabulary: pl.DataFrame,
+    evaluate: Evaluate,
+    metrics: dict[str, Any],
+) -> dict[str, pl.DataFrame]:
+    """The tables `confusion`, `behaviors`, `reliability` and `coverage` of a table of `predictions`.
+
+    Args:
+        predictions: what `metrics` are of, with `events`, `vocabulary` and `evaluate`.
+        metrics: the result of `metrics_of`.
+
+    Raises:
+        UserError: as `metrics_of`.
+    """
+    natural = splits_of(predictions, events, vocabulary)["natural"]
+    plain = outcomes(natural.log_p, natural.label)
+    calibrated = outcomes(tempered(natural.log_p, metrics["calibrated"]["temperature"]), natural.label)
+    parts = {"plain": plain, "calibrated": calibrated}
+    return {
+        "confusion": confusion(predictions.filter(split="balanced"), vocabulary),
+        "behaviors": behaviors(metrics, vocabulary),
+        "reliability": pl.concat(
+            reliability(windows, evaluate.calibration_bins).select(pl.lit(which).alias("which"), pl.all())
+            for which, windows in parts.items()
+        ),
+        "coverage": coverage(plain),
+    }
+
+
+def confusion(balanced: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.DataFrame:
+    """Columns `actual` and `predicted`, behaviours' names, a row for each of the `balanced` windows.
+
+    Sorted as the vocabulary is: the order of the log would tell which windows are of one user.
+    """
+    names = vocabulary["behavior"]
+    answer = names.gather(balanced["log_p"].list.arg_max().cast(pl.Int64))
+    place = {name: pl.col(name).replace_strict(names, np.arange(len(names)), default=len(names))
+             for name in ("actual", "predicted")}
+    frame = pl.DataFrame({"actual": balanced["behavior"], "predicted": answer})
+    return frame.sort(place["actual"], "actual", place["predicted"])
+
+
+def behaviors(metrics: dict[str, Any], vocabulary: pl.DataFrame) -> pl.DataFrame:
+    """Each behaviour's balanced accuracy with its interval, and after logit adjustment, most frequent first.
+
+    Columns `behavior`, `share` (of the training events), `group`, `anchor`, `windows`, `accuracy`, `low`, `high` and
+    `adjusted`; empty where there is no window.
+    """
+    plain, moved = (decided["balanced"]["by_behavior"] for decided in (metrics, metrics["adjusted"]))
+
+    def column(values: dict[str, Any], key: str) -> pl.Series:
+        return pl.Series([values[name][key] for name in vocabulary["behavior"]], dtype=pl.Float64)
+
+    return vocabulary.select("behavior", "share", "group", anchor="is_anchor").with_columns(
+        windows=column(plain, "windows").cast(pl.Int64), accuracy=column(plain, "accuracy"),
+        low=column(plain, "low"), high=column(plain, "high"), adjusted=column(moved, "accuracy"),
+    )
+
+
+def reliability(windows: Outcomes, bins: int) -> pl.DataFrame:
+    """Mean `confidence`, `accuracy` and number of `windows` of each equal-width bin of confidence that holds any."""
+    frame = pl.DataFrame({"bin": bin_of(windows, bins), "confidence": windows.confidence, "accuracy": windows.hit})
+    return frame.group_by("bin").agg(
+        pl.col("confidence", "accuracy").mean(), windows=pl.len().cast(pl.Int64)
+    ).sort("bin").drop("bin")
+
+
+def coverage(windows: Outcomes) -> pl.DataFrame:
+    """`accuracy` over the surest share `coverage` of the windows, at `POINTS` shares, or one for each window."""
+    count = len(windows.label)
+    points = min(POINTS, count)
+    share = np.arange(1, points + 1) / max(points, 1)
+    return pl.DataFrame({"coverage": share, "accuracy": accuracy_at(np.ones((1, count)), windows, share)[0]})

@@ -1,0 +1,99 @@
+"""How a model's probabilities are used: τ of logit adjustment and a temperature, both chosen on validation windows."""
+
+import numpy as np
+import polars as pl
+from scipy.optimize import minimize_scalar
+
+from stages.common import tables
+from stages.common.params import Evaluate
+from stages.metrics.accuracy import mean_by_behavior
+from stages.metrics.adjust import adjusted, tempered
+from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.splits import Split
+
+TAUS = tuple(eighth / 8 for eighth in range(17))
+TEMPERATURES = (0.05, 20.0)
+"""Least and greatest temperature that validation may choose."""
+
+_GAIN = 1e-6  # in nats, below which a better log-loss is rounding
+
+
+def tau_of(valid: Split, share: np.ndarray, evaluate: Evaluate) -> float:
+    """`evaluate.tau`, or the one of `TAUS` with the best mean accuracy over behaviours on `valid`, the balanced set.
+
+    On few windows many τ share the best accuracy. Of those it is the one with the least log-loss, averaged over
+    behaviours, which is smooth in τ; then the least. 0 where no window's behaviour is in the vocabulary.
+    """
+    if evaluate.tau != "validation":
+        return evaluate.tau
+    valid = _known(valid)
+    if not len(valid.label):
+        return 0.0
+    weights = np.ones((1, len(valid.label)))
+
+    def order(tau: float) -> tuple[float, float, float]:
+        windows = outcomes(adjusted(valid.log_p, share, tau), valid.label)
+        accuracy, loss = (
+            np.nanmean(mean_by_behavior(weights, valid.label, values, len(share)))
+            for values in (windows.hit, windows.surprise)
+        )
+        # what differs by rounding only (to float32, in the loss) is equal
+        return -round(accuracy, 9), round(loss, 6), tau
+
+    return min(TAUS, key=order)
+
+
+def cross_fitted(natural: Split, balanced: Split, share: np.ndarray, evaluate: Evaluate) -> tuple[Split, Split]:
+    """Validation splits after logit adjustment, each user's windows with the τ that other users' windows chose.
+
+    A τ scored on the windows that chose it is never worse than 0 there, so the users are dealt into two halves by turns
+    in the order of their pseudonyms: each half's windows, of both splits, get `tau_of` the other half's `balanced`
+    windows, or of all `balanced` windows where the other half has none of a behaviour in the vocabulary.
+    """
+    first = np.unique(np.concatenate([natural.user, balanced.user]))[::2]
+    moved = [split.log_p.copy() for split in (natural, balanced)]
+    for half in (True, False):
+        others = _part(balanced, np.isin(balanced.user, first) != half)
+        tau = tau_of(others if (others.label != OUTSIDE).any() else balanced, share, evaluate)
+        for split, log_p in zip((natural, balanced), moved, strict=True):
+            own = np.isin(split.user, first) == half
+            log_p[own] = adjusted(split.log_p[own], share, tau)
+    return Split(moved[0], natural.label, natural.user), Split(moved[1], balanced.label, balanced.user)
+
+
+def decided(predictions: pl.DataFrame, share: np.ndarray, tau: float) -> pl.DataFrame:
+    """Table `predictions` after logit adjustment with `tau`; `share` as in `adjusted`."""
+    if not tau or not predictions.height:
+        return predictions
+    log_p = adjusted(predictions["log_p"].explode().to_numpy().reshape(predictions.height, -1), share, tau)
+    rows = pl.Series(values=np.ascontiguousarray(log_p))
+    return predictions.with_columns(log_p=rows).cast(tables.SCHEMAS["predictions"])
+
+
+def temperature_of(valid: Split, evaluate: Evaluate) -> float:
+    """`evaluate.temperature`, or the one within `TEMPERATURES` of least log-loss on `valid`, the natural set.
+
+    The log-loss is convex in 1 / T, so a bounded scalar search finds it (Guo et al. 2017, arXiv 1706.04599, Section
+    4.2). Four digits are kept. 1 where no window's behaviour is in the vocabulary, or nothing is better.
+    """
+    if evaluate.temperature != "validation":
+        return evaluate.temperature
+    valid = _known(valid)
+    if not len(valid.label):
+        return 1.0
+
+    def loss(temperature: float) -> float:
+        return float(outcomes(tempered(valid.log_p, temperature), valid.label).surprise.mean())
+
+    # over log T: 1 / T alone would search among small temperatures nearly all the time
+    found = minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=np.log(TEMPERATURES), method="bounded")
+    temperature = float(f"{np.exp(found.x):.4g}")
+    return temperature if loss(temperature) < loss(1.0) - _GAIN else 1.0
+
+
+def _known(split: Split) -> Split:
+    return _part(split, split.label != OUTSIDE)
+
+
+def _part(split: Split, where: np.ndarray) -> Split:
+    return Split(split.log_p[where], split.label[where], split.user[where])

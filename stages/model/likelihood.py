@@ -1,0 +1,162 @@
+"""p(y|x) over all candidates, exactly, with each prompt read once: one function for scoring and evaluation.
+
+What all prompts begin with is read once for all. A prompt that another one begins with (a user's earlier window, while
+the history still grows) is not read at all: its candidates are read behind that part of the other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from stages.common.console import track
+from stages.model.kv_cache import KeysAndValues
+from stages.model.reader import Reader
+from stages.model.readers import reader_of
+from stages.model.tree import AnswerTree, additive, step_log_probs
+
+# Tokens read at once, padding included: enough to keep matrix products busy, little enough for 8 GB. A GPU takes more.
+_TOKENS_A_BATCH = 4096
+_GPU_FACTOR = 8
+_KEPT = 4  # tokens whose keys and values are kept, for each token read at once
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`log_p` (N, V) float32: log-softmax over the candidates of their sequence log-likelihood; `embedding` (N, H)
+    float32: the last normed hidden state at each prompt's last token, of unit length."""
+
+    log_p: np.ndarray
+    embedding: np.ndarray
+
+
+@torch.inference_mode()
+def score(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], title: str = "scoring"
+) -> Scores:
+    """Weigh every answer after every prompt: s(y) = sum of log P(token | prompt, earlier tokens), terminator included.
+
+    Args:
+        model: a causal language model, with adapters merged, beside it, or none.
+        prompts: N token lists, none empty.
+        answers: V token lists, each ending in a terminator.
+        title: what the progress bar says.
+    """
+    model.eval()
+    reader, head, device = reader_of(model), model.get_output_embeddings(), model.device
+    limit = _TOKENS_A_BATCH * (1 if device.type == "cpu" else _GPU_FACTOR)
+    tree = AnswerTree.of(answers)
+    shared = common_prefix(prompts)
+    past = read_prefix(reader, torch.tensor(prompts[0][:shared], dtype=torch.long, device=device))
+    log_p = np.empty((len(prompts), len(answers)), dtype=np.float32)
+    embedding = np.empty((len(prompts), model.config.hidden_size), dtype=np.float32)
+    riders = _riders(prompts)
+    longest_first = sorted(riders, key=lambda i: -len(prompts[i]))
+    sizes = {i: len(prompts[i]) - shared for i in riders}
+    with track(title, len(prompts)) as progress:
+        for batch in _batches(longest_first, sizes, shared, limit):
+            hidden, own = _read_prompts(reader, [prompts[i][shared:] for i in batch], shared, past, device)
+            windows = [(at, i) for at, host in enumerate(batch) for i in riders[host]]
+            for few in _few(windows, len(tree.tokens), shared + sizes[batch[0]], limit):
+                hosts, rows = map(list, zip(*few, strict=True))
+                ends = [len(prompts[i]) - shared for i in rows]
+                last = hidden[hosts, torch.tensor(ends) - 1]
+                states = last[:, None]
+                if len(tree.tokens):  # else each answer is one token
+                    behind = read_tree(reader, tree, _behind(past, own, hosts, max(ends)), shared, ends)
+                    states = torch.cat([states, behind], dim=1)
+                for i, each in zip(rows, states.to(head.weight.dtype), strict=True):
+                    log_p[i] = step_log_probs(each, tree, head).log_softmax(dim=0).cpu().numpy()
+                embedding[rows] = torch.nn.functional.normalize(last.float(), dim=-1).cpu().numpy()
+                progress.advance(len(few))
+    return Scores(log_p, embedding)
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with; at least one token of each prompt is left out of it."""
+    return min(shared_prefix(prompts), min(map(len, prompts)) - 1)
+
+
+def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens that all sequences begin with."""
+    first, last = min(sequences), max(sequences)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def read_prefix(reader: Reader, tokens: torch.Tensor) -> KeysAndValues | None:
+    """Keys and values (1, kv, P, D) of each layer after reading `tokens` (P,), None for none; gradients flow through."""
+    if not len(tokens):
+        return None
+    return reader.read(tokens[None], torch.arange(len(tokens), device=tokens.device)[None])[1]
+
+
+def read_tree(
+    reader: Reader, tree: AnswerTree, past: KeysAndValues, shared: int, ends: Sequence[int]
+) -> torch.Tensor:
+    """Hidden states (B, T, H) of the same T answer tokens behind B prompts.
+
+    Args:
+        past: keys and values (B, kv, shared + E, D) of a layer each, E the longest prompt's own tokens.
+        shared: tokens that all prompts begin with.
+        ends: how many tokens of its own each prompt has; what stands behind them in `past` is not seen.
+    """
+    own, size = max(ends), len(tree.tokens)
+    device = past[0][0].device
+    allowed = np.ones((len(ends), size, shared + own + size), dtype=bool)
+    allowed[:, :, shared : shared + own] = (np.arange(own) < np.array(ends)[:, None])[:, None]
+    allowed[:, :, shared + own :] = tree.ancestors
+    positions = torch.from_numpy(shared + np.array(ends)[:, None] + tree.depth).to(device)
+    ids = torch.from_numpy(tree.tokens).to(device).expand(len(ends), -1)
+    return reader.read(ids, positions, past, additive(allowed, past[0][0].dtype).to(device))[0]
+
+
+def _riders(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
+    """For each prompt that is read, the prompts that it begins with, itself among them."""
+    riders: dict[int, list[int]] = {}
+    host = -1
+    # what a prompt is the beginning of stands right behind it in this order
+    for i in sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]), reverse=True):
+        if host < 0 or list(prompts[host][: len(prompts[i])]) != list(prompts[i]):
+            host = i
+        riders.setdefault(host, []).append(i)
+    return riders
+
+
+def _read_prompts(
+    reader: Reader, prompts: list[Sequence[int]], shared: int, past: KeysAndValues | None, device: torch.device
+) -> tuple[torch.Tensor, KeysAndValues]:
+    """Read prompts behind the shared prefix, padded at the end, where a causal model never looks."""
+    ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = torch.tensor(prompt)
+    return reader.read(ids.to(device), shared + torch.arange(ids.shape[1], device=device)[None], past)
+
+
+def _behind(past: KeysAndValues | None, own: KeysAndValues, hosts: list[int], longest: int) -> KeysAndValues:
+    """What a tree sees behind the hosts' prompts: the shared prefix, then their first `longest` tokens."""
+    parts = [(keys[hosts, :, :longest], values[hosts, :, :longest]) for keys, values in own]
+    if past is None:
+        return parts
+    return [
+        tuple(torch.cat([before.expand(len(hosts), -1, -1, -1), after], dim=2) for before, after in zip(*both, strict=True))
+        for both in zip(past, parts, strict=True)
+    ]
+
+
+def _batches(order: list[int], sizes: dict[int, int], shared: int, limit: int) -> list[list[int]]:
+    """Cut `order` (longest first) where the padded tokens of a batch, or what they see, would exceed its limit."""
+    batches: list[list[int]] = []
+    for i in order:
+        longest = sizes[batches[-1][0]] if batches else 0
+        if not batches or (len(batches[-1]) + 1) * max(longest, (shared + longest) / _KEPT) > limit:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def _few(windows: list[tuple[int, int]], tokens: int, longest: int, limit: int) -> list[list[tuple[int, int]]]:
+    """`windows` in runs whose trees of `tokens` are read at once, each behind a prompt of `longest` tokens at most."""
+    size = max(1, int(limit / max(tokens, longest / _KEPT)))
+    return [windows[start : start + size] for start in range(0, len(windows), size)]

@@ -1,0 +1,19 @@
+"""Which reader a model gets."""
+
+import torch
+
+from stages.model.llama import LlamaDecoder, UnsupportedModel
+from stages.model.reader import PlainReader, Reader
+
+
+def reader_of(model: torch.nn.Module, few_tokens: bool = False) -> Reader:
+    """The fastest exact reader of a causal language model, with adapters or wrapped for several devices or neither.
+
+    `few_tokens`: spend memory on reading a few dozen tokens at once faster.
+    """
+    if hasattr(model, "module"):
+        return PlainReader(model)  # gradients meet in the wrapper's forward
+    try:
+        return LlamaDecoder(model, few_tokens)
+    except UnsupportedModel:
+        return PlainReader(model)

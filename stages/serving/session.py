@@ -1,0 +1,259 @@
+"""One prediction at a time: what a user's events left in the model is kept, and each new event is read once.
+
+A prompt of layout `stream` grows at its end, so the keys and values of everything before stay valid. They would not when
+the oldest event falls out of the history; so the history grows from L to 2 L events while a second reading, which begins
+L events later, follows it at some distance, and takes over when the first is full. Each event is read twice in its life, and nothing is
+ever read again, unless the limit of tokens comes before 2 L events: then the later half is read anew.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from stages.model.kv_cache import Store
+from stages.model.likelihood import read_prefix
+from stages.model.llama import JoinedLinear
+from stages.model.reader import Reader, Run
+from stages.model.readers import reader_of
+from stages.model.tree import AnswerTree, additive, token_log_probs
+
+_TOKENS_AHEAD = 48  # of the second reading that are read at once: it is in no hurry, and few cost almost as much as many
+_GUESSED_TOKENS = 16  # of answers that are read before it is known whether they are needed
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The likeliest candidates, best first, and between which bounds each one's probability lies (equal where exact)."""
+
+    candidates: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass
+class _Reading:
+    """A reading of the user's events: how many they are, and their tokens that are not read yet."""
+
+    store: Store
+    events: int = 0
+    pending: list[int] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """Position behind the last event."""
+        return self.store.size + len(self.pending)
+
+
+class Candidates:
+    """A model ready to weigh candidates behind prompts that begin alike: what the sessions of all users share."""
+
+    def __init__(
+        self, model: PreTrainedModel, prefix: Sequence[int], answers: Sequence[Sequence[int]], length: int, max_tokens: int
+    ):
+        """Read the prefix.
+
+        Args:
+            model: adapters merged.
+            prefix: tokens that every prompt begins with.
+            answers: tokens of each candidate and its terminator.
+            length: L, events of history; a session uses up to 2 L - 1.
+            max_tokens: longest prompt with an answer.
+        """
+        model.eval()
+        with torch.inference_mode():
+            # oneDNN refuses to reorder bf16 weights where the CPU has no instructions for them
+            few_tokens = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            self.reader: Reader = reader_of(model, few_tokens)
+            self.past = read_prefix(self.reader, torch.tensor(prefix, device=model.device))
+            self.head = JoinedLinear([model.get_output_embeddings()])
+            if few_tokens:
+                self.head.reorder()
+        self.device = model.device
+        self.tree = AnswerTree.of(answers)
+        # which of the tree's tokens each answer consists of
+        self.nodes = np.zeros((len(answers), len(self.tree.tokens)), dtype=bool)
+        inner = self.tree.step_source >= 0
+        self.nodes[self.tree.step_answer[inner], self.tree.step_source[inner]] = True
+        self.begin, self.last, self.length = len(prefix), prefix[-1], length
+        self.room = max_tokens - len(prefix) - max(map(len, answers))
+
+
+class Session:
+    """A user's state. What `weigh` returns is what `likelihood.score` gives for the prompt prefix + history + context."""
+
+    def __init__(self, candidates: Candidates):
+        self.shared, self.tree = candidates, candidates.tree
+        self.recent: deque[tuple[list[int], int]] = deque(maxlen=2 * candidates.length)
+        self.prior = np.zeros(self.tree.answers)
+        self._restart([])
+
+    def append(self, event: Sequence[int], candidate: int) -> None:
+        """The user did something.
+
+        Args:
+            event: tokens of its label, and of its context before or behind it.
+            candidate: which it was, -1 for none of them.
+        """
+        event, context = list(event), self.context
+        self.recent.append((event, candidate))
+        if self.following is None and self.current.events >= self.shared.length:
+            self.following = _Reading(Store(self.shared.past))
+        came_true = context and event[: len(context)] == context and not self.current.pending
+        self._forget(0 if came_true else len(context))
+        self.current.pending += event[len(context) :] if came_true else event
+        self.current.events += 1
+        if self.following is not None:
+            self.following.pending += event
+            self.following.events += 1
+        if self.current.events >= 2 * self.shared.length or self._tokens() > self.shared.room:
+            self._take_over()
+
+    def extend(self, events: Iterable[tuple[Sequence[int], int]]) -> None:
+        """Append many: only the last L are read, at the next prediction."""
+        self.recent.extend([(list(event), candidate) for event, candidate in events])
+        self._restart(list(self.recent)[-self.shared.length :])
+
+    def history(self) -> list[int]:
+        """Tokens of the events that the last prediction saw, and of those since, oldest first."""
+        events = list(self.recent)[len(self.recent) - self.current.events :]
+        return [token for event, _ in events for token in event]
+
+    @torch.inference_mode()
+    def weigh(self, context: Sequence[int], top: int | None = None) -> Weighed:
+        """The likeliest candidates for an event with this context (tokens; none where prompts tell none).
+
+        Args:
+            top: how many; the order is exact, and answers that cannot be among them are not read, so probabilities come
+                with bounds. None: all, exactly.
+        """
+        self._forget(len(self.context))
+        while self.current.events and self._tokens() + len(context) > self.shared.room:
+            self._take_over()
+        if not context and not self.current.pending:
+            self._unread_last()
+        values = np.full(len(self.tree.step_source), np.nan)
+        self._read_first(context, np.arange(len(self.tree.tokens)) if top is None else self._guess(), values)
+        while True:
+            bound, complete = self._bounds(values)
+            needed = self._undecided(bound, complete, top or len(bound))
+            if not needed.any():
+                break
+            self._read_more(np.setdiff1d(np.flatnonzero(self.shared.nodes[needed].any(axis=0)), self.stored), values)
+        best = np.argsort(-np.where(complete, bound, -np.inf), kind="stable")[:top]
+        ceiling, floor = np.logaddexp.reduce(bound), np.logaddexp.reduce(bound[complete])
+        self.prior = np.exp(bound - ceiling)
+        return Weighed(best, np.exp(bound[best] - ceiling), np.exp(bound[best] - floor))
+
+    def _read_first(self, context: Sequence[int], nodes: np.ndarray, values: np.ndarray) -> None:
+        """Read what is pending, the context, some of the answers' tokens, and the second reading's events, in one go."""
+        current, following = self.current, self.following
+        line, ahead = [*current.pending, *context], []
+        if following and len(following.pending) >= _TOKENS_AHEAD:
+            ahead = following.pending
+        end = current.end + len(context)
+        size = len(line) + len(nodes)
+        among = np.tri(size, dtype=bool)
+        among[len(line) :, len(line) :] = self.tree.ancestors[np.ix_(nodes, nodes)]
+        ids = np.concatenate([line, self.tree.tokens[nodes], ahead])
+        positions = np.concatenate([
+            np.arange(end - len(line), end), end + self.tree.depth[nodes],
+            np.arange(len(ahead)) + (following.store.size if following else 0),
+        ])
+        runs = [Run(current.store, size, self._mask(among))]
+        if ahead:
+            runs.append(Run(following.store, len(ahead)))
+        hidden = self._read(ids, positions, runs)
+        if ahead:
+            following.pending = []
+        current.pending, self.context, self.stored = [], list(context), nodes
+        self._weigh_steps(hidden[len(line) - 1 : size], np.concatenate([[-1], nodes]), values)
+
+    def _read_more(self, nodes: np.ndarray, values: np.ndarray) -> None:
+        """Read further tokens of answers behind the context and those read before."""
+        stored = np.concatenate([self.stored, nodes])
+        among = self.tree.ancestors[np.ix_(nodes, stored)]
+        run = Run(self.current.store, len(nodes), self._mask(among))
+        end = self.current.store.size - len(self.stored)
+        hidden = self._read(self.tree.tokens[nodes], end + self.tree.depth[nodes], [run])
+        self.stored = stored
+        self._weigh_steps(hidden, nodes, values)
+
+    def _read(self, ids: np.ndarray, positions: np.ndarray, runs: list[Run]) -> torch.Tensor:
+        ids, positions = (torch.from_numpy(n.astype(np.int64)).to(self.shared.device) for n in (ids, positions))
+        return self.shared.reader.extend(ids, positions, runs).to(self.shared.head.weight.dtype)
+
+    def _mask(self, allowed: np.ndarray) -> torch.Tensor:
+        return additive(allowed, self.shared.past[0][0].dtype).to(self.shared.device)
+
+    def _forget(self, context: int) -> None:
+        """Forget the answers that the last prediction read, and its last `context` tokens before them."""
+        self.current.store.size -= len(self.stored) + context
+        self.stored, self.context = np.zeros(0, dtype=np.int64), []
+
+    def _unread_last(self) -> None:
+        """Have the last token read again: answers are weighed behind it, and nothing else is there to be read."""
+        store = self.current.store
+        store.reserve(1)  # makes the copy that is written to, not the prefix that all sessions share
+        store.size -= 1
+        self.current.pending = [self.recent[-1][0][-1] if self.current.events else self.shared.last]
+
+    def _weigh_steps(self, hidden: torch.Tensor, sources: np.ndarray, values: np.ndarray) -> None:
+        """Fill in the log-probability of each step of the tree that leaves from one of `sources` (-1: the prompt)."""
+        rows = np.searchsorted(sources, self.tree.step_source).clip(max=len(sources) - 1)
+        steps = np.flatnonzero(sources[rows] == self.tree.step_source)
+        found = token_log_probs(hidden, rows[steps], self.tree.step_target[steps], self.shared.head)
+        values[steps] = found.cpu().numpy()
+
+    def _undecided(self, bound: np.ndarray, complete: np.ndarray, top: int) -> np.ndarray:
+        """Which answers not yet read whole might be among the best `top`."""
+        if complete.sum() >= top:
+            return ~complete & (bound >= np.partition(bound[complete], -top)[-top])
+        promising = np.zeros_like(complete)
+        promising[np.argsort(-bound, kind="stable")[:top]] = True
+        return ~complete & promising
+
+    def _bounds(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Upper bound of each candidate's log-likelihood by the steps known so far, and whether these are all."""
+        missing = np.isnan(values)
+        bound = np.bincount(self.tree.step_answer, np.where(missing, 0, values), minlength=self.tree.answers)
+        return bound, np.bincount(self.tree.step_answer, missing, minlength=self.tree.answers) == 0
+
+    def _guess(self) -> np.ndarray:
+        """Tokens of the answers that are likely to be needed: by the last prediction and the history."""
+        counts = np.zeros(self.tree.answers)
+        for _, candidate in self.recent:
+            if candidate >= 0:
+                counts[candidate] += 1
+        nodes = np.zeros(len(self.tree.tokens), dtype=bool)
+        for candidate in np.argsort(-(self.prior + counts / max(counts.sum(), 1)), kind="stable"):
+            more = nodes | self.shared.nodes[candidate]
+            if more.sum() > _GUESSED_TOKENS and nodes.any():
+                break
+            nodes = more
+        return np.flatnonzero(nodes)
+
+    def _tokens(self) -> int:
+        """Tokens of the events that the next prediction sees."""
+        return self.current.end - self.shared.begin
+
+    def _take_over(self) -> None:
+        """The second reading becomes the one that predicts."""
+        kept = self.current.events // 2
+        if self.following is None or self.following.events < kept:  # the limit came before it was of use
+            self._restart(list(self.recent)[len(self.recent) - kept :])
+            return
+        self.current, self.following = self.following, None
+
+    def _restart(self, events: list[tuple[list[int], int]]) -> None:
+        self.current, self.following = _Reading(Store(self.shared.past)), None
+        # what the last prediction read and may still be of use: its context, and tokens of answers behind it
+        self.context: list[int] = []
+        self.stored = np.zeros(0, dtype=np.int64)
+        while sum(len(event) for event, _ in events) > self.shared.room and events:
+            events = events[1:]
+        self.current.events = len(events)
+        self.current.pending = [token for event, _ in events for token in event]

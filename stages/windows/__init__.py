@@ -1,0 +1,1 @@
+"""Events become windows: which are targets, and in which split."""

@@ -1,0 +1,171 @@
+"""Events become windows: splits by user, the vocabulary of the training users, and the rows that are targets.
+
+A window is the row of its target; its history are the rows before it in the table of events, which is sorted by
+(user, time). Every choice is a hash of what it concerns, so that nothing moves when other users come or go.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from stages.common.hashing import bits, uniform
+
+FOLDS = 10
+HEAD, TAIL = 0.05, 0.01  # shares of the training events: above is head, below is tail (Table 3 of the paper)
+
+_SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
+_SPLIT, _NATURAL, _BALANCED = range(200, 203)  # what a hash is for
+
+
+def split_of(users: np.ndarray, seed: int, fold: int = 0) -> np.ndarray:
+    """`train`, `valid` or `test` for each pseudonym (uint64), 8:1:1 on average; depends on the arguments alone.
+
+    Each `fold`, 0 to 9, tests another tenth of the users, so that all ten test everybody once; the tenth before the
+    tested one is `valid`.
+    """
+    names = np.array(list(_SHARES))
+    edges = np.cumsum(list(_SHARES.values()))[:-1]
+    place = (uniform(seed, _SPLIT, users) + fold / FOLDS) % 1
+    return names[np.searchsorted(edges, place, side="right")]
+
+
+def positions(user: np.ndarray) -> np.ndarray:
+    """How many events of the same user stand before each row, for rows sorted by user."""
+    row = np.arange(len(user))
+    first = np.concatenate([[True], user[1:] != user[:-1]])[: len(user)]
+    return row - np.maximum.accumulate(np.where(first, row, 0))
+
+
+@dataclass
+class Histories:
+    """What windows need to know of the events, in few bytes a row, so that fifty million rows fit into memory.
+
+    Attributes:
+        events: the table `events`.
+        users: pseudonyms `(U,)`, in the table's order.
+        lengths: events of each user `(U,)`.
+        labels: the distinct behaviours.
+        behavior: each event's behaviour `(N,)`, as its place in `labels`.
+    """
+
+    events: pl.LazyFrame
+    users: np.ndarray
+    lengths: np.ndarray
+    labels: pl.Series
+    behavior: np.ndarray
+
+    def each(self, of_user: np.ndarray) -> np.ndarray:
+        """A value of each user `(U,)`, for each event `(N,)`."""
+        return np.repeat(of_user, self.lengths)
+
+
+def histories(events: pl.LazyFrame) -> Histories:
+    """Read what windows need of the table `events`."""
+    runs = events.select(pl.col("user")).collect(engine="streaming")["user"].rle().struct.unnest()
+    categories = pl.Categories.random()
+    behavior = events.select(pl.col("behavior").cast(pl.Categorical(categories))).collect(engine="streaming")
+    labels = categories.to_series()  # as long as a column has them
+    numbers = behavior["behavior"].to_physical().to_numpy().astype(np.min_scalar_type(len(labels)))
+    return Histories(events, runs["value"].to_numpy(), runs["len"].to_numpy(), labels.alias("behavior"), numbers)
+
+
+def train_vocabulary(log: Histories, is_train: np.ndarray, anchor_threshold: float) -> pl.DataFrame:
+    """The table `vocabulary` of the events of those users for whom `is_train` `(U,)` says so."""
+    counts = pl.Series("number", log.behavior[log.each(is_train)]).value_counts()
+    return _grouped(counts.select(log.labels.gather(counts["number"]), train_events=pl.col("count").cast(pl.Int64)),
+                    anchor_threshold)
+
+
+def vocabulary(train: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
+    """The table `vocabulary` of the training users' events: most frequent first, then by name."""
+    return _grouped(train.group_by("behavior").agg(train_events=pl.len().cast(pl.Int64)), anchor_threshold)
+
+
+def _grouped(counts: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
+    share = pl.col("share")
+    return (
+        counts.sort("train_events", "behavior", descending=[True, False])
+        .with_columns(share=pl.col("train_events") / pl.col("train_events").sum())
+        .with_columns(
+            group=pl.when(share > HEAD).then(pl.lit("head")).when(share < TAIL).then(pl.lit("tail"))
+            .otherwise(pl.lit("medium")),
+            is_anchor=share > anchor_threshold,
+        )
+    )
+
+
+@dataclass
+class Windows:
+    """The rows of each split's windows and what did not get into them."""
+
+    rows: dict[str, np.ndarray]
+    out_of_vocabulary: dict[str, int]  # windows of valid and test users whose label no training user has
+    balanced: dict[str, int]  # windows of each behaviour in the balanced set
+
+    @property
+    def table(self) -> pl.LazyFrame:
+        """The table `windows`."""
+        return pl.concat(pl.LazyFrame({"row": rows}, schema={"row": pl.Int64}).with_columns(split=pl.lit(name))
+                         for name, rows in self.rows.items())
+
+
+def windows(
+    log: Histories, split: np.ndarray, behaviors: pl.Series, seed: int, min_history: int, natural: int,
+    balanced_per_behavior: int,
+) -> Windows:
+    """Windows of all splits.
+
+    The natural test set is drawn first, uniformly, and takes at most half of the test users' windows: only so it is
+    "as it comes", and each behaviour loses the same share to it on average. The balanced set takes what it wants of the
+    rest. (Drawn first, the balanced set would leave no rare behaviour for the natural one.)
+
+    Args:
+        split: `train`, `valid` or `test` of each user `(U,)`.
+        behaviors: labels of the vocabulary; a target outside it makes no window.
+    """
+    long_enough = _long_enough(log.lengths, min_history)
+    place = _numbers(log.labels, behaviors)  # of each label
+    usable = long_enough & (place >= 0)[log.behavior]
+    lost = pl.Series("number", log.behavior[long_enough & ~usable]).value_counts()
+    lost = lost.select(log.labels.gather(lost["number"]), "count").sort("count", "behavior", descending=[True, False])
+
+    test = np.flatnonzero(usable & log.each(split == "test"))
+    keys, number = _keys(log, test), place[log.behavior[test]]
+    order = np.argsort(bits(seed, _NATURAL, *keys), kind="stable")
+    size = min(natural, len(test) // 2)
+    as_it_comes, rest = order[:size], order[size:]
+    balanced = rest[_balanced(number[rest], bits(seed, _BALANCED, *keys)[rest], balanced_per_behavior)]
+    rows = {name: np.flatnonzero(usable & log.each(split == name)) for name in ("train", "valid")}
+    rows |= {"natural": np.sort(test[as_it_comes]), "balanced": np.sort(test[balanced])}
+    counts = np.bincount(number[balanced], minlength=len(behaviors))
+    return Windows(rows, dict(lost.iter_rows()), dict(zip(behaviors.to_list(), counts.tolist(), strict=True)))
+
+
+def _long_enough(lengths: np.ndarray, min_history: int) -> np.ndarray:
+    """Whether each event has `min_history` events of its user before it, for users' numbers of events `(U,)`."""
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    edge = np.zeros(int(lengths.sum()) + 1, np.int8)
+    edge[starts] = 1
+    edge[starts + np.minimum(lengths, min_history)] -= 1
+    return np.cumsum(edge[:-1], dtype=np.int8) == 0
+
+
+def _keys(log: Histories, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What tells `rows` apart whatever other users do: user, time and how many events of the user stand before."""
+    ends = np.cumsum(log.lengths)
+    user = np.searchsorted(ends, rows, side="right")
+    time = log.events.select(pl.col("time").to_physical()).collect(engine="streaming")["time"].gather(rows)
+    return log.users[user], time.to_numpy(), rows - (ends - log.lengths)[user]
+
+
+def _numbers(labels: pl.Series, behaviors: pl.Series) -> np.ndarray:
+    """The place of each label in `behaviors`, -1 for labels that are not there."""
+    return labels.replace_strict(behaviors, np.arange(len(behaviors)), default=-1, return_dtype=pl.Int64).to_numpy()
+
+
+def _balanced(number: np.ndarray, priority: np.ndarray, most: int) -> np.ndarray:
+    """Places of at most `most` entries of each number, those of lowest priority."""
+    order = np.lexsort((priority, number))
+    return order[positions(number[order]) < most]

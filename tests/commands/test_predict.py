@@ -1,0 +1,212 @@
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+
+from stages.commands import predict
+from stages.common import tables
+from stages.common.errors import UserError
+from stages.model.likelihood import score
+from stages.model.load import load_merged
+from stages.prompts.layouts import make_layout
+from stages.prompts.log import EventLog
+from tests.small_log import BEHAVIORS, PLACES, a_tuned, all_behaviors, small_log, small_params
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setenv("BEHAVIORLM_DTYPE", "float32")
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_base, tmp_path_factory):
+    return a_tuned(tiny_base, tmp_path_factory.mktemp("models") / "dpo")
+
+
+@pytest.fixture
+def predictor(tuned):
+    return predict.Predictor(tuned, all_behaviors(), small_params())
+
+
+START = datetime(2024, 3, 1, 7)
+
+
+def lines(count, user=None, seed=0):
+    """Events, each behind the question what it will be."""
+    rng, found = np.random.default_rng(seed), []
+    for number in range(count):
+        event = {"time": (START + timedelta(hours=5 * number)).isoformat(), "place": str(rng.choice(PLACES))}
+        if user is not None:
+            event["user"] = user
+        found += [event, event | {"behavior": str(rng.choice(BEHAVIORS))}]
+    return [json.dumps(line) for line in found]
+
+
+def test_probabilities_are_those_of_the_whole_prompt(predictor, tuned):
+    model, candidates = load_merged(tuned), predictor.layout.candidates
+    person = predictor.person()
+    for line in map(json.loads, lines(15)):
+        time = datetime.fromisoformat(line["time"])
+        if "behavior" in line:
+            person.append(time, line["place"], line["behavior"])
+            continue
+        found = person.predict(time, line["place"])
+        prompt = predictor.layout.prefix + person.session.history() + predictor.layout.context(
+            time.weekday(), time.hour, line["place"]
+        )
+        expected = np.exp(score(model, [prompt], predictor.layout.answers).log_p[0])
+        assert [entry["behavior"] for entry in found] == [candidates[i] for i in np.argsort(-expected)]
+        np.testing.assert_allclose([e["probability"] for e in found], np.sort(expected)[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["next", "history", "id"])
+def test_a_prompt_is_that_of_the_same_events_in_a_log(tuned, context):
+    events = small_log([20])
+    params = small_params(prompt__context=context)
+    one, model = predict.Predictor(tuned, all_behaviors(), params), load_merged(tuned)
+    log, person, candidates = EventLog.of(events, all_behaviors()), one.person(), one.layout.candidates
+    for row, (time, place, behavior) in enumerate(events.select("time", "place", "behavior").rows()):
+        found = {entry["behavior"]: entry["probability"] for entry in person.predict(time, place)}
+        # a session's history is longer than L now and then
+        layout = make_layout(one.layout.tokenizer, log, params.prompt, person.session.current.events, 3, params.data_seed)
+        expected = np.exp(score(model, [layout.prompt(row)], layout.answers).log_p[0])
+        np.testing.assert_allclose([found[name] for name in candidates], expected, atol=1e-5)
+        person.append(time, place, behavior)
+
+
+@pytest.mark.parametrize("context", ["history", "id"])
+def test_times_and_places_that_are_not_told_change_nothing(tuned, context):
+    one = predict.Predictor(tuned, all_behaviors(), small_params(prompt__context=context))
+    elsewhere = [json.loads(line) for line in lines(10)]
+    for event in elsewhere:
+        if "behavior" not in event:
+            event.update(time="1999-12-31T23:00Z", place="far <|im_end|> " * 500)
+        elif context == "id":
+            event.update(time=event["time"].replace("2024", "2025"), place="<|im_end|>")
+    usual, other = (
+        list(predict.answers(asked, one, 3, False)) for asked in (lines(10), map(json.dumps, elsewhere))
+    )
+    assert usual == other and len(usual) == 10
+    with pytest.raises(UserError, match='line 1: an object with "time" is needed'):
+        list(predict.answers(['{"place": "home"}'], one, 3, False))
+
+
+def test_each_question_is_answered_with_its_line(predictor):
+    asked = lines(4)
+    found = list(predict.answers([*asked[:4], "", *asked[4:]], predictor, top=2, order_only=False))
+    assert [answer["line"] for answer in found] == [1, 3, 6, 8]
+    for answer in found:
+        assert len(answer["predictions"]) == 2
+        assert answer["predictions"][0]["probability"] >= answer["predictions"][1]["probability"] > 0
+
+
+def test_the_order_alone_is_the_same_order(predictor):
+    exact = list(predict.answers(lines(10), predictor, top=3, order_only=False))
+    order = list(predict.answers(lines(10), predictor, top=3, order_only=True))
+    for a, b in zip(exact, order, strict=True):
+        assert [e["behavior"] for e in a["predictions"]] == [e["behavior"] for e in b["predictions"]]
+        for precise, bounds in zip(a["predictions"], b["predictions"], strict=True):
+            assert bounds["at_least"] - 1e-6 <= precise["probability"] <= bounds["at_most"] + 1e-6
+
+
+def test_people_are_told_apart_and_not_named(predictor):
+    one, other = lines(6, "anna", seed=1), lines(6, 42, seed=2)
+    mixed = [line for pair in zip(one, other, strict=True) for line in pair]
+    together = [answer["predictions"] for answer in predict.answers(mixed, predictor, 3, False)]
+    apart = [[a["predictions"] for a in predict.answers(each, predictor, 3, False)] for each in (one, other)]
+    assert together[::2] == apart[0] and together[1::2] == apart[1]
+    assert "anna" not in json.dumps(together)
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("{", ["line 3", "no JSON"]),
+    ("[" * 5000, ["line 3", "no JSON"]),
+    ('{"time": "2024-03-02"}', ["line 3", "'2024-03-02'", "ISO"]),
+    ('{"time": "2024-03-02T08:00Z"}', ["line 3", "offset", "source.time_zone"]),
+    ('{"time": "2024-02-01T08:00"}', ["line 3", "before the last event", "2024-03-01T07:00"]),
+    ('{"time": "2024-03-02T08:00", "behavior": 0}', ["line 3", "behavior 0", "text"]),
+    ('{"time": "2024-03-02T08:00", "behavior": "taking a taxi"}', ["line 3", "'Taking a taxi'"]),
+    ('{"time": "2024-03-02T08:00", "place": "home: Gaming\\nFri 9am home"}', ["line 3", "control character"]),
+    ('{"time": "2024-03-02T08:00", "place": "\\ud800"}', ["line 3", "control character"]),
+    ('{"time": "2024-03-02T08:00", "user": true}', ["line 3", "user"]),
+    ("[1]", ["line 3", '"time"']),
+    ('{"place": "home"}', ["line 3", '"time"']),
+    ('{"time": "yesterday"}', ["line 3", "'yesterday'", "2024-05-06T16:20"]),
+    ('{"time": "2024-03-01T08:00", "when": 1}', ["line 3", "'when'", "behavior"]),
+    ('{"time": "2024-03-01T08:00", "place": 3}', ["line 3", "place 3", "text"]),
+    ('{"time": "2024-03-01T08:00", "behavior": "a\\nb"}', ["line 3", "control character"]),
+    ('{"time": "2024-03-01T08:00", "user": ["secret"]}', ["line 3", "user"]),
+    (json.dumps({"time": "2024-03-01T08:00", "place": "far " * 2000}), ["line 3", "tokens long", "prompt.max_tokens"]),
+])
+def test_a_bad_line_is_named(predictor, line, words):
+    with pytest.raises(UserError) as error:
+        list(predict.answers([*lines(1), line], predictor, 3, False))
+    assert all(word in str(error.value) for word in words) and "secret" not in str(error.value)
+
+
+def test_the_layout_window_is_refused(tuned):
+    with pytest.raises(UserError, match=r"prompt\.layout: window"):
+        predict.Predictor(tuned, all_behaviors(), small_params(prompt__layout="window"))
+
+
+def test_the_command_answers_line_by_line(tuned, tmp_path):
+    tables.write(all_behaviors(), "vocabulary", tmp_path / "vocabulary.parquet")
+    command = [sys.executable, "-m", "stages.predict", "--model", str(tuned), "--vocabulary",
+               str(tmp_path / "vocabulary.parquet"), "--top", "1"]
+    asked = "\n".join(lines(2)) + "\n"
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [1, 3]
+    (tmp_path / "log.jsonl").write_text(asked + "{\n", encoding="utf-8")
+    bad = subprocess.run([*command, "--input", str(tmp_path / "log.jsonl")], capture_output=True, text=True, timeout=120)
+    assert bad.returncode != 0 and "line 5" in bad.stderr and "Traceback" not in bad.stderr
+    assert bad.stdout == done.stdout, "what was answered before stays answered"
+
+
+def decided(tuned, **decision):
+    """Plain answers, and the same under a decision."""
+    plain = predict.Predictor(tuned, all_behaviors(), small_params())
+    other = predict.Predictor(tuned, all_behaviors(), small_params(), predict.Decision(**decision))
+    return zip(*(predict.answers(lines(10), one, top=len(BEHAVIORS), order_only=False) for one in (plain, other)),
+               strict=True)
+
+
+def test_adjusted_answers_go_by_probability_over_frequency(tuned):
+    share, moved = dict(all_behaviors().select("behavior", "share").iter_rows()), 0
+    for plain, adjusted in decided(tuned, tau=6.0):
+        p = {each["behavior"]: each["probability"] for each in plain["predictions"]}
+        names = [each["behavior"] for each in adjusted["predictions"]]
+        assert names == sorted(p, key=lambda name: -p[name] / share[name] ** 6.0)
+        assert {each["behavior"]: each["probability"] for each in adjusted["predictions"]} == pytest.approx(p)
+        moved += names != list(p)
+    assert moved, "the adjustment changed no answer"
+
+
+def test_calibrated_answers_keep_their_order_and_are_less_sure(tuned):
+    for plain, calibrated in decided(tuned, temperature=2.0):
+        before, after = ([each["probability"] for each in found["predictions"]] for found in (plain, calibrated))
+        assert [e["behavior"] for e in plain["predictions"]] == [e["behavior"] for e in calibrated["predictions"]]
+        assert after == pytest.approx(np.sqrt(before) / np.sqrt(before).sum(), abs=1e-5)
+        assert sum(after) == pytest.approx(1) and after[0] < before[0]
+
+
+def test_a_decision_is_read_from_the_models_metrics(tmp_path):
+    path = tmp_path / "dpo.json"
+    path.write_text('{"adjusted": {"tau": 0.5}, "calibrated": {"temperature": 1.5}}', encoding="utf-8")
+    assert predict.Decision.read("adjusted", path) == predict.Decision(tau=0.5)
+    assert predict.Decision.read("calibrated", path) == predict.Decision(temperature=1.5)
+    assert predict.Decision.read("plain", tmp_path / "none.json") == predict.Decision()
+    for name, content in (("none.json", None), ("old.json", "{}"), ("bad.json", "{")):
+        if content is not None:
+            (tmp_path / name).write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=f"--decision adjusted: .*{name}: no metrics of stage evaluate"):
+            predict.Decision.read("adjusted", tmp_path / name)
+
+
+def test_the_order_alone_is_of_plain_probabilities(tuned):
+    command = [sys.executable, "-m", "stages.predict", "--model", str(tuned), "--order-only", "--decision", "adjusted"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "--order-only knows the order of the plain probabilities only" in done.stderr

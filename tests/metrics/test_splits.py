@@ -1,0 +1,36 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.common.errors import UserError
+from stages.metrics.outcomes import OUTSIDE
+from stages.metrics.splits import TEST, VALID, splits_of
+
+
+def test_takes_a_table_apart(log, predictions, vocabulary):
+    events, _ = log
+    frame = predictions()
+    names = vocabulary["behavior"].to_list()
+    splits = splits_of(frame, events, vocabulary)
+    assert tuple(splits) == TEST + VALID
+    for name, split in splits.items():
+        part = frame.filter(pl.col("split") == name)
+        np.testing.assert_array_equal(split.log_p, np.array(part["log_p"].to_list(), dtype=np.float32))
+        assert split.label.tolist() == [names.index(b) if b in names else OUTSIDE for b in part["behavior"]]
+        np.testing.assert_array_equal(split.user, events["user"].gather(part["row"]).to_numpy())
+
+
+def test_an_absent_split_has_no_window(log, predictions, vocabulary):
+    frame = predictions().filter(pl.col("split") != "valid_natural")
+    split = splits_of(frame, log[0], vocabulary)["valid_natural"]
+    assert split.log_p.shape == (0, 5) and split.label.shape == split.user.shape == (0,)
+
+
+def test_refuses_predictions_of_another_log_or_vocabulary(log, predictions, vocabulary):
+    events, _ = log
+    with pytest.raises(UserError, match="another log"):
+        splits_of(predictions(), events.reverse(), vocabulary)
+    with pytest.raises(UserError, match="another log"):
+        splits_of(predictions(), events.head(50), vocabulary)
+    with pytest.raises(UserError, match="vocabulary than this one of 4"):
+        splits_of(predictions(), events, vocabulary.head(4))
