@@ -5,7 +5,7 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from stages.common.params import read_params
-from stages.hooks.symbols import RECIPES, expand
+from stages.hooks.overrides import RECIPES, expand
 from tests.contract.imports import ROOT
 from tests.contract.reads import keys_of
 
