@@ -4,6 +4,7 @@ Hydra, which DVC reads `-S` with, refuses letters beyond ASCII, and keys that th
 to become its key, and the recipe the values that it stands for, before Hydra sees them.
 """
 
+from collections.abc import Container
 from json import dumps
 from os.path import dirname, join
 from unicodedata import normalize
@@ -19,7 +20,7 @@ SYMBOLS = {
 RECIPE, RECIPES = "recipe", "stages/hooks/recipes.yaml"  # the latter beside the file that the overrides are for
 
 
-def translate(override: str, known: set[str]) -> str:
+def translate(override: str, known: Container[str]) -> str:
     """Put a key in the place of the symbol in `ε=0.1`; the value, and anything that is no symbol, stays as it is.
 
     `known` are the sections of the file that the override is for. A file with no such section, or with a key of
@@ -34,7 +35,7 @@ def translate(override: str, known: set[str]) -> str:
     return name[: len(name) - len(bare)] + key + equals + value
 
 
-def expand(overrides: list[str], path: str, known: set[str]) -> list[str]:
+def expand(overrides: list[str], path: str, known: Container[str]) -> list[str]:
     """Put the values of an entry of `stages/hooks/recipes.yaml` in the place of `recipe=NAME`.
 
     They go in front of the other overrides, which so win wherever they stand. Left alone is what is another project's:
@@ -46,7 +47,7 @@ def expand(overrides: list[str], path: str, known: set[str]) -> list[str]:
     """
     names = [value.strip() for name, _, value in (each.partition("=") for each in overrides) if name.strip() == RECIPE]
     recipes = _recipes(path) if names and RECIPE not in known else {}
-    if known.isdisjoint(str(key).partition(".")[0] for values in recipes.values() for key in values):
+    if not any(str(key).partition(".")[0] in known for values in recipes.values() for key in values):
         return overrides
     if len(names) > 1 or names[0] not in recipes:
         from dvc.exceptions import InvalidArgumentError
@@ -73,7 +74,7 @@ def wrapped(original):
     return to_path_overrides
 
 
-def _read(overrides: list[str], path: str, known: set[str]) -> list[str]:
+def _read(overrides: list[str], path: str, known: Container[str]) -> list[str]:
     return [translate(each, known) for each in expand(overrides, path, known)]
 
 

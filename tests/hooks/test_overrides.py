@@ -65,7 +65,8 @@ def test_the_values_of_a_recipe_stand_in_front_of_what_is_set_beside_it(beside):
 @pytest.mark.parametrize(("overrides", "says"), [
     (["recipe=three"], "-S recipe=three: no such recipe; one of one, two (stages/hooks/recipes.yaml)"),
     (["recipe="], "-S recipe=: no such recipe; one of one, two"),
-    (["recipe=one,two"], "-S recipe=one,two: a run takes one recipe, one of one, two (stages/hooks/recipes.yaml); queue a run"),
+    (["recipe=one,two"],
+     "-S recipe=one,two: a run takes one recipe, one of one, two (stages/hooks/recipes.yaml); queue a run"),
     (["recipe=choice(one,two)"], "takes one recipe"),
     (["recipe=one", "seed=1", "recipe=two"], "takes one recipe"),
 ])
@@ -146,7 +147,8 @@ def test_a_recipe_reaches_the_stage_through_dvc_and_what_is_set_beside_it_wins(p
 
 @installed
 @pytest.mark.parametrize(("recipe", "says"), [
-    ("papers", "ERROR: -S recipe=papers: no such recipe; one of paper, progressive, all, balanced (stages/hooks/recipes.yaml)"),
+    ("papers",
+     "ERROR: -S recipe=papers: no such recipe; one of paper, progressive, all, balanced (stages/hooks/recipes.yaml)"),
     ("paper,all", "ERROR: -S recipe=paper,all: a run takes one recipe"),
 ])
 def test_dvc_reports_a_wrong_recipe_as_its_own_errors(project, recipe, says):
