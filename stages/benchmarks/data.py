@@ -1,17 +1,20 @@
-"""What all comparisons read: the simulated log of the default params, its windows, and both prompt layouts."""
+"""The simulated log of the default params, its windows, and both prompt layouts."""
 
+import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from ruamel.yaml import YAML
 from transformers import PreTrainedTokenizerBase
 
-import stages
+from stages.benchmarks.sizes import Sizes
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import Params, read_params
@@ -19,20 +22,26 @@ from stages.model.load import load_tokenizer
 from stages.prompts.layouts import Layout, layout_of
 from stages.prompts.log import EventLog
 
+ROOT = Path(__file__).parents[2]
 # The simulator knows 35 behaviours, and the comparison is for 37 candidates.
 CANDIDATES = 37
 _MORE = ("Walking the dog", "Booking a hotel", "Doing laundry", "Visiting a museum", "Repairing a bicycle", "Gardening")
 
 
 @dataclass(frozen=True)
-class Material:
-    """Tables, params and the model folder (with base.json) of a benchmark."""
+class Inputs:
+    """What all comparisons of language models read: tables, params, sizes, and two folders.
+
+    `model` holds base.json; `folder` is for what is made on the way.
+    """
 
     events: pl.DataFrame
     windows: pl.DataFrame
     vocabulary: pl.DataFrame
     params: Params
+    sizes: Sizes
     model: Path
+    folder: Path
 
     @cached_property
     def log(self) -> EventLog:
@@ -43,7 +52,7 @@ class Material:
         return load_tokenizer(self.model)
 
     @cached_property
-    def stream(self) -> Layout:
+    def stream(self) -> Any:
         """Our layout: one sequence of events, each a target."""
         return self._layout("stream")
 
@@ -61,12 +70,28 @@ class Material:
         """Rows of a split's targets, ascending."""
         return self.windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
 
+    def labels_among(self, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows` whose behaviour is trained on."""
+        return rows[np.isin(self.log.behavior[rows], self.trained)]
+
+    def stretches(self, targets: int, seed: int) -> np.ndarray:
+        """Rows of training targets in whole stretches of events, as one stream holds them: at least `targets` labelled.
+
+        A seeded choice of stretches; the rows are ascending. Fewer where the log has no more.
+        """
+        rows = self.rows("train")
+        _, stretch = np.unique(self.stream.starts_of(rows), return_inverse=True)
+        labels = np.bincount(stretch, weights=np.isin(self.log.behavior[rows], self.trained))
+        order = np.random.default_rng([seed, 11]).permutation(len(labels))
+        enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1
+        return rows[np.isin(stretch, order[:enough])]
+
     def _layout(self, name: str) -> Layout:
         prompt = self.params.prompt.model_copy(update={"layout": name})
         return layout_of(self.tokenizer, self.log, self.params.model_copy(update={"prompt": prompt}))
 
 
-def simulated(params: Path, model: Path, folder: Path) -> Material:
+def simulated(params: Path, sizes: Sizes, model: Path, folder: Path) -> Inputs:
     """Simulate a log and make windows of it by the stages' own commands, in `folder`, whatever source `params` name."""
     yaml = YAML()
     content = yaml.load(Path(params).read_text(encoding="utf-8"))
@@ -74,54 +99,54 @@ def simulated(params: Path, model: Path, folder: Path) -> Material:
     copy = folder / "params.yaml"
     with open(copy, "w", encoding="utf-8") as file:
         yaml.dump(content, file)
-    _stage("ingest", params=copy, out=folder / "events.parquet", quarantine=folder / "quarantine.parquet",
-           oracle=folder / "oracle.parquet", metrics=folder / "ingest.json")
-    _stage("windowing", params=copy, events=folder / "events.parquet", out=folder / "windows.parquet",
-           vocabulary=folder / "vocabulary.parquet", metrics=folder / "windowing.json",
-           plot=folder / "frequencies.csv")
-    return Material(
-        events=tables.read("events", folder / "events.parquet"),
-        windows=tables.read("windows", folder / "windows.parquet"),
-        vocabulary=widened(tables.read("vocabulary", folder / "vocabulary.parquet"), CANDIDATES),
-        params=read_params(copy), model=model,
+    run_stages(copy, folder)
+    events, windows, vocabulary = (
+        tables.read(name, folder / f"{name}.parquet") for name in ("events", "windows", "vocabulary")
     )
+    return Inputs(events, windows, widened(vocabulary, CANDIDATES), read_params(copy), sizes, model, folder)
 
 
 def widened(vocabulary: pl.DataFrame, candidates: int) -> pl.DataFrame:
     """The vocabulary with behaviours that nobody in the log has, up to `candidates`."""
     more = [name for name in _MORE if name not in set(vocabulary["behavior"])][: max(0, candidates - len(vocabulary))]
-    extra = pl.DataFrame(
-        {"behavior": more, "train_events": [0] * len(more), "share": [0.0] * len(more), "group": ["tail"] * len(more),
-         "is_anchor": [False] * len(more)},
-        schema=tables.SCHEMAS["vocabulary"],
+    extra = pl.DataFrame({"behavior": more}, schema={"behavior": pl.String}).select(
+        "behavior", train_events=0, share=0.0, group=pl.lit("tail"), is_anchor=False
     )
-    return pl.concat([vocabulary, extra])
+    return pl.concat([vocabulary, extra.cast(dict(vocabulary.schema))])
 
 
-def stretches(material: Material, targets: int, seed: int) -> np.ndarray:
-    """Rows of training targets in whole stretches of events, as one stream holds them: at least `targets` labelled.
+def run_stages(params: Path, out: Path) -> tuple[float, float]:
+    """Make the tables of `ingest` and `windowing` in the folder `out`: seconds and peak gigabytes of both.
 
-    A seeded choice of stretches; the rows are ascending. Fewer where the log has no more.
+    Raises:
+        UserError: with what the command said, where it fails.
     """
-    rows = material.rows("train")
-    _, stretch = np.unique(material.stream.starts_of(rows), return_inverse=True)
-    labels = np.bincount(stretch, weights=np.isin(material.log.behavior[rows], material.trained))
-    order = np.random.default_rng([seed, 11]).permutation(len(labels))
-    enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1
-    return rows[np.isin(stretch, order[:enough])]
-
-
-def labels_among(material: Material, rows: np.ndarray) -> np.ndarray:
-    """Those of `rows` whose behaviour is trained on."""
-    return rows[np.isin(material.log.behavior[rows], material.trained)]
-
-
-def _stage(name: str, **paths: Path) -> None:
-    """Run a stage's command as a person would."""
-    options = [part for option, path in paths.items() for part in (f"--{option}", str(path.resolve()))]
-    ran = subprocess.run(
-        [sys.executable, "-m", f"stages.{name}", *options], cwd=Path(stages.__file__).parents[1],
-        capture_output=True, text=True, check=False,
+    paths = {name: out / f"{name}.parquet" for name in ("events", "quarantine", "oracle", "windows", "vocabulary")}
+    first = timed(
+        "stages.ingest", "--params", params, "--taxonomies", out, "--out", paths["events"], "--quarantine",
+        paths["quarantine"], "--oracle", paths["oracle"], "--metrics", out / "ingest.json",
     )
-    if ran.returncode:
-        raise UserError(f"stage {name} failed:\n{ran.stderr.strip()}")
+    second = timed(
+        "stages.windowing", "--params", params, "--events", paths["events"], "--out", paths["windows"], "--vocabulary",
+        paths["vocabulary"], "--metrics", out / "windowing.json", "--plot", out / "frequencies.csv",
+    )
+    return first[0] + second[0], max(first[1], second[1])
+
+
+def timed(module: str, *arguments: Any) -> tuple[float, float]:
+    """Wall-clock seconds and peak gigabytes of `python -m module`, a process of its own.
+
+    Raises:
+        UserError: with what the command said, where it fails.
+    """
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, text=True,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    said = child.stderr.read()
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise UserError(f"{module} failed:\n{said[-2000:].strip()}")
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    return time.perf_counter() - start, used.ru_maxrss * unit / 1e9
