@@ -5,6 +5,8 @@ each one's schedule is as long as its measured rate says, so that the rate has c
 same validation windows are then scored, each model's in the layout that it was trained on.
 """
 
+from typing import Any
+
 import numpy as np
 from transformers import PreTrainedModel, Trainer
 
@@ -22,9 +24,7 @@ from stages.prompts.layouts import Layout, prompts
 _MOST_TARGETS = 60_000
 
 
-def compare(
-    inputs: Inputs, ours_only: bool = False, choice: sft.Choice | None = None
-) -> Comparison:
+def compare(inputs: Inputs, ours_only: bool = False, choice: sft.Choice | None = None) -> Comparison:
     """Accuracy of both sides; `choice` is the baseline's settings where the comparison `sft` has found them."""
     seconds, seed = inputs.sizes.accuracy_seconds, inputs.params.seed
     if choice is None and not ours_only:
@@ -32,23 +32,22 @@ def compare(
         choice = max(choices, key=lambda choice: choice.rate, default=None)
     rate = sft.our_rate(inputs, sft.our_sequences(inputs, inputs.stretches(inputs.sizes.sft_targets // 4, seed)))
     rows = inputs.stretches(int(min(_MOST_TARGETS, 1.5 * rate * seconds)), seed)
-    valid = validation_rows(inputs, inputs.sizes.accuracy_windows)
+    valid, base = validation_rows(inputs, inputs.sizes.accuracy_windows), load_merged(inputs.model)
     console.print(f"accuracy: {seconds:.0f} s of training on either side")
-    base = load_merged(inputs.model)
-    trainer, clock, targets = train_ours(inputs, rows, rate, seconds)
-    ours = [accuracy(inputs, inputs.stream, trainer, valid)]
-    baseline: list[float] = []
-    details = {"validation_windows": len(valid), "our_seconds": clock.seconds, "our_steps": clock.steps,
-               "our_targets": targets, "our_accuracy_untrained": share_right(inputs, inputs.stream, base, valid)}
+    sides = {"our": (inputs.stream, lambda: train_ours(inputs, rows, rate, seconds))}
     if choice is not None:
-        trainer, clock = train_baseline(inputs, rows, choice, seconds)
-        baseline = [accuracy(inputs, inputs.window, trainer, valid)]
-        details |= {"baseline_seconds": clock.seconds, "baseline_steps": clock.steps,
-                    "baseline_accuracy_untrained": share_right(inputs, inputs.window, base, valid)}
-    console.print(f"  ours {ours[0]:.3f}" + "".join(f", baseline {value:.3f}" for value in baseline))
+        sides["baseline"] = (inputs.window, lambda: train_baseline(inputs, rows, choice, seconds))
+    reached: dict[str, list[float]] = {"our": [], "baseline": []}
+    details: dict[str, Any] = {"validation_windows": len(valid)}
+    for side, (layout, run) in sides.items():
+        trainer, clock, targets = run()
+        reached[side] = [accuracy(inputs, layout, trainer, valid)]
+        details |= {f"{side}_seconds": clock.seconds, f"{side}_steps": clock.steps, f"{side}_targets": targets,
+                    f"{side}_accuracy_untrained": share_right(inputs, layout, base, valid)}
+        console.print(f"  {side} accuracy {reached[side][0]:.3f}")
     return Comparison([Row(
         f"validation accuracy after {seconds:.0f} s of SFT", "TRL SFTTrainer, its better settings", "accuracy",
-        ours, baseline, rule="higher",
+        reached["our"], reached["baseline"], rule="higher",
     )], details)
 
 
@@ -68,14 +67,17 @@ def train_ours(inputs: Inputs, rows: np.ndarray, rate: float, seconds: float) ->
     return trainer, clock, clock.steps * a_step
 
 
-def train_baseline(inputs: Inputs, rows: np.ndarray, choice: sft.Choice, seconds: float) -> tuple[Trainer, Clock]:
-    """The baseline's trainer after `seconds`, and its clock."""
+def train_baseline(
+    inputs: Inputs, rows: np.ndarray, choice: sft.Choice, seconds: float
+) -> tuple[Trainer, Clock, float]:
+    """The baseline's trainer after `seconds`, its clock, and the windows that its steps took."""
     enough = int(2 * choice.rate * seconds) + 8 * choice.batch
     labels = np.random.default_rng([inputs.params.seed, 16]).permutation(inputs.labels_among(rows))[:enough]
     a_step = max(8, choice.batch * (2 if choice.packing else 1))
     trainer = sft.baseline_trainer(inputs, sft.baseline_windows(inputs, labels), choice,
                                    max_steps=max(1, round(choice.rate * seconds / a_step)))
-    return trainer, train(trainer, seconds)
+    clock = train(trainer, seconds)
+    return trainer, clock, clock.steps * a_step
 
 
 def accuracy(inputs: Inputs, layout: Layout, trainer: Trainer, rows: np.ndarray) -> float:

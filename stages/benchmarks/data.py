@@ -1,25 +1,23 @@
 """The simulated log of the default params, its windows, and both prompt layouts."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from ruamel.yaml import YAML
-from transformers import PreTrainedTokenizerBase
 
 from stages.benchmarks.sizes import Sizes
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.params import Params, read_params
 from stages.model.load import load_tokenizer
-from stages.prompts.layouts import Layout, layout_of
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +26,7 @@ CANDIDATES = 37
 _MORE = ("Walking the dog", "Booking a hotel", "Doing laundry", "Visiting a museum", "Repairing a bicycle", "Gardening")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inputs:
     """What all comparisons of language models read: tables, params, sizes, and two folders.
 
@@ -43,28 +41,13 @@ class Inputs:
     model: Path
     folder: Path
 
-    @cached_property
-    def log(self) -> EventLog:
-        return EventLog.of(self.events, self.vocabulary)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.model)
-
-    @cached_property
-    def stream(self) -> Any:
-        """Our layout: one sequence of events, each a target."""
-        return self._layout("stream")
-
-    @cached_property
-    def window(self) -> Layout:
-        """The paper's layout: one prompt a target."""
-        return self._layout("window")
-
-    @cached_property
-    def trained(self) -> list[int]:
-        """Numbers of the behaviours that are labels: the anchors, on both sides."""
-        return np.flatnonzero(self.vocabulary["is_anchor"].to_numpy()).tolist()
+    def __post_init__(self) -> None:
+        self.log = EventLog.of(self.events, self.vocabulary)
+        self.tokenizer = load_tokenizer(self.model)
+        # ours: one sequence of events, each a target; the paper's: one prompt a target
+        self.stream, self.window = (self._layout(name) for name in ("stream", "window"))
+        # numbers of the behaviours that are labels: the anchors, on both sides
+        self.trained = np.flatnonzero(self.vocabulary["is_anchor"].to_numpy()).tolist()
 
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split's targets, ascending."""
@@ -86,19 +69,22 @@ class Inputs:
         enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1
         return rows[np.isin(stretch, order[:enough])]
 
-    def _layout(self, name: str) -> Layout:
+    def _layout(self, name: str) -> Any:
         prompt = self.params.prompt.model_copy(update={"layout": name})
         return layout_of(self.tokenizer, self.log, self.params.model_copy(update={"prompt": prompt}))
 
 
+def with_source(params: Path, out: Path, /, **source: str) -> Path:
+    """Write params with another source to `out`."""
+    content = read_params(params).model_dump(by_alias=True)
+    content["source"] |= source
+    out.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+    return out
+
+
 def simulated(params: Path, sizes: Sizes, model: Path, folder: Path) -> Inputs:
     """Simulate a log and make windows of it by the stages' own commands, in `folder`, whatever source `params` name."""
-    yaml = YAML()
-    content = yaml.load(Path(params).read_text(encoding="utf-8"))
-    content["source"]["format"] = "simulated"
-    copy = folder / "params.yaml"
-    with open(copy, "w", encoding="utf-8") as file:
-        yaml.dump(content, file)
+    copy = with_source(params, folder / "params.json", format="simulated")
     run_stages(copy, folder)
     events, windows, vocabulary = (
         tables.read(name, folder / f"{name}.parquet") for name in ("events", "windows", "vocabulary")
@@ -122,28 +108,22 @@ def run_stages(params: Path, out: Path) -> tuple[float, float]:
         UserError: with what the command said, where it fails.
     """
     paths = {name: out / f"{name}.parquet" for name in ("events", "quarantine", "oracle", "windows", "vocabulary")}
-    first = timed(
-        "stages.ingest", "--params", params, "--taxonomies", out, "--out", paths["events"], "--quarantine",
-        paths["quarantine"], "--oracle", paths["oracle"], "--metrics", out / "ingest.json",
-    )
-    second = timed(
-        "stages.windowing", "--params", params, "--events", paths["events"], "--out", paths["windows"], "--vocabulary",
-        paths["vocabulary"], "--metrics", out / "windowing.json", "--plot", out / "frequencies.csv",
-    )
-    return first[0] + second[0], max(first[1], second[1])
+    runs = [
+        timed("stages.ingest", params=params, taxonomies=out, out=paths["events"], quarantine=paths["quarantine"],
+              oracle=paths["oracle"], metrics=out / "ingest.json"),
+        timed("stages.windowing", params=params, events=paths["events"], out=paths["windows"],
+              vocabulary=paths["vocabulary"], metrics=out / "windowing.json", plot=out / "frequencies.csv"),
+    ]
+    return sum(seconds for seconds, _ in runs), max(gigabytes for _, gigabytes in runs)
 
 
-def timed(module: str, *arguments: Any) -> tuple[float, float]:
-    """Wall-clock seconds and peak gigabytes of `python -m module`, a process of its own.
-
-    Raises:
-        UserError: with what the command said, where it fails.
-    """
+def timed(module: str, *arguments: Any, **options: Any) -> tuple[float, float]:
+    """Wall-clock seconds and peak gigabytes of `python -m module`, a process of its own."""
+    words = [*map(str, arguments), *(f"--{name}={value}" for name, value in options.items())]
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, text=True,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert child.stderr is not None
-    said = child.stderr.read()
+    child = subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT, text=True, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE)
+    said = child.stderr.read() if child.stderr else ""
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:

@@ -62,13 +62,9 @@ class Flops:
 
 
 def training(shape: Shape, prefix: int, steps: int, read: Sequence[int], labelled: int) -> Flops:
-    """Of optimizer steps on sequences that all begin with the same tokens.
+    """Of optimizer `steps` on sequences that all begin with the same `prefix` tokens, which each step reads once.
 
-    Args:
-        prefix: tokens that all sequences begin with.
-        steps: optimizer steps, each of which reads the prefix once.
-        read: tokens of each sequence that are read, the prefix included: those before its last label.
-        labelled: labels in all, each of which asks the head once.
+    `read` are the tokens of each sequence before its last label, the prefix included; each of the labels asks the head.
     """
     tokens = steps * prefix + sum(count - prefix for count in read)
     keys = steps * _attended(prefix, 0) + sum(_attended(count - prefix, prefix) for count in read)
@@ -80,23 +76,19 @@ def training(shape: Shape, prefix: int, steps: int, read: Sequence[int], labelle
 
 
 def scoring(shape: Shape, prefix: int, lengths: Sequence[int], answers: Sequence[Sequence[int]]) -> Flops:
-    """Of scoring all answers after each prompt, the model's weights being merged.
+    """Of scoring all answers after each prompt, adapters merged.
 
-    Args:
-        prefix: tokens that all prompts begin with.
-        lengths: tokens of each prompt, the prefix included.
-        answers: token lists, which share what they begin with; the last token of one is predicted and not read.
+    All prompts begin with the same `prefix` tokens, which `lengths` include. Answers share what they begin with; the
+    last token of one is predicted and not read.
     """
     nodes = {tuple(answer[:end]) for answer in answers for end in range(1, len(answer))}
-    depths = [len(node) for node in nodes]
     tokens = prefix + sum(length - prefix + len(nodes) for length in lengths)
     keys = _attended(prefix, 0) + sum(
-        _attended(length - prefix, prefix) + len(nodes) * length + sum(depths) for length in lengths
+        _attended(length - prefix, prefix) + len(nodes) * length + sum(map(len, nodes)) for length in lengths
     )
-    asked = len(lengths) * (len(nodes) + 1)
     return Flops(
         linear=2.0 * tokens * shape.linear, attention=4.0 * shape.width * shape.layers * keys,
-        head=2.0 * asked * shape.head,
+        head=2.0 * len(lengths) * (len(nodes) + 1) * shape.head,
     )
 
 

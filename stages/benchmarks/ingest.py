@@ -3,7 +3,6 @@
 Each run is a process of its own, timed from its start to its end, imports included. Ours and the baselines take turns.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -11,11 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from stages.benchmarks.data import ROOT, run_stages, timed
+from stages.benchmarks.data import ROOT, run_stages, timed, with_source
 from stages.benchmarks.machine import installed
 from stages.benchmarks.timing import Comparison, Row
 from stages.common.console import track
-from stages.common.params import read_params
 from stages.events.simulator import log as simulator
 from stages.events.simulator.days import PLACES
 
@@ -97,10 +95,7 @@ def run(side: str, params: Path, log: Path, folder: Path) -> tuple[float, float]
 
 def write_params(path: Path, log: Path) -> Path:
     """The repository's params for a log of format `table`."""
-    content = read_params(ROOT / "params.yaml").model_dump(by_alias=True)
-    content["source"] |= {"format": "table", "path": str(log), "taxonomy": "none"}
-    path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
-    return path
+    return with_source(ROOT / "params.yaml", path, format="table", path=str(log), taxonomy="none")
 
 
 def write_log(path: Path, rows: int) -> None:

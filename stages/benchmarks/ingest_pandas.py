@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from stages.common.hashing import bits, pseudonym, uniform
 from stages.common.params import Params, read_params
@@ -41,8 +42,6 @@ def run(variant: str, params: Params, log: Path, folder: Path) -> None:
 
 def _events(log: Path, fast: bool) -> tuple[Any, Any]:
     """The tables `events` and `quarantine`."""
-    import pandas as pd
-
     parquet = log.suffix == ".parquet"
     if parquet:
         raw, first = pd.read_parquet(log), 1
@@ -80,8 +79,6 @@ def _text(rows: Any, time: Any) -> Any:
 
 def _by_value(column: Any, function: Any) -> Any:
     """`function` of a column, computed once for each distinct value."""
-    import pandas as pd
-
     codes, values = pd.factorize(column)
     return function(pd.Series(values, dtype="str")).take(codes).reset_index(drop=True)
 
@@ -99,8 +96,6 @@ def _clean(text: Any) -> Any:
 
 
 def _label_rule(text: Any) -> Any:
-    import pandas as pd
-
     text = text.str.strip()
     rules = {Rule.NO_BEHAVIOR.value: _absent(text), Rule.CONTROL.value: text.str.contains(CONTROL),
              Rule.CHAT.value: text.str.contains(CHAT), Rule.LONG.value: text.str.len() > LONGEST}
@@ -117,21 +112,16 @@ def _area_rule(text: Any) -> Any:
 
 def _usual_windows(events: Any, params: Params) -> tuple[Any, Any]:
     """User by user."""
-    import pandas as pd
-
     settings, seed = params.windowing, params.data_seed
     histories: dict[str, list[Any]] = {"train": [], "valid": [], "test": []}
     for user, history in events.groupby("user", sort=False):
         histories[_split(np.array([user], np.uint64), seed)[0]].append(history)
     vocabulary = _vocabulary(pd.concat(histories["train"])["behavior"], settings.anchor_threshold)
-    made = {}
+    least, windows = settings.min_history, {}
     for split, of_users in histories.items():
-        windows = []
-        for history in of_users:
-            window = history.iloc[settings.min_history :].assign(position=range(settings.min_history, len(history)))
-            windows.append(window[window["behavior"].isin(vocabulary["behavior"])])
-        made[split] = pd.concat(windows)
-    return _table(made, vocabulary, params), vocabulary
+        found = pd.concat([each.iloc[least:].assign(position=range(least, len(each))) for each in of_users])
+        windows[split] = found[found["behavior"].isin(vocabulary["behavior"])]
+    return _table(windows, params), vocabulary
 
 
 def _vectorised_windows(events: Any, params: Params) -> tuple[Any, Any]:
@@ -143,9 +133,9 @@ def _vectorised_windows(events: Any, params: Params) -> tuple[Any, Any]:
     position = events.groupby(codes, sort=False).cumcount()
     usable = (position >= settings.min_history) & events["behavior"].isin(vocabulary["behavior"])
     test = usable & (split == "test")
-    made = {name: events.loc[usable & (split == name), []] for name in ("train", "valid")}
-    made["test"] = events[test].assign(position=position[test])
-    return _table(made, vocabulary, params), vocabulary
+    windows = {name: events.loc[usable & (split == name), []] for name in ("train", "valid")}
+    windows["test"] = events[test].assign(position=position[test])
+    return _table(windows, params), vocabulary
 
 
 def _split(users: np.ndarray, seed: int) -> np.ndarray:
@@ -161,26 +151,19 @@ def _vocabulary(train: Any, anchor_threshold: float) -> Any:
     return counts.assign(share=share, group=group, is_anchor=share > anchor_threshold)
 
 
-def _table(made: dict[str, Any], vocabulary: Any, params: Params) -> Any:
+def _table(windows: dict[str, Any], params: Params) -> Any:
     """The table `windows` of the windows of each split, test windows with their position."""
-    import pandas as pd
-
-    settings, seed, test = params.windowing, params.data_seed, made["test"]
+    settings, seed, test = params.windowing, params.data_seed, windows["test"]
     keys = (test["user"].to_numpy(), test["time"].to_numpy().view("int64"), test["position"].to_numpy())
     drawn = test.assign(natural=bits(seed, _NATURAL, *keys), balanced=bits(seed, _BALANCED, *keys))
     drawn = drawn.sort_values("natural", kind="stable")
     size = min(settings.natural, len(drawn) // 2)
     natural, rest = drawn[:size], drawn[size:].sort_values("balanced", kind="stable")
     balanced = rest.groupby("behavior").head(settings.balanced_per_behavior)
-    rows = {"train": made["train"], "valid": made["valid"], "natural": natural, "balanced": balanced}
+    rows = {"train": windows["train"], "valid": windows["valid"], "natural": natural, "balanced": balanced}
     return pd.concat([pd.DataFrame({"row": np.sort(part.index), "split": name}) for name, part in rows.items()],
                      ignore_index=True)
 
 
-def main() -> None:
-    params, log, folder = map(Path, sys.argv[2:])
-    run(sys.argv[1], read_params(params), log, folder)
-
-
 if __name__ == "__main__":
-    main()
+    run(sys.argv[1], read_params(Path(sys.argv[2])), Path(sys.argv[3]), Path(sys.argv[4]))

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "l
 EXTRA = "pip install -e '.[benchmark]'"
 # The edge of the matrices whose product is the peak that shares are taken of.
 EDGE = 4096
-_SECONDS_OF_PEAK = 1.0
 
 
 def describe() -> dict[str, Any]:
@@ -35,13 +34,8 @@ def describe() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Versions of what takes part; None for a package that is not installed."""
-    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {each.name.replace("-", "_"): each.version for each in distributions()}
+    return {package: found.get(package) for package in PACKAGES}
 
 
 def installed(module: str) -> bool:
@@ -49,7 +43,7 @@ def installed(module: str) -> bool:
     return find_spec(module) is not None
 
 
-def peak(edge: int = EDGE, seconds: float = _SECONDS_OF_PEAK) -> float:
+def peak(edge: int = EDGE, seconds: float = 1.0) -> float:
     """Floating-point operations a second of a product of two square matrices, in the dtype that models run in here.
 
     Products are repeated until `seconds` are over, at least three, after one that does not count.

@@ -62,9 +62,7 @@ class Generation:
 
     def __init__(self, model: PreTrainedModel, inputs: Inputs, history: list[int]):
         self.model, self.tokenizer, self.layout = model, inputs.tokenizer, inputs.stream
-
-    def append(self, row: int) -> None:
-        pass
+        self.append, self.prompt = (lambda row: None), self.layout.prompt
 
     @torch.inference_mode()
     def predict(self, row: int, exactly: bool) -> str:
@@ -75,9 +73,6 @@ class Generation:
         )
         said = self.tokenizer.decode(tokens[0, ids.shape[1] :], skip_special_tokens=True)
         return said.partition("\n")[0].strip()
-
-    def prompt(self, row: int) -> list[int]:
-        return self.layout.prompt(row)
 
 
 @dataclass(frozen=True)
@@ -113,25 +108,20 @@ def compare(inputs: Inputs, ours_only: bool = False, make: Callable[..., Any] = 
 
 def details(model: PreTrainedModel, inputs: Inputs, walks: dict[str, list[Walk]]) -> dict[str, Any]:
     """Every time that was taken, and how often the sides agree with the whole prompt's likelihoods and each other."""
-    quick, exact = walks["ours"][0], walks["ours, all"][0]
-    candidates = inputs.stream.candidates
-    log_p = score(model, exact.prompts, inputs.stream.answers, "whole prompts").log_p
+    candidates, first = inputs.stream.candidates, {side: each[0] for side, each in walks.items()}
+    log_p = score(model, first["ours, all"].prompts, inputs.stream.answers, "whole prompts").log_p
     likeliest = [candidates[number] for number in log_p.argmax(axis=1)]
+    # as far as both go
+    same = {side: float(np.mean([a == b for a, b in zip(walk.answers, likeliest, strict=False)]))
+            for side, walk in first.items()}
     found = {
         "predictions": len(likeliest), "seconds": {side: [w.seconds for w in each] for side, each in walks.items()},
-        "as_from_whole_prompts": same(quick.answers, likeliest),
-        "as_from_whole_prompts_all": same(exact.answers, likeliest),
+        "as_from_whole_prompts": same["ours"], "as_from_whole_prompts_all": same["ours, all"],
     }
-    if "baseline" in walks:
-        said = walks["baseline"][0].answers
-        found |= {"generated_the_same": same(said, likeliest),
-                  "generated_a_candidate": float(np.mean([label in candidates for label in said]))}
+    if "baseline" in first:
+        known = float(np.mean([label in candidates for label in first["baseline"].answers]))
+        found |= {"generated_the_same": same["baseline"], "generated_a_candidate": known}
     return found
-
-
-def same(some: list[str], others: list[str]) -> float:
-    """Share of answers that agree, as far as both go."""
-    return float(np.mean([a == b for a, b in zip(some, others, strict=False)]))
 
 
 def followed(inputs: Inputs, count: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from stages.benchmarks import flops
 from stages.benchmarks.data import Inputs
 from stages.benchmarks.machine import installed, peak
 from stages.benchmarks.sft import peak_rows
-from stages.benchmarks.timing import Comparison, Row, alternate, now
+from stages.benchmarks.timing import Comparison, Row, alternate, rate
 from stages.benchmarks.training import fastest
 from stages.common.console import console
 from stages.model.likelihood import score, shared_prefix
@@ -30,34 +30,37 @@ _EXACT = 1e-3
 
 def compare(inputs: Inputs, ours_only: bool = False) -> Comparison:
     """Windows a second of both sides, the share of the peak that ours uses, and how far the two are apart."""
-    answers, asked = inputs.stream.answers, windows(inputs, inputs.sizes.score_windows)
-    few = asked[: inputs.sizes.baseline_score_windows]
+    answers, asked, sizes = inputs.stream.answers, windows(inputs, inputs.sizes.score_windows), inputs.sizes
+    few = asked[: sizes.baseline_score_windows]
     # a model each: neither finds what the other may have kept in it
     model, other = load_merged(inputs.model), load_merged(inputs.model)
+
+    def baseline_rate(some: Tokens, batch: int) -> float:
+        return rate(len(some), lambda: baseline_sums(other, inputs, some, batch))
+
     console.print(f"scoring: {len(answers)} candidates; warming up")
-    our_rate(model, asked[:8], answers)
-    sides = {"peak": lambda _: peak(), "ours": lambda _: our_rate(model, asked, answers)}
+    score(model, asked[:8], answers, "scoring")
+    sides = {"peak": lambda _: peak(),
+             "ours": lambda _: rate(len(asked), lambda: score(model, asked, answers, "scoring"))}
     details: dict[str, Any] = {"candidates": len(answers), "our_windows": len(asked),
                                "tokens_a_prompt": float(np.mean([len(p) for p in asked]))}
     batch = None
     if not ours_only and installed("lm_eval"):
-        batch, details["trials"] = fastest(
-            inputs.sizes.score_batches, lambda size: baseline_rate(other, inputs, asked[:1], size), "lm-eval, batch"
-        )
-        details |= {"baseline_windows": len(few), "baseline_batch": batch, "cut_alike": cut_alike(inputs, few)}
+        batch, tried = fastest(sizes.score_batches, lambda size: baseline_rate(asked[:1], size), "lm-eval, batch")
+        details |= {"baseline_windows": len(few), "baseline_batch": batch, "cut_alike": cut_alike(inputs, few),
+                    "trials": tried}
     if batch is not None:
-        sides["baseline"] = lambda _: baseline_rate(other, inputs, few, batch)
-    results = alternate(sides, inputs.sizes.rounds)
+        sides["baseline"] = lambda _: baseline_rate(few, batch)
+    results = alternate(sides, sizes.rounds)
     needed = flops.scoring(flops.Shape.of(model), shared_prefix(asked), [len(p) for p in asked], answers)
-    details |= {"flops_a_window": {"linear": needed.linear / len(asked), "total": needed.total / len(asked)},
-                "peak_flops_a_second": results["peak"]}
+    shares, details["flops_a_window"] = peak_rows("scoring", needed, len(asked), results)
     rows = [Row(
         f"scoring, {len(answers)} candidates", "lm-eval HFLM loglikelihood", "windows/s", results["ours"],
         results.get("baseline", []), target=40, note=f"batch {batch}" if batch else "",
     )]
     if batch is not None:
-        rows.append(exactness(inputs, asked[: inputs.sizes.exact_windows], min(inputs.sizes.score_batches)))
-    return Comparison([*rows, *peak_rows("scoring", needed, len(asked), results)], details)
+        rows.append(exactness(inputs, asked[: sizes.exact_windows], min(sizes.score_batches)))
+    return Comparison([*rows, *shares], details | {"peak_flops_a_second": results["peak"]})
 
 
 def exactness(inputs: Inputs, asked: Tokens, batch: int) -> Row:
@@ -75,20 +78,6 @@ def windows(inputs: Inputs, count: int) -> Tokens:
     """Prompts of training windows, a seeded choice: what the stage `scoring` reads."""
     rows = np.random.default_rng([inputs.params.seed, 13]).permutation(inputs.rows("train"))[:count]
     return prompts(inputs.stream, rows.tolist())
-
-
-def our_rate(model: PreTrainedModel, asked: Tokens, answers: Tokens) -> float:
-    """Windows a second."""
-    start = now()
-    score(model, asked, answers, "scoring")
-    return len(asked) / (now() - start)
-
-
-def baseline_rate(model: PreTrainedModel, inputs: Inputs, asked: Tokens, batch: int) -> float:
-    """Windows a second."""
-    start = now()
-    baseline_sums(model, inputs, asked, batch)
-    return len(asked) / (now() - start)
 
 
 def baseline_sums(model: PreTrainedModel, inputs: Inputs, asked: Tokens, batch: int) -> list[list[float]]:

@@ -63,26 +63,23 @@ def compare(inputs: Inputs, ours_only: bool = False) -> Comparison:
     rates = {str(choice): results[str(choice)] for choice in choices}
     choices = [replace(choice, rate=float(np.median(rates[str(choice)]))) for choice in choices]
     best = max(choices, key=lambda choice: choice.rate, default=None)
-    needed, targets = needed_flops(inputs, sequences), count_targets(inputs, sequences)
+    targets = count_targets(inputs, sequences)
+    shares, flops_a_target = peak_rows("SFT", needed_flops(inputs, sequences), targets, results)
     speed = Row(
         "SFT", "TRL SFTTrainer, the better of packing on and off", "labelled targets/s", results["ours"],
         [max(values) for values in zip(*rates.values(), strict=True)], target=25, note=str(best) if best else "",
     )
-    return Comparison([speed, *peak_rows("SFT", needed, targets, results)], {
+    return Comparison([speed, *shares], {
         "trials": trials, "choice": asdict(best) if best else None, "baseline_rates": rates, "our_targets": targets,
         "our_sequences": len(sequences), "our_tokens": int(sequences["input_ids"].list.len().sum()),
         "baseline_windows": len(windows),
         "baseline_tokens_a_window": float(np.mean([len(ids) for ids in windows["input_ids"]])),
-        "flops_a_target": {"linear": needed.linear / targets, "total": needed.total / targets},
-        "peak_flops_a_second": results["peak"],
+        "flops_a_target": flops_a_target, "peak_flops_a_second": results["peak"],
     })
 
 
 def find_choices(inputs: Inputs, windows: Dataset) -> tuple[list[Choice], dict[str, Any]]:
-    """The fastest batch without and with packing, where the baseline runs at all, and what was tried.
-
-    It warms up as well.
-    """
+    """After warming up, the fastest batch without and with packing, where it runs at all, and what was tried."""
     choices: list[Choice] = []
     trials: dict[str, Any] = {}
     few = windows.select(range(min(len(windows), max(8, *inputs.sizes.batches))))
@@ -97,15 +94,21 @@ def find_choices(inputs: Inputs, windows: Dataset) -> tuple[list[Choice], dict[s
     return choices, trials
 
 
-def peak_rows(work: str, needed: flops.Flops, units: int, results: dict[str, list[float]]) -> list[Row]:
-    """Shares of the peak, each round's of its own; `results` holds `peak`, and `ours` in units a second."""
-    rounds = list(zip(results["ours"], results["peak"], strict=True))
+def peak_rows(
+    work: str, needed: flops.Flops, units: int, results: dict[str, list[float]]
+) -> tuple[list[Row], dict[str, float]]:
+    """Shares of the peak, each round's of its own, and operations a unit.
+
+    `results` holds `peak`, and `ours` in units a second.
+    """
+    flops_a_unit = {"linear": needed.linear / units, "total": needed.total / units}
+    labels = {"linear": ("linear layers only", None), "total": ("with attention and head", 0.5)}
     return [
-        Row(f"FLOPs used, {work}", "a measured product of 4096² matrices, same dtype", f"share, {parts}",
-            [rate * operations / units / top for rate, top in rounds], rule="at_least", target=target)
-        for parts, operations, target in (("linear layers only", needed.linear, None),
-                                          ("with attention and head", needed.total, 0.5))
-    ]
+        Row(f"FLOPs used, {work}", "a measured product of 4096² matrices, same dtype", f"share, {label}",
+            [rate * flops_a_unit[part] / top for rate, top in zip(results["ours"], results["peak"], strict=True)],
+            rule="at_least", target=target)
+        for part, (label, target) in labels.items()
+    ], flops_a_unit
 
 
 def our_sequences(inputs: Inputs, rows: np.ndarray) -> pl.DataFrame:

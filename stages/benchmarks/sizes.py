@@ -1,14 +1,11 @@
-"""How much each comparison does."""
+"""How much each comparison does in a round."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much each comparison does in a round. Rates do not depend on it; noise and patience do.
-
-    Ours and the baseline get what keeps each busy for seconds: a baseline shares nothing between samples.
-    """
+    """Ours and the baseline get what keeps each busy for seconds; rates do not depend on it, noise and patience do."""
 
     rounds: int  # of each side, in turn
     sft_targets: int  # labelled targets of ours, and windows of the baseline

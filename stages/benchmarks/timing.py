@@ -105,15 +105,19 @@ def cells(row: Row) -> tuple[str, ...]:
     target = "higher" if row.rule == "higher" else "" if row.target is None else _TARGETS[row.rule].format(row.target)
     reached = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.reached]
     against = f"{row.against} ({row.note})" if row.note else row.against
-    return f"{row.work}, {row.unit}", against, spread(row.ours), spread(row.baseline), ratio, target, reached
+    spreads = [
+        "–" if not (spread := _spread(values)) else f"{spread['median']:.3g}" + (
+            f" ({spread['min']:.3g}–{spread['max']:.3g})" if len(values) > 1 else "")
+        for values in (row.ours, row.baseline)
+    ]
+    return f"{row.work}, {row.unit}", against, *spreads, ratio, target, reached
 
 
-def spread(values: list[float]) -> str:
-    """Median, and smallest to largest where there are several."""
-    if not values:
-        return "–"
-    text = f"{median(values):.3g}"
-    return text if len(values) == 1 else f"{text} ({min(values):.3g}–{max(values):.3g})"
+def rate(units: float, work: Callable[[], Any]) -> float:
+    """Units a second of `work`, called once."""
+    start = now()
+    work()
+    return units / (now() - start)
 
 
 def now() -> float:

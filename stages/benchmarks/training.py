@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from typing import Any, TypeVar
 
 import torch
@@ -72,27 +73,20 @@ def fastest(options: Iterable[T], rate: Callable[[Any], float], name: str) -> tu
     return max(rates, key=rates.__getitem__, default=None), seen
 
 
-class _Heard(logging.Handler):
-    def __init__(self, messages: list[str]):
-        super().__init__(logging.WARNING)
-        self.messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-
 @contextmanager
 def listening(*names: str) -> Iterator[list[str]]:
     """What the loggers of these names, and Python's warnings, say meanwhile; each message once, after the block."""
     heard: list[str] = []
-    handler, loggers = _Heard(heard), [logging.getLogger(name) for name in names]
+    handler, loggers = BufferingHandler(10_000), [logging.getLogger(name) for name in names]
+    handler.setLevel(logging.WARNING)
     for logger in loggers:
         logger.addHandler(handler)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             yield heard
-        heard[:] = dict.fromkeys([*heard, *(str(warning.message) for warning in caught)])
+        messages = [record.getMessage() for record in handler.buffer]
+        heard[:] = dict.fromkeys(messages + [str(warning.message) for warning in caught])
     finally:
         for logger in loggers:
             logger.removeHandler(handler)

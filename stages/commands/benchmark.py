@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -44,21 +43,16 @@ def benchmark(
                 done[name] = ingest.compare(sizes.rows, sizes.ingest_rounds, Path(folder))
             else:
                 inputs = inputs or data.simulated(params, sizes, model, Path(folder))
-                done[name] = COMPARISONS[name].compare(inputs, ours_only, **_found(name, done))
+                # accuracy takes over the settings that `sft` found for the baseline
+                choice = done["sft"].details["choice"] if name == "accuracy" and "sft" in done else None
+                found = {"choice": sft.Choice(**choice)} if choice else {}
+                done[name] = COMPARISONS[name].compare(inputs, ours_only, **found)
             save(done)
     return done
 
 
-def _found(name: str, done: dict[str, Comparison]) -> dict[str, Any]:
-    """What a comparison takes over from earlier ones: accuracy the settings that `sft` found for the baseline."""
-    choice = done["sft"].details["choice"] if name == "accuracy" and "sft" in done else None
-    return {"choice": sft.Choice(**choice)} if choice else {}
-
-
-def _model(given: Path | None, params: Path, folder: Path) -> Path:
-    """A folder with base.json: the one given, else the pipeline's, else one made of `model.name`."""
-    if given is not None:
-        return given
+def _model(params: Path, folder: Path) -> Path:
+    """A folder with base.json: the pipeline's, else one made of `model.name`."""
     if (made := Path("models/base")).joinpath("base.json").exists():
         return made
     settings = read_params(params).model
@@ -89,22 +83,18 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _sizes(args: argparse.Namespace) -> Sizes:
-    sizes = QUICK if args.quick else FULL
-    if torch.cuda.is_available():
-        sizes = on_gpu(sizes)
-    changes: dict[str, Any] = {"rounds": args.rounds, "ingest_rounds": args.rounds} if args.rounds else {}
-    return replace(sizes, **changes | ({"rows": tuple(args.rows)} if args.rows else {}))
-
-
 def main() -> None:
     args = _arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
-    names, sizes = _names(args.only), _sizes(args)
-    needed = {} if args.ours_only else {name: _PACKAGES[name] for name in names if name in _PACKAGES}
-    if missing := [f"{name} has no baseline without {package}" for name, package in needed.items()
-                   if not machine.installed(package)]:
+    names, sizes = _names(args.only), QUICK if args.quick else FULL
+    if torch.cuda.is_available():
+        sizes = on_gpu(sizes)
+    sizes = replace(sizes, rounds=args.rounds or sizes.rounds, ingest_rounds=args.rounds or sizes.ingest_rounds,
+                    rows=tuple(args.rows or sizes.rows))
+    missing = [f"{name} has no baseline without {package}" for name, package in _PACKAGES.items()
+               if name in names and not args.ours_only and not machine.installed(package)]
+    if missing:
         console.print(f"not installed: {', '.join(missing)}; {machine.EXTRA}", markup=False, style="yellow",
                       soft_wrap=True)
     about, versions = machine.describe(), machine.versions()
@@ -116,7 +106,7 @@ def main() -> None:
         })
 
     with tempfile.TemporaryDirectory() as folder:
-        model = _model(args.model, args.params, Path(folder))
+        model = args.model or _model(args.params, Path(folder))
         done = benchmark(names, sizes, args.params, model, args.ours_only, save)
     out = Console(highlight=False)
     if not out.is_terminal:
