@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from stages.common import tables
-from stages.common.params import Lora, Params
+from stages.model.settings import Lora
+from stages.params import Params
 from stages.windows.cut import positions, vocabulary
 from tests.events.helpers import params_with
 

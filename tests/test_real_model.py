@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from stages.common.params import Prompt
+from stages.prompts.settings import Prompt
 from stages.events.simulator.log import BEHAVIORS
 from stages.model.likelihood import score
 from stages.model.load import load_base, load_tokenizer

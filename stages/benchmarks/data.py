@@ -15,8 +15,8 @@ import polars as pl
 from stages.benchmarks.sizes import Sizes
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.common.params import Params, read_params
 from stages.model.load import load_tokenizer
+from stages.params import Params, read_all
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 
@@ -76,7 +76,7 @@ class Inputs:
 
 def with_source(params: Path, out: Path, /, **source: str) -> Path:
     """Write params with another source to `out`."""
-    content = read_params(params).model_dump(by_alias=True)
+    content = read_all(params).model_dump(by_alias=True)
     content["source"] |= source
     out.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return out
@@ -89,7 +89,7 @@ def simulated(params: Path, sizes: Sizes, model: Path, folder: Path) -> Inputs:
     events, windows, vocabulary = (
         tables.read(name, folder / f"{name}.parquet") for name in ("events", "windows", "vocabulary")
     )
-    return Inputs(events, windows, widened(vocabulary, CANDIDATES), read_params(copy), sizes, model, folder)
+    return Inputs(events, windows, widened(vocabulary, CANDIDATES), read_all(copy), sizes, model, folder)
 
 
 def widened(vocabulary: pl.DataFrame, candidates: int) -> pl.DataFrame:
@@ -110,9 +110,9 @@ def run_stages(params: Path, out: Path) -> tuple[float, float]:
     paths = {name: out / f"{name}.parquet" for name in ("events", "quarantine", "oracle", "windows", "vocabulary")}
     runs = [
         timed("stages.ingest", params=params, taxonomies=out, out=paths["events"], quarantine=paths["quarantine"],
-              oracle=paths["oracle"], metrics=out / "ingest.json"),
+              oracle=paths["oracle"], counts=out / "ingest.json"),
         timed("stages.windowing", params=params, events=paths["events"], out=paths["windows"],
-              vocabulary=paths["vocabulary"], metrics=out / "windowing.json", plot=out / "frequencies.csv"),
+              vocabulary=paths["vocabulary"], counts=out / "windowing.json", plot=out / "frequencies.csv"),
     ]
     return sum(seconds for seconds, _ in runs), max(gigabytes for _, gigabytes in runs)
 

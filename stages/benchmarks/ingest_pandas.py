@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from stages.common.hashing import bits, pseudonym, uniform
-from stages.common.params import Params, read_params
 from stages.events.rules import CHAT, CONTROL, LONGEST, MISSING, Rule
+from stages.params import Params, read_all
 
 _MICROSECONDS = "%Y-%m-%d %H:%M:%S.%f"
 _SPLIT, _NATURAL, _BALANCED = range(200, 203)  # as in stages.windows.cut: the draws are the same
@@ -166,4 +166,4 @@ def _table(windows: dict[str, Any], params: Params) -> Any:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], read_params(Path(sys.argv[2])), Path(sys.argv[3]), Path(sys.argv[4]))
+    run(sys.argv[1], read_all(Path(sys.argv[2])), Path(sys.argv[3]), Path(sys.argv[4]))

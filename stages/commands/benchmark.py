@@ -19,8 +19,8 @@ from stages.benchmarks.timing import Comparison, table
 from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.files import write_json
-from stages.common.params import read_params
 from stages.model.resolve import resolve, write_manifest
+from stages.params import read_all
 
 # Ingest comes first: a child's peak of memory counts from what this process held when it was started.
 COMPARISONS = {"ingest": ingest, "sft": sft, "accuracy": accuracy, "scoring": scoring, "dpo": dpo,
@@ -55,7 +55,7 @@ def _model(params: Path, folder: Path) -> Path:
     """A folder with base.json: the pipeline's, else one made of `model.name`."""
     if (made := Path("models/base")).joinpath("base.json").exists():
         return made
-    settings = read_params(params).model
+    settings = read_all(params).model
     write_manifest(resolve(settings.name, settings.revision), folder)
     return folder
 

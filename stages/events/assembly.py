@@ -17,7 +17,7 @@ import polars as pl
 from stages.common.console import track
 from stages.common.hashing import pseudonym
 from stages.common.parallel import side_by_side
-from stages.common.params import Source
+from stages.events.settings import Source
 from stages.events import reading
 from stages.events.order import repeated, stable_order
 from stages.events.rules import Rule, clean, label_rule, missing

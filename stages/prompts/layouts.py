@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.common.params import Params, Prompt
+from stages.prompts.settings import Prompt, PromptParams
 from stages.prompts.labels import check_labels, check_places
 from stages.prompts.log import EventLog
 
@@ -110,7 +110,7 @@ def make_layout(
     return WindowLayout(tokenizer, log, prompt, history, seed)
 
 
-def layout_of(tokenizer: PreTrainedTokenizerBase, log: EventLog, params: Params) -> Layout:
+def layout_of(tokenizer: PreTrainedTokenizerBase, log: EventLog, params: PromptParams) -> Layout:
     """The layout of these params, which every stage and command makes its prompts with."""
     return make_layout(
         tokenizer, log, params.prompt, params.windowing.history, params.windowing.min_history, params.data_seed

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stages.common.errors import UserError
-from stages.common.params import Prompt
+from stages.prompts.settings import Prompt
 from stages.prompts.labels import check_labels, check_places
 from stages.prompts.layouts import Layout, TokenSequence
 from stages.prompts.log import WEEKDAYS, EventLog

@@ -11,7 +11,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from stages.common.params import Sft
+from stages.training.settings import Sft
 from stages.model.fused import TargetLoss
 from stages.model.likelihood import read_prefix
 from stages.model.reader import Reader

@@ -34,7 +34,7 @@ from stages.baselines.sequential.training import device
 from stages.baselines.systems.sasrec import SASRec
 from stages.common.console import Track, console, track
 from stages.common.errors import UserError, run
-from stages.common.inputs import at_least_1
+from stages.common.stage import at_least_1
 from stages.windows.cut import positions
 
 PUBLISHED = {"bce": (0.0246, 0.0126), "ce": (0.0533, 0.0327)}

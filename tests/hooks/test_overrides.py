@@ -8,12 +8,13 @@ import pytest
 from dvc.exceptions import DvcException, InvalidArgumentError
 from ruamel.yaml import YAML
 
+from stages.common.params import dotted_keys
 from stages.hooks.overrides import RECIPES, SYMBOLS, expand, translate
+from stages.params import Params
 from tests.contract.imports import ROOT
-from tests.contract.reads import keys_of
 from tests.hooks.installed import dvc, installed
 
-SECTIONS = {key.partition(".")[0] for key in keys_of()}
+SECTIONS = set(Params.model_fields)
 
 
 @pytest.mark.parametrize("override, expected", [
@@ -43,7 +44,7 @@ def test_a_file_of_another_project_keeps_its_own_keys(known):
 
 
 def test_every_symbol_stands_for_a_key():
-    assert set(SYMBOLS.values()) <= keys_of()
+    assert set(SYMBOLS.values()) <= dotted_keys(Params)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.common.params import Source
+from stages.events.settings import Source
 from stages.events import delimited, reading, times
 from stages.events.reading import Piece
 from stages.events.rules import Rule
