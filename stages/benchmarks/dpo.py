@@ -10,12 +10,12 @@ on disk.
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from trl import DPOConfig, DPOTrainer
 
 from stages.benchmarks.data import Inputs
@@ -93,7 +93,7 @@ def turned(samples: Dataset, by: int) -> Dataset:
 
 def our_rate(inputs: Inputs, samples: Dataset) -> float:
     """Pairs a second, the reference included."""
-    params, policy = inputs.params, load_adapter(new_policy(inputs))
+    params, policy = inputs.params, new_policy(inputs)
     schedule = params.dpo.model_copy(update={"objective": "dpo"})
     settings = arguments(schedule, len(samples), inputs.folder / "ours", params.seed, MICRO_BATCH) | NO_VALIDATION
     return _rate(lambda: PairTrainer(
@@ -106,7 +106,7 @@ def our_rate(inputs: Inputs, samples: Dataset) -> float:
 
 def baseline_rate(inputs: Inputs, samples: Dataset, changes: dict[str, Any]) -> float:
     """Pairs a second, the reference included; `changes` are of TRL's defaults."""
-    dpo, policy = inputs.params.dpo, load_adapter(new_policy(inputs))
+    dpo, policy = inputs.params.dpo, new_policy(inputs)
     settings = baseline_arguments(
         str(inputs.folder / "baseline"), inputs.params.seed, dpo.learning_rate, dpo.batch_size, dpo.batch_size
     )
@@ -115,14 +115,13 @@ def baseline_rate(inputs: Inputs, samples: Dataset, changes: dict[str, Any]) -> 
                                     processing_class=inputs.tokenizer), len(samples) * dpo.epochs)
 
 
-def new_policy(inputs: Inputs) -> Path:
-    """The folder of an untrained adapter, which both sides start from."""
+def new_policy(inputs: Inputs) -> PeftModel:
+    """An untrained adapter, which both sides start from, beside its reference."""
     adapter = inputs.folder / "adapter"
     if not adapter.exists():
-        adapter.mkdir()
         fresh = new_adapter(inputs.model, inputs.params.lora, inputs.params.seed)
         save_adapter(fresh, read_manifest(inputs.model), adapter)
-    return adapter
+    return load_adapter(adapter)
 
 
 def _rate(make: Callable[[], DPOTrainer], pairs: float) -> float:

@@ -7,7 +7,7 @@ prediction, before which ours has a whole history to read, counts on neither sid
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,9 @@ class Generation:
 class Walk:
     """What following a person gave: seconds and answer of each prediction, and the prompt that it was for."""
 
-    seconds: list[float] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
-    prompts: list[list[int]] = field(default_factory=list)
+    seconds: list[float]
+    answers: list[str]
+    prompts: list[list[int]]
 
 
 def compare(inputs: Inputs, ours_only: bool = False, make: Callable[..., Any] = OurSession) -> Comparison:
@@ -144,7 +144,7 @@ def follow(
 
     `make` gives a session like `OurSession` for a person whose events so far are given.
     """
-    start, walk = int(rows[0]), Walk()
+    start, walk = int(rows[0]), Walk([], [], [])
     first = max(int(inputs.log.first[start]), start - 1 - inputs.stream.length)
     person = make(model, inputs, list(range(first, start - 1)))
     person.predict(start - 1, exactly)

@@ -67,7 +67,7 @@ def compare(inputs: Inputs, ours_only: bool = False) -> Comparison:
     shares, flops_a_target = peak_rows("SFT", needed_flops(inputs, sequences), targets, results)
     speed = Row(
         "SFT", "TRL SFTTrainer, the better of packing on and off", "labelled targets/s", results["ours"],
-        [max(values) for values in zip(*rates.values(), strict=True)], target=25, note=str(best) if best else "",
+        [max(values) for values in zip(*rates.values(), strict=True)], target=25, note=str(best or ""),
     )
     return Comparison([speed, *shares], {
         "trials": trials, "choice": asdict(best) if best else None, "baseline_rates": rates, "our_targets": targets,
@@ -97,10 +97,7 @@ def find_choices(inputs: Inputs, windows: Dataset) -> tuple[list[Choice], dict[s
 def peak_rows(
     work: str, needed: flops.Flops, units: int, results: dict[str, list[float]]
 ) -> tuple[list[Row], dict[str, float]]:
-    """Shares of the peak, each round's of its own, and operations a unit.
-
-    `results` holds `peak`, and `ours` in units a second.
-    """
+    """Shares of each round's `peak` that `ours`, in units a second, uses; and operations a unit."""
     flops_a_unit = {"linear": needed.linear / units, "total": needed.total / units}
     labels = {"linear": ("linear layers only", None), "total": ("with attention and head", 0.5)}
     return [

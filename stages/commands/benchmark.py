@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from stages.benchmarks import accuracy, data, dpo, ingest, machine, prediction, scoring, sft
-from stages.benchmarks.sizes import FULL, QUICK, Sizes, on_gpu
+from stages.benchmarks.data import FULL, QUICK, Sizes, on_gpu
 from stages.benchmarks.timing import Comparison, table
 from stages.common.console import console
 from stages.common.errors import UserError, run

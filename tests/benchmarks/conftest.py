@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from stages.benchmarks import machine
-from stages.benchmarks.data import Inputs
-from stages.benchmarks.sizes import Sizes
+from stages.benchmarks.data import Inputs, Sizes
 from tests.small_log import all_behaviors, small_log, small_params, small_windows
 
 TINY = Sizes(
