@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 from stages.common.params import checked, read_yaml
 from stages.common.errors import UserError
 from stages.common.params import Section
-from stages.hooks.symbols import expand, translate
+from stages.hooks.overrides import expand, translate
 
 Overrides = dict[str, Any]
 """Keys of params.yaml (`sft.epsilon`) or of the rivals' settings (`stages/baselines/params.yaml:budget.trials`), and
