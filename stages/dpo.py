@@ -14,6 +14,7 @@ from datasets import Dataset
 from trl import DPOConfig
 
 from stages.common.console import console
+from stages.common.draws import first_of_each, stream
 from stages.common.errors import UserError, run
 from stages.common.files import fingerprint
 from stages.common.inputs import add_training_options, read_tables, stage_parser
@@ -90,11 +91,8 @@ def validation(
     rows, behavior = valid["row"].to_numpy(), log.behavior[valid["row"].to_numpy()]
     if not len(rows):
         raise UserError("windows: none of split valid; the log has too few users, or too short ones")
-    rng = np.random.default_rng([seed, 4])
-    order = rng.permutation(len(rows))
-    chosen = np.sort(np.concatenate([
-        order[behavior[order] == b][: params.valid_per_behavior] for b in np.unique(behavior)
-    ]))
+    order = stream(seed, "dpo validation").permutation(len(rows))
+    chosen = np.sort(order[first_of_each(behavior[order], params.valid_per_behavior)])
     rows, behavior = rows[chosen], behavior[chosen]
     tokens = prompts(layout, rows)
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from stages.common import errors, files, tables
 from stages.common.console import console, track
+from stages.common.names import case_twins
 from stages.common.params import Params, read_params
 from stages.events import taxonomy
 from stages.events.assembly import Log, read_log
@@ -107,14 +108,12 @@ def _check_events(log: Log, name: str) -> pl.DataFrame:
             f"{name}: all {events.height:,} events are {counts['behavior'][0]!r}; there is nothing to predict. Check "
             "source.columns.behavior and source.taxonomy"
         )
-    spelt: dict[str, tuple[str, int]] = {}
-    for label, count in counts.iter_rows():
-        other, others = spelt.setdefault(label.casefold(), (label, count))
-        if other != label:
-            raise errors.UserError(
-                f"{name}: {other!r} ({others:,} rows) and {label!r} ({count:,} rows) differ in case only; merge them "
-                "by a taxonomy: a CSV with the header raw,behavior in data/taxonomy, named in source.taxonomy"
-            )
+    if twins := case_twins(counts["behavior"]):
+        spelt = " and ".join(f"{label!r} ({count:,} rows)" for label, count in map(counts.row, twins))
+        raise errors.UserError(
+            f"{name}: {spelt} differ in case only; merge them by a taxonomy: a CSV with the header raw,behavior in "
+            "data/taxonomy, named in source.taxonomy"
+        )
     return counts
 
 

@@ -4,12 +4,12 @@ Sequences hold every label; which of them a loss is put on is `sft.labels`' choi
 training see the same sequences.
 """
 
-import numpy as np
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
 from stages.common import tables
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.common.errors import UserError, run
 from stages.common.files import atomic_folder, write_json
 from stages.common.inputs import read_tables, stage_parser
@@ -30,13 +30,12 @@ def instructions(
     layout = layout_of(tokenizer, EventLog.of(events, vocabulary), params)
     limits = {"train": params.instructions.train_targets, "valid": params.instructions.valid_targets}
     frames, counts = {}, {"layout": params.prompt.layout}
-    for number, (split, limit) in enumerate(limits.items()):
-        rng = np.random.default_rng([params.seed, number])
+    for split, limit in limits.items():
         rows = windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
         if not len(rows):
             raise UserError(f"no window of split {split}: the log has too few users, or too short ones")
         before = layout.dropped
-        sequences = layout.sequences(rows, limit, rng)
+        sequences = layout.sequences(rows, limit, stream(params.seed, f"instructions {split}"))
         frames[split] = table(sequences)
         counts[split] = _counts(sequences, layout, layout.dropped - before)
     chats = [encode_conversation(tokenizer, turns) for turns in conversations["turns"].to_list()]

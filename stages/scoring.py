@@ -7,6 +7,7 @@ import polars as pl
 
 from stages.common import tables
 from stages.common.console import console
+from stages.common.draws import first_of_each, stream
 from stages.common.errors import UserError, run
 from stages.common.files import write_json
 from stages.common.inputs import read_tables, stage_parser
@@ -49,12 +50,14 @@ def pool(events: pl.DataFrame, windows: pl.DataFrame, per_behavior: int, seed: i
     train = windows.filter(pl.col("split") == "train").select("row").sort("row")
     if not len(train):
         raise UserError("windows: none of split train; the log has too few users, or too short ones")
-    train = train.with_columns(behavior=events["behavior"].gather(train["row"]))
-    chosen = []
-    for number, (_, group) in enumerate(train.sort("behavior", "row").group_by("behavior", maintain_order=True)):
-        rng = np.random.default_rng([seed, 2, number])
-        chosen.append(rng.permutation(group["row"].to_numpy())[:per_behavior])
-    return np.sort(np.concatenate(chosen))
+    train = train.with_columns(behavior=events["behavior"].gather(train["row"])).sort("behavior", "row")
+    # a draw of its own for each behaviour
+    drawn = pl.concat(
+        group[stream(seed, "scoring pool", number).permutation(len(group))]
+        for number, group in enumerate(train.partition_by("behavior", maintain_order=True))
+    )
+    groups = drawn["behavior"].rank("dense").to_numpy()
+    return np.sort(drawn["row"].to_numpy()[first_of_each(groups, per_behavior)])
 
 
 def table(rows: np.ndarray, behavior: np.ndarray, result: Scores, vocabulary: pl.DataFrame) -> pl.DataFrame:

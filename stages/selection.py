@@ -14,6 +14,7 @@ from sklearn.cluster import kmeans_plusplus
 
 from stages.common import tables
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.common.errors import UserError, run
 from stages.common.files import write_json
 from stages.common.params import Selection, read_params
@@ -40,7 +41,7 @@ def selection(
     rule, kept = RULES[params.method], []
     for number, group in enumerate(scores.sort("behavior", "row").partition_by("behavior", maintain_order=True)):
         size = sizes[group["behavior"][0]]
-        kept.append(group[np.sort(rule(group, size, np.random.default_rng([seed, 3, number])))])
+        kept.append(group[np.sort(rule(group, size, stream(seed, "selection", number)))])
     chosen = pl.concat(kept).sort("row")
     if not len(chosen):
         raise UserError(f"selection.method: {params.method}: keeps no window; the model makes no mistake of that kind")

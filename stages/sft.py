@@ -16,6 +16,7 @@ from trl import SFTConfig
 
 from stages.common import tables
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.common.errors import UserError, run
 from stages.common.files import fingerprint
 from stages.common.inputs import add_training_options, read_tables, stage_parser
@@ -106,7 +107,7 @@ def auxiliary_share(
     wanted = epsilon * sum(lengths)
     if wanted and not len(sizes):
         raise UserError(f"sft.epsilon: {epsilon}: there are no conversations to mix in")
-    rng = np.random.default_rng([seed, 1])
+    rng = stream(seed, "sft auxiliary")
     chosen: list[int] = []
     total = 0
     while total < wanted:

@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 
 from stages.common import tables
+from stages.common.draws import positions
 from stages.common.params import Lora, Params
-from stages.windows.cut import positions, vocabulary
+from stages.windows.cut import vocabulary
 from tests.events.helpers import params_with
 
 # One begins another, one begins with another's first word, one is of another script; the last two are tail.

@@ -5,13 +5,14 @@ import polars as pl
 import pytest
 import torch
 
+from stages.common.draws import positions
 from stages.common.params import Prompt
 from stages.events.simulator.log import BEHAVIORS
 from stages.model.likelihood import score
 from stages.model.load import load_base, load_tokenizer
 from stages.prompts.layouts import make_layout, prompts
 from stages.prompts.log import EventLog
-from stages.windows.cut import positions, vocabulary
+from stages.windows.cut import vocabulary
 from tests.events.helpers import simulated_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

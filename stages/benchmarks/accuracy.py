@@ -19,6 +19,7 @@ from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row
 from stages.benchmarks.training import Clock, trained
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.model.likelihood import score
 from stages.model.load import load_merged, save_adapter
 from stages.model.resolve import read_manifest
@@ -70,7 +71,7 @@ def validation_rows(material: Material, count: int) -> np.ndarray:
     """Rows of validation windows as they come, a seeded choice."""
     rows = material.rows("valid")
     rows = rows[material.log.behavior[rows] < material.log.vocabulary_size]
-    return np.sort(np.random.default_rng([material.params.seed, 15]).permutation(rows)[:count])
+    return np.sort(stream(material.params.seed, "benchmark validation windows").permutation(rows)[:count])
 
 
 def train_ours(material: Material, rows: np.ndarray, rate: float, seconds: float, folder: Path):
@@ -85,7 +86,7 @@ def train_ours(material: Material, rows: np.ndarray, rate: float, seconds: float
 
 def train_theirs(material: Material, rows: np.ndarray, choice: Choice, seconds: float, folder: Path):
     """Their trainer after `seconds`, and its clock."""
-    labels = np.random.default_rng([material.params.seed, 16]).permutation(labels_among(material, rows))
+    labels = stream(material.params.seed, "benchmark training windows").permutation(labels_among(material, rows))
     enough = int(2 * choice.rate * seconds) + 8 * choice.batch
     clock, windows = Clock(seconds), their_windows(material, labels[:enough])
     windows_a_step = max(8, choice.batch * (2 if choice.packing else 1))

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 import stages
 from stages.common import tables
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.params import Params, read_params
 from stages.model.load import load_tokenizer
@@ -106,7 +107,7 @@ def stretches(material: Material, targets: int, seed: int) -> np.ndarray:
     rows = material.rows("train")
     _, stretch = np.unique(material.stream.starts_of(rows), return_inverse=True)
     labels = np.bincount(stretch, weights=np.isin(material.log.behavior[rows], material.trained))
-    order = np.random.default_rng([seed, 11]).permutation(len(labels))
+    order = stream(seed, "benchmark stretches").permutation(len(labels))
     enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1
     return rows[np.isin(stretch, order[:enough])]
 

@@ -21,6 +21,7 @@ from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate, now
 from stages.benchmarks.training import NO_LOOKS, Clock, their_arguments, trained
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.model.load import load_adapter, new_adapter, save_adapter
 from stages.model.resolve import read_manifest
 from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
@@ -76,7 +77,7 @@ def compare(material: Material, sizes: Sizes, folder: Path, ours_only: bool = Fa
 
 def pairs(material: Material, count: int) -> Dataset:
     """Training windows with the truth chosen and another behaviour rejected; both seeded."""
-    rng = np.random.default_rng([material.params.seed, 14])
+    rng = stream(material.params.seed, "benchmark dpo pairs")
     rows = rng.permutation(material.rows("train"))
     # a behaviour that only other users have is no candidate
     known = material.log.behavior[rows] < material.log.vocabulary_size

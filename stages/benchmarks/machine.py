@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from stages.benchmarks.timing import now
-from stages.model.load import compute_dtype, device
+from stages.common.device import device
+from stages.model.load import compute_dtype
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "pandas", "polars", "numpy")
 # The edge of the matrices whose product is the peak that shares are taken of.

@@ -22,6 +22,7 @@ from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate, now
 from stages.benchmarks.training import fastest
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.model.likelihood import score, shared_prefix
 from stages.model.load import load_merged
 from stages.prompts.layouts import prompts
@@ -77,7 +78,7 @@ def exactness(material: Material, asked: Tokens, answers: Tokens, batch: int) ->
 
 def windows(material: Material, count: int) -> Tokens:
     """Prompts of training windows, a seeded choice: what the stage `scoring` reads."""
-    rows = np.random.default_rng([material.params.seed, 13]).permutation(material.rows("train"))[:count]
+    rows = stream(material.params.seed, "benchmark scoring windows").permutation(material.rows("train"))[:count]
     return prompts(material.stream, rows)
 
 

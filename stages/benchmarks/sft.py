@@ -24,6 +24,7 @@ from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate
 from stages.benchmarks.training import NO_LOOKS, Clock, fastest, listening, their_arguments, trained
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.model.likelihood import shared_prefix
 from stages.model.load import load_base, new_adapter
 from stages.prompts.layouts import table
@@ -106,7 +107,7 @@ def count_targets(material: Material, sequences: pl.DataFrame) -> int:
 def their_choice(material: Material, rows: np.ndarray, count: int) -> Dataset:
     """A seeded choice among the labelled ones of `rows`, one prompt and completion each."""
     labels = labels_among(material, rows)
-    chosen = np.random.default_rng([material.params.seed, 12]).permutation(labels)[:count]
+    chosen = stream(material.params.seed, "benchmark sft windows").permutation(labels)[:count]
     return their_windows(material, chosen)
 
 

@@ -22,7 +22,6 @@ be there all the same), as are with id those of the events, but for their order.
 import argparse
 import json
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +36,7 @@ from stages.common import tables
 from stages.common.errors import UserError, run
 from stages.common.files import read_json
 from stages.common.inputs import at_least_1
+from stages.common.names import case_twins, check_printable
 from stages.common.params import Params, read_params
 from stages.events.rules import clean
 from stages.metrics.adjust import adjusted, tempered
@@ -119,9 +119,8 @@ class Person:
                 before the last event's.
         """
         time = self._local(time)
-        twin = next((name for name in self.predictor.numbers if name.casefold() == behavior.casefold()), behavior)
-        if twin != behavior:
-            raise UserError(f"behavior {behavior!r}: the vocabulary writes it {twin!r}")
+        if twins := case_twins([*self.predictor.layout.candidates, behavior]):
+            raise UserError(f"behavior {behavior!r}: the vocabulary writes it {self.predictor.layout.candidates[twins[0]]!r}")
         tokens = self._fitting(self.predictor.layout.event(time.weekday(), time.hour, place, behavior))
         self.session.append(tokens, self.predictor.numbers.get(behavior, -1))
         self.latest = time
@@ -234,8 +233,7 @@ def _text(found: dict[str, Any], key: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise UserError(f"{key} {value!r}: text is needed")
-    if bad := next((c for c in value if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None):
-        raise UserError(f"{key} {value!r}: has the control character {bad!r}; names are one line of printable text")
+    check_printable(value, key)
     return pl.select(clean(pl.lit(value))).item()
 
 

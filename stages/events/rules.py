@@ -4,10 +4,11 @@ from enum import StrEnum
 
 import polars as pl
 
+from stages.common.names import CONTROL
+
 LONGEST = 100  # characters of a label
 
 MISSING = ["", "nan", "null", "none", "n/a"]
-CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 # the marks of the usual chat templates: ChatML and Llama 3, Llama 2 and Mistral, Gemma, DeepSeek, sentencepiece
 CHAT = r"(?i)<\|[^|]*\|>|<｜[^｜]*｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
 

@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from stages.common.device import device
 from stages.common.errors import UserError
 from stages.common.params import Lora
 from stages.model.resolve import Manifest, read_manifest, weights_folder, write_manifest
@@ -93,13 +94,6 @@ def compute_dtype() -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() \
         else torch.float32
-
-
-def device() -> torch.device:
-    """This process's accelerator, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
 
 
 def _load(manifest: Manifest, dtype: torch.dtype) -> PreTrainedModel:

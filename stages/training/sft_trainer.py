@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from datasets import Dataset
@@ -11,6 +10,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from stages.common.draws import stream
 from stages.common.params import Sft
 from stages.model.fused import TargetLoss
 from stages.model.likelihood import read_prefix
@@ -38,7 +38,7 @@ class SeededByLength(LengthGroupedSampler):
         self.epoch = epoch
 
     def __iter__(self):
-        state = int(np.random.default_rng([self.seed, 5, self.epoch]).integers(2**63))
+        state = int(stream(self.seed, "sft batches", self.epoch).integers(2**63))
         self.generator = torch.Generator().manual_seed(state)
         return super().__iter__()
 

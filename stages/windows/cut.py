@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from stages.common.draws import first_of_each
 from stages.common.hashing import bits, uniform
 
 FOLDS = 10
@@ -28,13 +29,6 @@ def split_of(users: np.ndarray, seed: int, fold: int = 0) -> np.ndarray:
     edges = np.cumsum(list(_SHARES.values()))[:-1]
     place = (uniform(seed, _SPLIT, users) + fold / FOLDS) % 1
     return names[np.searchsorted(edges, place, side="right")]
-
-
-def positions(user: np.ndarray) -> np.ndarray:
-    """How many events of the same user stand before each row, for rows sorted by user."""
-    row = np.arange(len(user))
-    first = np.concatenate([[True], user[1:] != user[:-1]])[: len(user)]
-    return row - np.maximum.accumulate(np.where(first, row, 0))
 
 
 @dataclass
@@ -135,7 +129,8 @@ def windows(
     order = np.argsort(bits(seed, _NATURAL, *keys), kind="stable")
     size = min(natural, len(test) // 2)
     as_it_comes, rest = order[:size], order[size:]
-    balanced = rest[_balanced(number[rest], bits(seed, _BALANCED, *keys)[rest], balanced_per_behavior)]
+    rest = rest[np.argsort(bits(seed, _BALANCED, *keys)[rest], kind="stable")]
+    balanced = rest[first_of_each(number[rest], balanced_per_behavior)]
     rows = {name: np.flatnonzero(usable & log.each(split == name)) for name in ("train", "valid")}
     rows |= {"natural": np.sort(test[as_it_comes]), "balanced": np.sort(test[balanced])}
     counts = np.bincount(number[balanced], minlength=len(behaviors))
@@ -163,9 +158,3 @@ def _keys(log: Histories, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 def _numbers(labels: pl.Series, behaviors: pl.Series) -> np.ndarray:
     """The place of each label in `behaviors`, -1 for labels that are not there."""
     return labels.replace_strict(behaviors, np.arange(len(behaviors)), default=-1, return_dtype=pl.Int64).to_numpy()
-
-
-def _balanced(number: np.ndarray, priority: np.ndarray, most: int) -> np.ndarray:
-    """Places of at most `most` entries of each number, those of lowest priority."""
-    order = np.lexsort((priority, number))
-    return order[positions(number[order]) < most]

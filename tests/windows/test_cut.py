@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.common.draws import positions
 from stages.common.hashing import bits, uniform
 from stages.windows import cut as windows
 from tests.events.helpers import simulated_log
@@ -142,7 +143,7 @@ def test_labels_outside_the_vocabulary_are_counted(events):
     known, strange = behaviors.head(3), behaviors[3]
     made = make(events, behaviors=known)
     assert set(labelled(events, made)["behavior"]) == set(known)
-    position = windows.positions(events["user"].to_numpy())
+    position = positions(events["user"].to_numpy())
     assert made.out_of_vocabulary[strange] == ((events["behavior"] == strange).to_numpy() & (position >= 5)).sum()
 
 
@@ -158,5 +159,5 @@ def test_vocabulary_is_ordered_and_grouped():
 
 @given(st.lists(st.integers(0, 5), max_size=60).map(sorted))
 def test_positions_count_within_a_user(users):
-    position = windows.positions(np.array(users, np.uint64))
+    position = positions(np.array(users, np.uint64))
     assert position.tolist() == [users[:row].count(user) for row, user in enumerate(users)]

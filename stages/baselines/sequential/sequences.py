@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import torch
 
+from stages.common.draws import positions
 from stages.common.errors import UserError
 from stages.prompts.log import EventLog
-from stages.windows.cut import positions
 
 NO_ROW = -1
 NO_LABEL = -100
