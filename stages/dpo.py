@@ -21,7 +21,8 @@ from stages.common.inputs import add_training_options, read_tables, stage_parser
 from stages.common.params import Dpo, Params, read_params
 from stages.model.likelihood import score
 from stages.model.load import load_adapter, load_tokenizer
-from stages.prompts.layouts import Layout, layout_of, prompts
+from stages.prompts.layout import Layout, prompts
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
 from stages.training.loop import arguments, checkpoint_folder, finish, fit, summary
@@ -38,7 +39,7 @@ def dpo(
     Looks are the mean over behaviours of the accuracy on validation windows, the A-tuned adapter's being the first.
     """
     tokenizer = load_tokenizer(model)
-    log = EventLog.of(events, vocabulary)
+    log = EventLog.from_tables(events, vocabulary)
     layout = layout_of(tokenizer, log, params)
     samples = pair_tokens(pairs, layout, vocabulary)
     policy = load_adapter(model)

@@ -16,7 +16,8 @@ from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
 from stages.model.load import load_tokenizer
 from stages.prompts.conversations import encode_conversation
-from stages.prompts.layouts import Layout, TokenSequence, layout_of, table
+from stages.prompts.layout import Layout, TokenSequence, table
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 
 TABLES = ("events", "windows", "vocabulary", "conversations")
@@ -27,7 +28,7 @@ def instructions(
     tokenizer: PreTrainedTokenizerBase, params: Params,
 ) -> tuple[dict[str, pl.DataFrame], dict]:
     """Tables `train`, `valid` and `auxiliary` of token sequences, and the counts."""
-    layout = layout_of(tokenizer, EventLog.of(events, vocabulary), params)
+    layout = layout_of(tokenizer, EventLog.from_tables(events, vocabulary), params)
     limits = {"train": params.instructions.train_targets, "valid": params.instructions.valid_targets}
     frames, counts = {}, {"layout": params.prompt.layout}
     for split, limit in limits.items():

@@ -14,7 +14,8 @@ from stages.common.inputs import read_tables, stage_parser
 from stages.common.params import Params, read_params
 from stages.model.likelihood import Scores, score
 from stages.model.load import load_merged, load_tokenizer
-from stages.prompts.layouts import layout_of, prompts
+from stages.prompts.layout import prompts
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 
 TABLES = ("events", "windows", "vocabulary")
@@ -29,7 +30,7 @@ def scoring(
         UserError: there is no training window.
     """
     rows = pool(events, windows, params.scoring.pool_per_behavior, params.seed)
-    log = EventLog.of(events, vocabulary)
+    log = EventLog.from_tables(events, vocabulary)
     layout = layout_of(load_tokenizer(model), log, params)
     result = score(load_merged(model), prompts(layout, rows), layout.answers, "scoring training windows")
     frame = table(rows, log.behavior[rows], result, vocabulary)

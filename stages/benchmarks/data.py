@@ -17,7 +17,8 @@ from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.params import Params, read_params
 from stages.model.load import load_tokenizer
-from stages.prompts.layouts import Layout, layout_of
+from stages.prompts.layout import Layout
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 
 # The simulator knows 35 behaviours, and the comparison is for 37 candidates.
@@ -37,7 +38,7 @@ class Material:
 
     @cached_property
     def log(self) -> EventLog:
-        return EventLog.of(self.events, self.vocabulary)
+        return EventLog.from_tables(self.events, self.vocabulary)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -105,7 +106,7 @@ def stretches(material: Material, targets: int, seed: int) -> np.ndarray:
     A seeded choice of stretches; the rows are ascending. Fewer where the log has no more.
     """
     rows = material.rows("train")
-    _, stretch = np.unique(material.stream.starts_of(rows), return_inverse=True)
+    _, stretch = np.unique(material.stream.sequence_starts(rows), return_inverse=True)
     labels = np.bincount(stretch, weights=np.isin(material.log.behavior[rows], material.trained))
     order = stream(seed, "benchmark stretches").permutation(len(labels))
     enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1

@@ -82,11 +82,11 @@ class OurSession:
         return [*self.layout.prefix, *self.kept.history(), *self._context(context)]
 
     def _context(self, context: Context) -> list[int]:
-        return self.layout.context(context.time.weekday(), context.time.hour, context.place)
+        return self.layout.context_tokens(context.time.weekday(), context.time.hour, context.place)
 
     def _tokens(self, event: Event) -> tuple[list[int], int]:
         time, place = event.context.time, event.context.place
-        tokens = self.layout.event(time.weekday(), time.hour, place, event.behavior)
+        tokens = self.layout.event_tokens(time.weekday(), time.hour, place, event.behavior)
         return tokens, self.numbers.get(event.behavior, -1)
 
 

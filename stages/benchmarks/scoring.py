@@ -25,7 +25,7 @@ from stages.common.console import console
 from stages.common.draws import stream
 from stages.model.likelihood import score, shared_prefix
 from stages.model.load import load_merged
-from stages.prompts.layouts import prompts
+from stages.prompts.layout import prompts
 
 Tokens = list[list[int]]
 _EXACT = 1e-3

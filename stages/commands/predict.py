@@ -90,7 +90,7 @@ class Predictor:
             raise UserError(
                 f"prompt.layout: {params.prompt.layout}: a history can be kept between predictions in layout stream only"
             )
-        nothing = EventLog.of(pl.DataFrame(schema=tables.SCHEMAS["events"]), vocabulary)
+        nothing = EventLog.from_tables(pl.DataFrame(schema=tables.SCHEMAS["events"]), vocabulary)
         self.layout = layout_of(load_tokenizer(model), nothing, params)
         self.zone, self.decision, self.share = params.source.time_zone, decision, vocabulary["share"].to_numpy()
         self.numbers = {behavior: number for number, behavior in enumerate(self.layout.candidates)}
@@ -121,7 +121,7 @@ class Person:
         time = self._local(time)
         if twins := case_twins([*self.predictor.layout.candidates, behavior]):
             raise UserError(f"behavior {behavior!r}: the vocabulary writes it {self.predictor.layout.candidates[twins[0]]!r}")
-        tokens = self._fitting(self.predictor.layout.event(time.weekday(), time.hour, place, behavior))
+        tokens = self._fitting(self.predictor.layout.event_tokens(time.weekday(), time.hour, place, behavior))
         self.session.append(tokens, self.predictor.numbers.get(behavior, -1))
         self.latest = time
 
@@ -140,9 +140,9 @@ class Person:
             UserError: as `append`.
         """
         context: list[int] = []
-        if self.predictor.layout.told == "next":
+        if self.predictor.layout.context == "next":
             time = self._local(time)
-            context = self._fitting(self.predictor.layout.context(time.weekday(), time.hour, place))
+            context = self._fitting(self.predictor.layout.context_tokens(time.weekday(), time.hour, place))
         weighed = self.session.weigh(context, top)
         names = [self.predictor.layout.candidates[number] for number in weighed.candidates]
         if top is None:

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.common.errors import UserError
-from stages.prompts.layouts import TokenSequence
+from stages.prompts.layout import TokenSequence
 
 _PEOPLE, _MODELS = {"human", "user"}, {"gpt", "assistant", "chatgpt", "bing", "bard"}
 _KNOWN = "conversations (ShareGPT), messages, instruction with output or response (Alpaca), question with answer"
@@ -40,18 +40,9 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[str]) ->
 
     All answers are, where the format leaves them as they were when later turns follow, else the last one.
     """
-    template = tokenizer.chat_template is not None
     sequence = TokenSequence([])
     for number in range(0, len(turns) - 1, 2):
-        if template:
-            told = [
-                {"role": "user" if i % 2 == 0 else "assistant", "content": turn}
-                for i, turn in enumerate(turns[: number + 1])
-            ]
-            prompt = tokenizer.apply_chat_template(told, add_generation_prompt=True, return_dict=True)["input_ids"]
-        else:
-            told = "".join(f"{'User' if i % 2 == 0 else 'Assistant'}: {t}\n" for i, t in enumerate(turns[: number + 1]))
-            prompt = tokenizer(told + "Assistant:").input_ids
+        prompt = chat_prompt(tokenizer, turns[: number + 1])
         answer = tokenizer(turns[number + 1], add_special_tokens=False, split_special_tokens=True).input_ids
         if prompt[: len(sequence.input_ids)] != sequence.input_ids:
             # this format writes earlier answers differently once they are history: their spans would lie beside them
@@ -60,6 +51,15 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[str]) ->
         sequence.spans.append((len(prompt), len(sequence.input_ids)))
         sequence.behaviors.append(-1)
     return sequence
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> list[int]:
+    """Tokens of a conversation whose last turn is a question, and of what asks the model to answer it."""
+    messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    if tokenizer.chat_template is not None:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    lines = "".join(f"{message['role'].capitalize()}: {message['content']}\n" for message in messages)
+    return tokenizer(lines + "Assistant:").input_ids
 
 
 def _records(path: Path) -> Iterator[Any]:

@@ -27,7 +27,7 @@ class EventLog:
     vocabulary_size: int
 
     @classmethod
-    def of(cls, events: pl.DataFrame, vocabulary: pl.DataFrame) -> "EventLog":
+    def from_tables(cls, events: pl.DataFrame, vocabulary: pl.DataFrame) -> "EventLog":
         """From the tables `events` and `vocabulary`."""
         known = vocabulary["behavior"].to_list()
         others = sorted(set(events["behavior"].unique().to_list()) - set(known))

@@ -23,7 +23,7 @@ class Plain:
         material, events = self.material, [*self.events, Event(context, self.material.vocabulary["behavior"][0])]
         columns = {"user": [0] * len(events), "time": [e.context.time for e in events],
                    "place": [e.context.place for e in events], "behavior": [e.behavior for e in events]}
-        log = EventLog.of(pl.DataFrame(columns, schema=tables.SCHEMAS["events"]), material.vocabulary)
+        log = EventLog.from_tables(pl.DataFrame(columns, schema=tables.SCHEMAS["events"]), material.vocabulary)
         params = material.params
         layout = make_layout(material.tokenizer, log, params.prompt, params.windowing.history,
                              params.windowing.min_history, params.seed)

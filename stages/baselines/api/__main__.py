@@ -169,7 +169,7 @@ def row_of(task: Task, settings: Settings, cache: Cache, name: str) -> tuple[pl.
         UserError: more tokens would be taken than allowed; as `ask`.
     """
     params = task.params
-    log = EventLog.of(task.events, task.vocabulary)
+    log = EventLog.from_tables(task.events, task.vocabulary)
     questions = Questions(log, params, task.context, settings.model, settings.answer)
     wanted = chosen(task.tested(), settings, params.data_seed)
     requests = [questions.request(row) for row in wanted["row"].to_list()]

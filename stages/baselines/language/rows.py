@@ -34,7 +34,7 @@ from stages.common.params import Params, Positive, Section, Share
 from stages.model.likelihood import score
 from stages.model.load import load_base, load_tokenizer, save_adapter
 from stages.model.resolve import read_manifest, write_manifest
-from stages.prompts.layouts import Layout, TokenSequence, prompts, table
+from stages.prompts.layout import Layout, TokenSequence, prompts, table
 from stages.prompts.log import EventLog
 from stages.prompts.window import WindowLayout
 from stages.training.sft_trainer import labelled
@@ -72,7 +72,7 @@ class LanguageRow(ABC):
         changed = {"prompt": task.params.prompt.model_copy(update={"context": task.context})}
         self.params = task.params.model_copy(update=changed)
         self.tokenizer, self.base = load_tokenizer(folder), load_base(folder)
-        self.log = EventLog.of(task.events, task.vocabulary)
+        self.log = EventLog.from_tables(task.events, task.vocabulary)
         self.layout = self.make_layout()
         limits = {"train": self.params.instructions.train_targets, "valid": self.params.instructions.valid_targets}
         made = {split: self._sequences(split, limit) for split, limit in limits.items()}

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.baselines.language.soft import count
 from stages.common.params import Params
-from stages.prompts.layouts import TokenSequence
+from stages.prompts.layout import TokenSequence
 from stages.prompts.log import EventLog
 from stages.prompts.stream import StreamLayout
 

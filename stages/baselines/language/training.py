@@ -25,7 +25,7 @@ from stages.common.errors import UserError
 from stages.model.fused import TargetLoss
 from stages.model.likelihood import score
 from stages.model.readers import reader_of
-from stages.prompts.layouts import TokenSequence
+from stages.prompts.layout import TokenSequence
 from stages.training.sft_trainer import IGNORED, MICRO_BATCH, labelled_states
 
 _LARGEST_GRADIENT = 1.0

@@ -70,7 +70,7 @@ class Sequences:
         Raises:
             UserError: there is no training window, or no validation window.
         """
-        log = EventLog.of(events, vocabulary)
+        log = EventLog.from_tables(events, vocabulary)
         self.size, self.length = vocabulary.height, length
         self.names = vocabulary["behavior"].to_list()
         self._rows = {split: _rows(windows, split) for split in ("train", "valid")}

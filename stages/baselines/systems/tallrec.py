@@ -30,7 +30,8 @@ from stages.common.errors import UserError, run
 from stages.common.inputs import TABLES, read_tables
 from stages.common.params import Positive
 from stages.prompts.conversations import encode_conversation
-from stages.prompts.layouts import Layout, layout_of, table
+from stages.prompts.layout import Layout, table
+from stages.prompts.layouts import layout_of
 from stages.training.sft_trainer import labelled
 
 _LOOKED_AT = 10  # one conversation of so many
