@@ -66,7 +66,7 @@ class OurSession:
     def __init__(self, model: PreTrainedModel, material: Material, history: list[Event]):
         self.layout = material.stream
         self.numbers = {label: number for number, label in enumerate(self.layout.candidates)}
-        self.kept = session.Session(session.Candidates(
+        self.kept = session.Session(session.SharedModel(
             model, self.layout.prefix, self.layout.answers, self.layout.length, self.layout.max_tokens
         ))
         self.kept.extend(self._tokens(event) for event in history)
@@ -75,7 +75,7 @@ class OurSession:
         self.kept.append(*self._tokens(event))
 
     def predict(self, context: Context, everything: bool) -> str:
-        found = self.kept.weigh(self._context(context), top=None if everything else 1)
+        found = self.kept.score(self._context(context), top=None if everything else 1)
         return self.layout.candidates[int(found.candidates[0])]
 
     def prompt(self, context: Context) -> list[int]:

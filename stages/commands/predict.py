@@ -43,7 +43,7 @@ from stages.metrics.adjust import adjusted, tempered
 from stages.model.load import load_merged, load_tokenizer
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
-from stages.serving.session import Candidates, Session
+from stages.serving.session import Session, SharedModel
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Predictor:
         self.layout = layout_of(load_tokenizer(model), nothing, params)
         self.zone, self.decision, self.share = params.source.time_zone, decision, vocabulary["share"].to_numpy()
         self.numbers = {behavior: number for number, behavior in enumerate(self.layout.candidates)}
-        self.candidates = Candidates(
+        self.model = SharedModel(
             load_merged(model), self.layout.prefix, self.layout.answers, params.windowing.history,
             params.prompt.max_tokens,
         )
@@ -108,7 +108,7 @@ class Person:
     """One person's state."""
 
     def __init__(self, predictor: Predictor):
-        self.predictor, self.session = predictor, Session(predictor.candidates)
+        self.predictor, self.session = predictor, Session(predictor.model)
         self.latest: datetime | None = None
 
     def append(self, time: datetime, place: str, behavior: str) -> None:
@@ -143,14 +143,14 @@ class Person:
         if self.predictor.layout.context == "next":
             time = self._local(time)
             context = self._fitting(self.predictor.layout.context_tokens(time.weekday(), time.hour, place))
-        weighed = self.session.weigh(context, top)
-        names = [self.predictor.layout.candidates[number] for number in weighed.candidates]
+        scored = self.session.score(context, top)
+        names = [self.predictor.layout.candidates[number] for number in scored.candidates]
         if top is None:
-            p, order = self._decided(np.asarray(weighed.candidates), np.asarray(weighed.low, dtype=np.float64))
+            p, order = self._decided(np.asarray(scored.candidates), np.asarray(scored.low, dtype=np.float64))
             return [{"behavior": names[place], "probability": float(p[place])} for place in order]
         return [
             {"behavior": n, "at_least": float(low), "at_most": float(high)}
-            for n, low, high in zip(names, weighed.low, weighed.high, strict=True)
+            for n, low, high in zip(names, scored.low, scored.high, strict=True)
         ]
 
     def _decided(self, numbers: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +174,7 @@ class Person:
         return time
 
     def _fitting(self, tokens: list[int]) -> list[int]:
-        if len(tokens) > (room := self.predictor.candidates.room):
+        if len(tokens) > (room := self.predictor.model.room):
             raise UserError(
                 f"place and behavior are {len(tokens)} tokens long; beside the instruction, prompt.max_tokens leaves {room}"
             )

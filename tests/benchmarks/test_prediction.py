@@ -11,7 +11,7 @@ from stages.prompts.log import EventLog
 
 
 class Plain:
-    """Renders a log of one person anew for each prediction and weighs every candidate behind the whole prompt."""
+    """Renders a log of one person anew for each prediction and scores every candidate behind the whole prompt."""
 
     def __init__(self, model, material, history):
         self.model, self.material, self.events = model, material, list(history)
