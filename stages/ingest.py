@@ -21,7 +21,7 @@ from stages.common.params import Params, read_params
 from stages.events import taxonomy
 from stages.events.assembly import Log, read_log
 from stages.events.formats import FORMATS
-from stages.events.rules import CURES, IGNORED, Rule
+from stages.events.rules import IGNORED, Rule
 
 _EXAMPLES = 3  # of each rule, in an error
 
@@ -85,7 +85,7 @@ def _simulate(params: Params, oracle: Path) -> Log:
 def _explain(refused: pl.DataFrame) -> str:
     parts = []
     for rule, count in refused["rule"].value_counts().sort("count", "rule", descending=[True, False]).iter_rows():
-        parts.append(f"  {rule}: {count:,} rows; {CURES[Rule(rule)]}")
+        parts.append(f"  {rule}: {count:,} rows; {Rule(rule).cure}")
         for file, line, _, text in refused.filter(pl.col("rule") == rule).head(_EXAMPLES).iter_rows():
             parts.append(f"    {file}: line {line}: {text[:200]!r}" if text else f"    {file}: line {line}")
     return "\n".join(parts)

@@ -38,7 +38,12 @@ def small_log(lengths: Sequence[int] = (40, 40, 30, 30, 25, 25), seed: int = 0, 
 def all_behaviors() -> pl.DataFrame:
     """Table `vocabulary` of BEHAVIORS as they are drawn."""
     counts = (np.array(SHARES) * 1000).round().astype(int)
-    return vocabulary(pl.DataFrame({"behavior": np.repeat(BEHAVIORS, counts)}), ANCHORS_ABOVE)
+    return vocabulary(pl.DataFrame({"behavior": BEHAVIORS, "train_events": counts}), ANCHORS_ABOVE)
+
+
+def vocabulary_of(train: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
+    """Table `vocabulary` of the training users' events."""
+    return vocabulary(train.group_by("behavior").agg(train_events=pl.len().cast(pl.Int64)), anchor_threshold)
 
 
 def small_windows(events: pl.DataFrame, splits: Sequence[str], min_history: int = 3) -> pl.DataFrame:

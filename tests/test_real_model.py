@@ -13,8 +13,8 @@ from stages.model.load import load_base, load_tokenizer
 from stages.prompts.layout import prompts
 from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
-from stages.windows.cut import vocabulary
 from tests.events.helpers import simulated_log
+from tests.small_log import vocabulary_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -33,7 +33,7 @@ def model(real_base):
 def windows(tokenizer):
     """Prompts of the default layout over a simulated log, and the 35 answers."""
     events, _ = simulated_log(0, 60, 30, 12)
-    labels = vocabulary(pl.concat([events.select("behavior"), pl.DataFrame({"behavior": BEHAVIORS})]), 0.01)
+    labels = vocabulary_of(pl.concat([events.select("behavior"), pl.DataFrame({"behavior": BEHAVIORS})]), 0.01)
     prompt = Prompt(layout="stream", context="next", max_tokens=1024, stream_events=40)
     layout = make_layout(tokenizer, EventLog.from_tables(events, labels), prompt, 20, 5, 0)
     usable = np.flatnonzero(positions(events["user"].to_numpy()) >= 5)

@@ -43,19 +43,24 @@ def resolve(name: str, revision: str) -> Manifest:
         UserError: a folder without safetensors, a hub id without a full commit hash, no network, no room on the disk.
     """
     if name == EMBEDDED:
-        manifest = Manifest(
+        _embedded_weights()
+        return Manifest(
             name="HuggingFaceTB/SmolLM2-135M-Instruct", source=f"package {_PACKAGE} {_VERSION}, {_GGUF}",
             revision=_VERSION, sha256=_GGUF_SHA256, license="apache-2.0",
         )
-        _embedded_weights()
-        return manifest
-    if Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
+    if (folder := Path(name).expanduser()).is_dir():
+        if not (digest := _weights_digest(folder)):
             raise UserError(f"model.name: {name}: no *.safetensors in this folder; other formats are not loaded")
-        return Manifest(name=name, source="folder", revision="", sha256=fingerprint(None, weights), license="unknown")
-    return _from_hub(name, revision)
+        return Manifest(name=name, source="folder", revision="", sha256=digest, license="unknown")
+    if "/" not in name:
+        raise UserError(f"model.name: {name!r}: neither {EMBEDDED}, nor a folder that exists, nor a hub id (owner/name)")
+    if len(revision) != 40 or any(c not in "0123456789abcdef" for c in revision):
+        raise UserError(f"model.revision: {revision!r}: a hub id needs the full commit hash (40 hex digits) of {name}")
+    folder = _hub_folder(name, revision)
+    if not (digest := _weights_digest(folder)):
+        raise UserError(f"model.name: {name}: holds no safetensors; other formats are not loaded")
+    licence = _licence(folder / "README.md")
+    return Manifest(name=name, source="hub", revision=revision, sha256=digest, license=licence)
 
 
 def weights_folder(manifest: Manifest) -> Path:
@@ -68,7 +73,7 @@ def weights_folder(manifest: Manifest) -> Path:
         return _embedded_weights()
     if manifest.source == "folder":
         folder = Path(manifest.name).expanduser()
-        if not folder.is_dir() or fingerprint(None, sorted(folder.glob("*.safetensors"))) != manifest.sha256:
+        if _weights_digest(folder) != manifest.sha256:
             raise UserError(
                 f"{manifest.name}: the model there is not the one that models/base was made from; put it back, or run "
                 "`dvc repro -f base`"
@@ -79,14 +84,13 @@ def weights_folder(manifest: Manifest) -> Path:
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest that a model folder of ours (`models/base`, `models/sft`, `models/dpo`) carries."""
+    path = Path(folder) / "base.json"
     try:
-        return Manifest.model_validate(read_json(Path(folder) / "base.json"))
+        return Manifest.model_validate(read_json(path))
     except FileNotFoundError:
-        raise UserError(f"{folder}/base.json: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
+        raise UserError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
     except ValueError as error:  # no JSON, or not these fields
-        raise UserError(
-            f"{folder}/base.json: not a record of a base model: {error}\nRun `dvc repro` to make it"
-        ) from None
+        raise UserError(f"{path}: not a record of a base model: {error}\nRun `dvc repro` to make it") from None
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -150,19 +154,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
 
 
-def _from_hub(name: str, revision: str) -> Manifest:
-    if "/" not in name:
-        raise UserError(f"model.name: {name!r}: neither {EMBEDDED}, nor a folder that exists, nor a hub id (owner/name)")
-    if len(revision) != 40 or any(c not in "0123456789abcdef" for c in revision):
-        raise UserError(f"model.revision: {revision!r}: a hub id needs the full commit hash (40 hex digits) of {name}")
-    folder = _hub_folder(name, revision)
+def _weights_digest(folder: Path) -> str:
+    """A digest of the folder's safetensors, empty where it has none."""
     weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise UserError(f"model.name: {name}: holds no safetensors; other formats are not loaded")
-    licence = _licence(folder / "README.md")
-    return Manifest(
-        name=name, source="hub", revision=revision, sha256=fingerprint(None, weights), license=licence
-    )
+    return fingerprint(None, weights) if weights else ""
 
 
 def _hub_folder(name: str, revision: str) -> Path:

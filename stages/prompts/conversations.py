@@ -90,10 +90,11 @@ def _records(path: Path) -> Iterator[Any]:
 def _turns(record: Any, where: str) -> list[str]:
     if not isinstance(record, dict):
         raise UserError(f"{where}: a {type(record).__name__}, expected an object with {_KNOWN}")
-    if "conversations" in record:
-        return _alternate(_messages(record, "conversations", "from", "value", where))
-    if "messages" in record:
-        return _alternate(_messages(record, "messages", "role", "content", where))
+    for key, role, content in (("conversations", "from", "value"), ("messages", "role", "content")):
+        if isinstance(messages := record.get(key), list) and all(isinstance(message, dict) for message in messages):
+            return _alternate([(message.get(role), message.get(content)) for message in messages])
+        if key in record:
+            raise UserError(f"{where}: {key}: expected a list of objects with the keys {role} and {content}")
     if "instruction" in record and ("output" in record or "response" in record):
         pairs = record.get("history") or []
         if not isinstance(pairs, list) or not all(isinstance(pair, list) for pair in pairs):
@@ -104,13 +105,6 @@ def _turns(record: Any, where: str) -> list[str]:
     if "question" in record and "answer" in record:
         return _strings([record["question"], record["answer"]])
     raise UserError(f"{where}: has the keys {', '.join(map(str, record))}; expected {_KNOWN}")
-
-
-def _messages(record: dict[str, Any], key: str, role: str, content: str, where: str) -> list[tuple[Any, Any]]:
-    messages = record[key]
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise UserError(f"{where}: {key}: expected a list of objects with the keys {role} and {content}")
-    return [(message.get(role), message.get(content)) for message in messages]
 
 
 def _alternate(messages: list[tuple[Any, Any]]) -> list[str]:

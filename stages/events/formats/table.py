@@ -102,7 +102,7 @@ def _json_lines(path: Path, columns: dict[str, str]) -> Iterator[Piece]:
 
 def _objects(path: Path, block: reading.Block, columns: dict[str, str], is_first: bool) -> pl.DataFrame:
     text = pl.col("text")
-    rows = reading.lines_of(path, block).with_columns(object=_is_object(text))
+    rows = reading.block_lines(path, block).with_columns(object=_is_object(text))
     if not rows["object"].all():
         # Python writes NaN where JSON has null
         mended = text.str.replace_all(r":\s*(?:NaN|-?Infinity)\b", ": null")
