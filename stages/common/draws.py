@@ -4,8 +4,8 @@ import zlib
 
 import numpy as np
 
-# The numbers that these purposes had before they had names. A new purpose needs no line here (a change of this file runs
-# every stage again): its number follows from its name.
+# The numbers that these purposes had before they had names. A new purpose needs no line here, since a change of this
+# file runs every stage again: its number follows from its name.
 _NUMBERS = {
     "instructions train": 0,
     "instructions valid": 1, "sft auxiliary": 1,  # one number for two purposes, kept so that results stay as they are
@@ -33,7 +33,7 @@ def stream(seed: int, purpose: str, *keys: int) -> np.random.Generator:
 
 
 def first_of_each(groups: np.ndarray, most: int) -> np.ndarray:
-    """Places, ascending, of the first `most` entries of each group (N,): a choice where N entries stand in drawn order."""
+    """Places, ascending, of the first `most` entries of each group, for the groups (N,) of entries in drawn order."""
     order = np.argsort(groups, kind="stable")
     return np.sort(order[positions(groups[order]) < most])
 

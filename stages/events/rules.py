@@ -14,7 +14,7 @@ CHAT = r"(?i)<\|[^|]*\|>|<｜[^｜]*｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|en
 
 
 class Rule(StrEnum):
-    """The rules: each one's value stands in the table `quarantine`, its `cure` is what to look at when it refuses much."""
+    """The rules: each one's value stands in the table `quarantine`, its `cure` in the error when it refuses much."""
 
     cure: str
 

@@ -107,7 +107,7 @@ def attend_segments(
         qkv: (S, (heads + 2 kv) D).
         cos, sin: (S, D).
         segments: of each the cache's keys and values (1, kv, room, D), into which the new ones are written, how many it
-            holds, the segment's number of tokens, and its mask (tokens, M) of the last M keys, None for causal attention.
+            holds, the segment's number of tokens, and its mask (tokens, M) of the last M keys, None where causal.
 
     Returns:
         The mix (S, heads D).

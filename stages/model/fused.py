@@ -1,9 +1,9 @@
 """The steps of a decoder layer as few large operations, each with its own backward pass.
 
 A step of training with adapters does its matrix products at the speed of the machine and loses as much time again
-between them: adapters apart from the weights that they belong to, conversions to float32 and back, a pass over memory for
-each small operation. Here products that read the same input are one, an adapter is added into its layer's result, and
-what a backward pass needs is kept instead of computed again. Weights are frozen, so they have no gradient.
+between them: adapters apart from the weights that they belong to, conversions to float32 and back, a pass over memory
+for each small operation. Here products that read the same input are one, an adapter is added into its layer's result,
+and what a backward pass needs is kept instead of computed again. Weights are frozen, so they have no gradient.
 """
 
 from typing import Any

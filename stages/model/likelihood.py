@@ -1,7 +1,7 @@
 """p(y|x) over all candidates, exactly, with each prompt read once: one function for scoring and evaluation.
 
-What all prompts begin with is read once for all. A prompt that another one begins with (a user's earlier window, while
-the history still grows) shares that prefix and is not read at all: its candidates are read behind that part of the other.
+What all prompts begin with is read once for all. A prompt that is the prefix of another (a user's earlier window, while
+the history still grows) is not read by itself: its candidates are read behind that part of the other.
 """
 
 from collections.abc import Sequence
@@ -97,7 +97,7 @@ def _group_by_prefix(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
 
 
 def prefill(reader: Reader, tokens: torch.Tensor) -> KeysAndValues | None:
-    """Keys and values (1, kv, P, D) of each layer after reading `tokens` (P,), None for none; gradients flow through."""
+    """Keys and values (1, kv, P, D) of each layer after reading `tokens` (P,), None without any; differentiable."""
     if not len(tokens):
         return None
     return reader.read(tokens[None], torch.arange(len(tokens), device=tokens.device)[None])[1]
@@ -134,7 +134,7 @@ def _read_prompts(
 
 
 def _gather_past(past: KeysAndValues | None, own: KeysAndValues, places: list[int], longest: int) -> KeysAndValues:
-    """What trees see behind the prompts at `places` of a batch: the shared prefix, then their first `longest` tokens."""
+    """What trees see behind the prompts at `places` of a batch: the shared prefix, then the first `longest` tokens."""
     parts = [(keys[places, :, :longest], values[places, :, :longest]) for keys, values in own]
     if past is None:
         return parts

@@ -101,7 +101,7 @@ class JoinedLinear:
         return LoraLinear.apply(x, self.weight, self.bias, *self._adapters())
 
     def _adapters(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """A (r, in) of all side by side, and B (out, r) block by block, scaled; gradients flow to each adapter's own."""
+        """A (r, in) of all side by side, and B (out, r) block by block, scaled; gradients reach each adapter's own."""
         down, up = [], []
         for module, base in zip(self.modules, self.bases, strict=True):
             names = [] if module is base or module.disable_adapters else module.active_adapters

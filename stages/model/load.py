@@ -73,7 +73,7 @@ def save_adapter(model: PeftModel, manifest: Manifest, folder: Path) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path, config.revision = manifest.name, manifest.revision or None
     config.target_modules = sorted(config.target_modules)  # a set's order differs from run to run, and with it the hash
-    # adapters leave the embeddings alone; unless told, PEFT asks a model hub whether they were resized
+    # adapters leave the embeddings alone; without this option PEFT asks a model hub whether they were resized
     model.save_pretrained(
         str(folder), selected_adapters=["default"], safe_serialization=True, save_embedding_layers=False
     )

@@ -65,7 +65,7 @@ class PlainReader(Reader):
     """Any causal language model on any device, through the model's own forward.
 
     The whole forward, and not the decoder alone: wrappers for several devices hook into it. The head is asked for one
-    position, which costs next to nothing; with 49,152 tokens in the vocabulary all of them would be a quarter of the work.
+    position, which costs next to nothing; with 49,152 tokens in the vocabulary all would be a quarter of the work.
     """
 
     def __init__(self, model: torch.nn.Module):

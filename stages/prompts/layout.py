@@ -49,7 +49,8 @@ class Layout(ABC):
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int, seed: int
+        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int,
+        seed: int,
     ):
         """Tokenise what every prompt shares.
 
@@ -67,7 +68,8 @@ class Layout(ABC):
         if prompt.context != "id":  # there no place is in any prompt
             check_places(log.places, special)
         self.tokenizer, self.special, self.log, self.seed = tokenizer, special, log, seed
-        self.context, self.max_tokens, self.length, self.min_history = prompt.context, prompt.max_tokens, history, min_history
+        self.context, self.max_tokens = prompt.context, prompt.max_tokens
+        self.length, self.min_history = history, min_history
         self.candidates = log.behaviors[: log.vocabulary_size]
         self.dropped = 0
         self.answers = [self.answer(label) for label in self.candidates]
@@ -79,7 +81,7 @@ class Layout(ABC):
 
     @abstractmethod
     def prompt(self, row: int) -> list[int]:
-        """Tokens before the answer of event `row`: instruction, history, and its time and place where `context` is next."""
+        """Tokens before the answer of event `row`: instruction, history, its time and place where `context` is next."""
 
     @abstractmethod
     def sequences(self, rows: np.ndarray, limit: int, rng: np.random.Generator) -> list[TokenSequence]:
@@ -89,12 +91,11 @@ class Layout(ABC):
         """Tokens of a piece of plain text; nothing in it is read as a control token."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
-    def too_long(self, tokens: int) -> UserError:
-        """The error for prompts that no shortening of the history can save."""
-        return UserError(
-            f"prompt.max_tokens: {self.max_tokens}: instruction and {len(self.candidates)} candidates alone take {tokens} "
-            "tokens; raise it, or merge behaviours by a taxonomy"
-        )
+    def too_long(self, tokens: int, place: str = "") -> UserError:
+        """The error for prompts that no shortening of the history can save; `place`: what makes this one long."""
+        cure = "raise it, or merge behaviours by a taxonomy" + (place and f", or shorten places ({place})")
+        return UserError(f"prompt.max_tokens: {self.max_tokens}: instruction and {len(self.candidates)} candidates "
+                         f"alone take {tokens} tokens; {cure}")
 
 
 def prompts(layout: Layout, rows: Sequence[int]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The layouts that `prompt.layout` may name. A new one is a file like its neighbours, a line here, and its name there."""
+"""The layouts that `prompt.layout` may name. A new one is a file like its neighbours and a line here."""
 
 from transformers import PreTrainedTokenizerBase
 

@@ -13,8 +13,8 @@ class EventLog:
     """N events, sorted by (user, time), without anything that identifies a user.
 
     `first` (N,) is the row of the same user's first event, `weekday` (N,) 0 = Monday, `hour` (N,) 0 to 23; `place` and
-    `behavior` (N,) are numbers into `places` and `behaviors`. The first entries of `behaviors` are the vocabulary in its
-    order, the others occur in the log only; `vocabulary_size` says how many the former are.
+    `behavior` (N,) are numbers into `places` and `behaviors`. The first `vocabulary_size` of `behaviors` are the
+    vocabulary in its order, the others occur in the log only.
     """
 
     first: np.ndarray

@@ -2,8 +2,8 @@
 
 A causal model that reads `Mon 4pm home: Gaming` line by line predicts each behaviour from all that came before it and
 from its own day, hour and place. One sequence of K events carries K - min_history targets where the layout `window`
-carries one. With `prompt.context` history a line begins with day, hour and place of the event before it, and the first has
-none; with id there are only behaviours. Answers are the same tokens in all three.
+carries one. With `prompt.context` history a line begins with day, hour and place of the event before it, and the first
+has none; with id there are only behaviours. Answers are the same tokens in all three.
 """
 
 from bisect import bisect_right
@@ -34,7 +34,8 @@ class StreamLayout(Layout):
     """See the module. Prefix and answers are tokenised apart from each other, so training and scoring see the same."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int, seed: int
+        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int,
+        seed: int,
     ):
         super().__init__(tokenizer, log, prompt, history, min_history, seed)
         if prompt.stream_events <= min_history:
@@ -48,10 +49,7 @@ class StreamLayout(Layout):
         self._contexts: dict[tuple[int, int, int], list[int]] = {}
         context, place = self._longest_context() if self.context == "next" else (0, "")
         if (least := len(self.prefix) + context + self.longest_answer) > self.max_tokens:
-            if not context:
-                raise self.too_long(least)
-            longest = f"{place[:60]!r}: {context} tokens with its time"
-            raise UserError(f"{self.too_long(least)}, or shorten places ({longest})")
+            raise self.too_long(least, f"{place[:60]!r}: {context} tokens with its time" if context else "")
 
     def answer(self, label: str) -> list[int]:
         return self.text(f" {label}\n")
@@ -107,7 +105,7 @@ class StreamLayout(Layout):
         return first + (rows - first - self.min_history) // step * step
 
     def _starts(self, rows: np.ndarray) -> np.ndarray:
-        """Row ranges (S, 2) that hold each of `rows` as a target once: neighbours overlap by the context-only events."""
+        """Row ranges (S, 2) that hold each of `rows` as a target once; neighbours overlap by `min_history` events."""
         starts = np.unique(self.sequence_starts(rows))
         ends = np.searchsorted(self.log.first, self.log.first[starts], side="right")
         return np.stack([starts, np.minimum(starts + self.events, ends)], axis=1)
@@ -148,12 +146,11 @@ class StreamLayout(Layout):
     def _context(self, row: int) -> list[int]:
         key = (int(self.log.weekday[row]), int(self.log.hour[row]), int(self.log.place[row]))
         if key not in self._contexts:
-            self._contexts[key] = self.text(self._when_and_where(row))
+            self._contexts[key] = self._encode_context(*key)
         return self._contexts[key]
 
-    def _when_and_where(self, row: int) -> str:
-        log = self.log
-        return _when_and_where(log.weekday[row], int(log.hour[row]), log.places[log.place[row]])
+    def _encode_context(self, weekday: int, hour: int, place: int) -> list[int]:
+        return self.text(_when_and_where(weekday, hour, self.log.places[place]))
 
     def _longest_context(self) -> tuple[int, str]:
         """Tokens of the log's longest context, and its place.
@@ -161,11 +158,9 @@ class StreamLayout(Layout):
         Each that occurs is measured, since a tokenizer need not split it between hour and place; none is kept, since
         most are never in a prompt.
         """
-        log = self.log
-        _, rows = np.unique((log.place.astype(np.int64) * 7 + log.weekday) * 24 + log.hour, return_index=True)
-        return max(
-            ((len(self.text(self._when_and_where(row))), log.places[log.place[row]]) for row in rows), default=(0, "")
-        )
+        codes = np.unique((self.log.place.astype(np.int64) * 7 + self.log.weekday) * 24 + self.log.hour).tolist()
+        return max(((len(self._encode_context(code // 24 % 7, code % 24, code // 168)), self.log.places[code // 168])
+                    for code in codes), default=(0, ""))
 
     def _fit(self, history: list[list[int]], room: int) -> list[list[int]]:
         """The latest events that take no more than `room` tokens together."""

@@ -5,12 +5,11 @@ one drawn for each window by a seeded hash, in training as in testing.
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from stages.common.errors import UserError
-from stages.common.params import Prompt
 from stages.prompts.layout import Layout, TokenSequence
 from stages.prompts.log import WEEKDAYS, EventLog
 
@@ -38,10 +37,8 @@ _INSTRUCTIONS_WITHOUT_NEXT = (  # the same, where they are not in the prompt
 class WindowLayout(Layout):
     """See the module."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int, seed: int
-    ):
-        super().__init__(tokenizer, log, prompt, history, min_history, seed)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, *settings: Any):
+        super().__init__(tokenizer, log, *settings)
         if len(log.first) and (least := len(self._render(0, 0)) + self.longest_answer) > self.max_tokens:
             raise self.too_long(least)
 
@@ -59,11 +56,8 @@ class WindowLayout(Layout):
             kept -= 1
             tokens = self._render(row, kept)
         if len(tokens) > room:
-            error = self.too_long(len(tokens) + self.longest_answer)
-            if self.context != "next":
-                raise error
             place = self.log.places[self.log.place[row]]
-            raise UserError(f"{error}, or shorten places ({place[:60]!r})")
+            raise self.too_long(len(tokens) + self.longest_answer, repr(place[:60]) if self.context == "next" else "")
         self.dropped += events - kept
         return tokens
 

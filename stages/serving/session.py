@@ -1,9 +1,10 @@
 """One prediction at a time: what a user's events left in the model is kept, and each new event is read once.
 
-A prompt of layout `stream` grows at its end, so the keys and values of everything before stay valid. They would not when
-the oldest event falls out of the history; so the history grows from L to 2 L events, while a second context, which
+A prompt of layout `stream` grows at its end, so the keys and values of everything before stay valid. They would not
+when the oldest event falls out of the history; so the history grows from L to 2 L events, while a second context, which
 begins L events later, follows at some distance and takes over when the first is full. Each event is read twice in its
-life, and nothing is ever read again, unless the limit of tokens comes before 2 L events: then the later half is read anew.
+life, and nothing is ever read again, unless the limit of tokens comes before 2 L events: then the later half is read
+anew.
 """
 
 from collections import deque
@@ -52,7 +53,8 @@ class SharedModel:
     """A model ready to score candidates behind prompts that begin alike: what the sessions of all users share."""
 
     def __init__(
-        self, model: PreTrainedModel, prefix: Sequence[int], answers: Sequence[Sequence[int]], length: int, max_tokens: int
+        self, model: PreTrainedModel, prefix: Sequence[int], answers: Sequence[Sequence[int]], length: int,
+        max_tokens: int,
     ):
         """Read the prefix.
 

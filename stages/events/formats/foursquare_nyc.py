@@ -79,8 +79,9 @@ def _rows(frame: pl.DataFrame) -> pl.DataFrame:
     ).with_columns(time=pl.when(pl.col("minutes").abs() <= _LONGEST_OFFSET)
                    .then(pl.col("time") + pl.duration(minutes="minutes")))
     return frame.select(
-        "line", "fingerprint", pl.coalesce("problem", time_rule(missing(pl.col("utc")))).alias("problem"), "user", "time",
-        _area(pl.col("latitude"), pl.col("longitude")).alias("place"), pl.col("category").alias("behavior"), "text",
+        "line", "fingerprint", pl.coalesce("problem", time_rule(missing(pl.col("utc")))).alias("problem"),
+        "user", "time", _area(pl.col("latitude"), pl.col("longitude")).alias("place"),
+        pl.col("category").alias("behavior"), "text",
     )
 
 
