@@ -3,7 +3,6 @@
 A stage of its own, so that neither ε nor the log's windows make the model write them again.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +11,23 @@ import torch
 
 from stages.common import tables
 from stages.common.console import console
-from stages.common.errors import UserError, run
-from stages.common.files import sha256, write_json
-from stages.common.params import Auxiliary, read_params
+from stages.common.errors import UserError
+from stages.common.files import sha256
+from stages.common.params import Section, Seed
+from stages.common.stage import COUNTS, Stage, place, table
 from stages.model.generate import answer_prompts
 from stages.model.load import load_base, load_tokenizer
 from stages.prompts.conversations import encode_conversation, read_conversations
+from stages.prompts.settings import Auxiliary
 
 SELF = "self"
 # Room for a question and the chat format around it, in tokens of auxiliary.max_tokens.
 _QUESTION_TOKENS = 80
+
+
+class Params(Section):
+    data_seed: Seed
+    auxiliary: Auxiliary
 
 
 def auxiliary(params: Auxiliary, model: Path, prompts: Path, seed: int) -> tuple[pl.DataFrame, dict]:
@@ -76,20 +82,13 @@ def _locate(source: str, folder: Path) -> Path:
     return path
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--model", type=Path, required=True, help="folder with base.json")
-    parser.add_argument("--prompts", type=Path, required=True, help="everyday prompts, one a line, for source `self`")
-    parser.add_argument("--out", type=Path, required=True, help="table of conversations")
-    parser.add_argument("--metrics", type=Path, required=True)
-    args = parser.parse_args()
-    params = read_params(args.params)
-    frame, counts = auxiliary(params.auxiliary, args.model, args.prompts, params.data_seed)
-    tables.write(frame, "conversations", args.out)
-    write_json(args.metrics, counts)
-    console.print(f"auxiliary task: {counts['kept']} conversations, {counts['tokens']:,} tokens")
-
+STAGE = Stage(
+    "auxiliary", __doc__,
+    lambda model, prompts, params: auxiliary(params.auxiliary, model, prompts, params.data_seed), Params,
+    reads={"model": place("folder with base.json"), "prompts": place("everyday prompts, one a line, for source `self`")},
+    writes={"out": table("conversations"), "counts": COUNTS},
+    message=lambda args, frame, counts: f"auxiliary task: {counts['kept']} conversations, {counts['tokens']:,} tokens",
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -1,30 +1,24 @@
 """Stage `base`: a model's name becomes a record of what it stands for; the weights stay in the user's cache."""
 
-import argparse
-from pathlib import Path
-
-from stages.common.console import console
-from stages.common.errors import run
-from stages.common.files import atomic_folder
-from stages.common.params import Model, read_params
-from stages.model.resolve import Manifest, resolve, write_manifest
+from stages.common.params import Section
+from stages.common.stage import Stage
+from stages.model.resolve import Manifest, manifest_folder, resolve
+from stages.model.settings import Model
 
 
-def base(model: Model) -> Manifest:
+class Params(Section):
+    model: Model
+
+
+def base(params: Params) -> Manifest:
     """Resolve `model.name`, fetching the weights where the cache lacks them."""
-    return resolve(model.name, model.revision)
+    return resolve(params.model.name, params.model.revision)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, required=True, help="folder that receives base.json")
-    args = parser.parse_args()
-    manifest = base(read_params(args.params).model)
-    with atomic_folder(args.out) as folder:
-        write_manifest(manifest, folder)
-    console.print(f"base model: {manifest.name} ({manifest.source}, {manifest.license})")
-
+STAGE = Stage(
+    "base", __doc__, base, Params, reads={}, writes={"out": manifest_folder("folder that receives base.json")},
+    message=lambda args, made: f"base model: {made.name} ({made.source}, {made.license})",
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

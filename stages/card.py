@@ -1,19 +1,22 @@
 """Stage `card`: an adapter's model card in the hub's format, with its metrics, and its lineage out of dvc.lock."""
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from ruamel.yaml import YAML
 
-from stages.common.console import console
-from stages.common.errors import UserError, run
-from stages.common.files import atomic_file, read_json
-from stages.common.params import Params, read_params
+from stages.common.errors import UserError
+from stages.common.files import read_json
+from stages.common.params import Seed, read_yaml
+from stages.common.stage import Stage, place, text
+from stages.common.stage import json as json_file
+from stages.events.settings import Source
 from stages.model.resolve import Manifest, read_manifest
+from stages.model.settings import Lora
+from stages.prompts.settings import Auxiliary, Instructions, PromptParams
+from stages.training.settings import Sft
 
 _TITLES = {"sft": "A-tuned adapter", "dpo": "B-tuned adapter"}
 _TASK = "next-behavior-prediction"
@@ -24,6 +27,16 @@ _SHOWN = (
     ("balanced", "overall", "mean accuracy over behaviours"), ("balanced", "head", "… head"),
     ("balanced", "medium", "… medium"), ("balanced", "tail", "… tail"),
 )
+
+
+
+class Params(PromptParams):
+    seed: Seed
+    source: Source
+    auxiliary: Auxiliary
+    instructions: Instructions
+    lora: Lora
+    sft: Sft
 
 
 def card(
@@ -164,21 +177,19 @@ def _limits(manifest: Manifest, log: str) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.card", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
-    parser.add_argument("--model", type=Path, required=True, help="folder of the adapter")
-    parser.add_argument("--metrics", type=Path, required=True, help="its metrics (from stage evaluate)")
-    parser.add_argument("--lock", type=Path, default=Path("dvc.lock"), help="DVC's record (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="the card to write (Markdown)")
-    args = parser.parse_args()
-    lock = YAML(typ="safe", pure=True).load(args.lock.read_text(encoding="utf-8")) if args.lock.exists() else {}
-    text = card(args.model.name, read_manifest(args.model), read_json(args.model / "adapter_config.json"),
-                read_json(args.metrics), lock.get("stages", {}), read_params(args.params))
-    with atomic_file(args.out) as path:
-        path.write_text(text, encoding="utf-8")
-    console.print(f"model card: {args.out}")
+def read_and_describe(model: Path, metrics: Mapping[str, Any], lock: Path, params: Params) -> str:
+    """The card of the adapter in the folder `model`; `lock` is DVC's record, which need not be there."""
+    stages = read_yaml(lock)["stages"] if lock.exists() else {}
+    return card(model.name, read_manifest(model), read_json(model / "adapter_config.json"), metrics, stages, params)
 
+
+STAGE = Stage(
+    "card", __doc__, read_and_describe, Params,
+    reads={"model": place("folder of the adapter"), "metrics": json_file("its metrics (from stage evaluate)")},
+    writes={"out": text("the card to write (Markdown)")},
+    options={"lock": {"type": Path, "default": Path("dvc.lock"), "help": "DVC's record (default: %(default)s)"}},
+    message=lambda args, made: f"model card: {args.out}",
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

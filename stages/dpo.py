@@ -13,21 +13,25 @@ import polars as pl
 from datasets import Dataset
 from trl import DPOConfig
 
-from stages.common.console import console
 from stages.common.draws import first_of_each, stream
-from stages.common.errors import UserError, run
-from stages.common.files import fingerprint
-from stages.common.inputs import add_training_options, read_tables, stage_parser
-from stages.common.params import Dpo, Params, read_params
+from stages.common.errors import UserError
+from stages.common.params import Seed
+from stages.common.stage import COUNTS, Stage, place, table
 from stages.model.likelihood import score
-from stages.model.load import load_adapter, load_tokenizer
+from stages.model.load import adapter_folder, load_adapter, load_tokenizer
+from stages.model.resolve import read_manifest
 from stages.prompts.layout import Layout, prompts
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
+from stages.prompts.settings import PromptParams
 from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
-from stages.training.loop import arguments, checkpoint_folder, finish, fit, summary
+from stages.training.loop import HISTORY, arguments, fit, micro_batch_option, summary
+from stages.training.settings import Dpo
 
-TABLES = ("events", "windows", "vocabulary", "pairs")
+
+class Params(PromptParams):
+    seed: Seed
+    dpo: Dpo
 
 
 def dpo(
@@ -110,25 +114,30 @@ def _mean_over(values: np.ndarray, behavior: np.ndarray) -> float:
     return float(np.mean([values[behavior == b].mean() for b in np.unique(behavior)]))
 
 
-def main() -> None:
-    parser = stage_parser(
-        "dpo", __doc__, TABLES, model="folder of the A-tuned adapter", out="folder for the B-tuned adapter"
-    )
-    add_training_options(parser, MICRO_BATCH, "pairs")
-    args = parser.parse_args()
-    params = read_params(args.params)
-    inputs = [*(getattr(args, name) for name in TABLES), args.model, Path(__file__).parent]
-    used = [params.seed, params.data_seed, params.windowing.history, params.prompt.model_dump(), params.dpo.model_dump()]
-    scratch = checkpoint_folder("dpo", fingerprint(used, inputs))
-    trainer, metrics = dpo(*read_tables(args, TABLES), params, args.model, scratch, args.micro_batch)
-    if not trainer.is_world_process_zero():
-        return
-    finish(trainer, metrics, args, scratch)
-    console.print(
-        f"B-Tuning: validation accuracy, mean over behaviours, {metrics['first_look']:.3f} -> "
-        f"{metrics['best_look']:.3f} at step {metrics['best_step']} of {metrics['steps']}"
-    )
+def tuned(
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, pairs: pl.DataFrame, model: Path,
+    params: Params, scratch: Path, micro_batch: int = MICRO_BATCH,
+) -> tuple | None:
+    """What the stage writes: the adapter with its base's manifest, the history and the counts.
 
+    None in processes of `accelerate launch` other than the first.
+    """
+    trainer, counts = dpo(events, windows, vocabulary, pairs, params, model, scratch, micro_batch)
+    if not trainer.is_world_process_zero():
+        return None
+    adapter = trainer.accelerator.unwrap_model(trainer.model)
+    return (adapter, read_manifest(model)), (trainer.state.log_history, ()), counts
+
+
+STAGE = Stage(
+    "dpo", __doc__, tuned, Params,
+    reads={name: table(name) for name in ("events", "windows", "vocabulary", "pairs")}
+    | {"model": place("folder of the SFT adapter")},
+    writes={"out": adapter_folder("folder for the DPO adapter"), "history": HISTORY, "counts": COUNTS},
+    options={"micro_batch": micro_batch_option(MICRO_BATCH, "pairs")}, resumes=True,
+    message=lambda args, adapter, history, counts: "B-Tuning: validation accuracy, mean over behaviours, "
+        "{first_look:.3f} -> {best_look:.3f} at step {best_step} of {steps}".format(**counts),
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -7,14 +7,14 @@ import polars as pl
 from sklearn.decomposition import PCA
 
 from stages.common import tables
-from stages.common.console import console
-from stages.common.errors import run
-from stages.common.files import atomic_file, write_json
-from stages.common.inputs import read_tables, stage_parser
+from stages.common.params import Section
+from stages.common.stage import COUNTS, Stage, csv, place, table
 from stages.model.embedding import embed
 from stages.model.load import load_base, load_tokenizer
 
-TABLES = ("vocabulary",)
+
+class Params(Section):
+    """None: names and a model are all there is to it."""
 
 
 def embeddings(vocabulary: pl.DataFrame, model: Path) -> tuple[pl.DataFrame, pl.DataFrame, dict]:
@@ -51,18 +51,13 @@ def embeddings(vocabulary: pl.DataFrame, model: Path) -> tuple[pl.DataFrame, pl.
     }
 
 
-def main() -> None:
-    parser = stage_parser("embeddings", __doc__, TABLES, model="folder with base.json",
-                          out="file for the table of embeddings")
-    parser.add_argument("--plot", type=Path, required=True, help="CSV of the first two principal components")
-    args = parser.parse_args()
-    frame, points, counts = embeddings(*read_tables(args, TABLES), args.model)
-    tables.write(frame, "embeddings", args.out)
-    with atomic_file(args.plot) as path:
-        points.write_csv(path)
-    write_json(args.metrics, counts)
-    console.print(f"embeddings: {counts['behaviors']} behaviours, {counts['dimensions']} dimensions")
-
+STAGE = Stage(
+    "embeddings", __doc__, lambda vocabulary, model, params: embeddings(vocabulary, model), Params,
+    reads={"vocabulary": table("vocabulary"), "model": place("folder with base.json")},
+    writes={"out": table("embeddings"), "plot": csv("the first two principal components (CSV)"), "counts": COUNTS},
+    message=lambda args, frame, points, counts:
+        f"embeddings: {counts['behaviors']} behaviours, {counts['dimensions']} dimensions",
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

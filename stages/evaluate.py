@@ -1,22 +1,24 @@
 """Stage `evaluate`: one model's predictions become decisions, metrics and the data of plots."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from stages.common.console import console
-from stages.common.errors import UserError, run
-from stages.common.files import atomic_folder, read_json, write_json
-from stages.common.inputs import TABLES, read_tables
-from stages.common.params import Params, read_params
+from stages.common.errors import UserError
+from stages.common.files import read_json
+from stages.common.params import Section, Seed
+from stages.common.stage import Kind, Stage, csv_folder, json, table
 from stages.metrics.curves import curves_of
+from stages.metrics.settings import Evaluate
 from stages.metrics.summary import metrics_of
 
-READ = ("events", "vocabulary", "predictions")
 _FACTS = ("layout", "context", "events_dropped")
-_DIGITS = 6
+
+
+class Params(Section):
+    data_seed: Seed
+    evaluate: Evaluate
 
 
 def evaluate(
@@ -39,13 +41,6 @@ def evaluate(
     return {key: facts[key] for key in _FACTS} | metrics, plots
 
 
-def write_plots(plots: dict[str, pl.DataFrame], folder: Path) -> None:
-    """Write each table as `folder/<name>.csv`, all or none."""
-    with atomic_folder(folder) as part:
-        for name, frame in plots.items():
-            frame.with_columns(pl.col(pl.Float64).round(_DIGITS)).write_csv(part / f"{name}.csv")
-
-
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = read_json(path)
@@ -56,24 +51,21 @@ def _read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
-    for name in READ:
-        parser.add_argument(f"--{name}", type=Path, required=True, help=f"table: {TABLES[name]}")
-    parser.add_argument("--facts", type=Path, required=True, help="JSON that stage predictions wrote beside its table")
-    parser.add_argument("--metrics", type=Path, required=True, help="JSON file for the metrics")
-    parser.add_argument("--plots", type=Path, required=True, help="folder for the CSV files that plots draw")
-    args = parser.parse_args()
-    metrics, plots = evaluate(*read_tables(args, READ), _read_facts(args.facts), read_params(args.params))
-    write_plots(plots, args.plots)
-    write_json(args.metrics, metrics)
+def _message(args: Any, metrics: dict[str, Any], plots: dict[str, pl.DataFrame]) -> str:
     natural, balanced, adjusted = metrics["natural"], metrics["balanced"], metrics["adjusted"]
     shown = [("accuracy", natural["rec_w"])] + [(key, balanced[key]) for key in ("overall", "head", "medium", "tail")]
     shown.append((f"overall (logits adjusted, τ {adjusted['tau']:g})", adjusted["balanced"]["overall"]))
     text = ", ".join(f"{key} {value:.3f}" for key, value in shown if value is not None)
-    console.print(f"{args.predictions.stem}: {text}", soft_wrap=True)
+    return f"{args.predictions.stem}: {text}"
 
+
+STAGE = Stage(
+    "evaluate", __doc__, evaluate, Params,
+    reads={name: table(name) for name in ("events", "vocabulary", "predictions")}
+    | {"facts": Kind("what stage predictions counted beside its table (JSON)", read=_read_facts)},
+    writes={"metrics": json("the metrics (JSON)"), "plots": csv_folder("folder for the CSV files that plots draw")},
+    message=_message,
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

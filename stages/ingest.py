@@ -6,37 +6,35 @@ stages.events.simulator.log.BEHAVIORS; empty for real logs), and a JSON of count
 Above ingest.max_refused of refused rows the stage fails and says which rules refused them.
 """
 
-import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from stages.common import errors, files, tables
-from stages.common.console import console, track
+from stages.common import errors, tables
+from stages.common.console import track
 from stages.common.names import case_twins
-from stages.common.params import Params, read_params
+from stages.common.params import Section, Seed
+from stages.common.stage import COUNTS, Stage, place, streamed_table, table
 from stages.events import taxonomy
 from stages.events.assembly import Log, read_log
 from stages.events.formats import FORMATS
 from stages.events.rules import IGNORED, Rule
+from stages.events.settings import Ingest, Simulator, Source
 
 _EXAMPLES = 3  # of each rule, in an error
 
 
-@dataclass
-class Ingested:
-    """The stage's tables but `oracle`, and its metrics."""
-
-    events: pl.DataFrame
-    quarantine: pl.DataFrame
-    metrics: dict[str, Any]
+class Params(Section):
+    data_seed: Seed
+    source: Source
+    simulator: Simulator
+    ingest: Ingest
 
 
-def ingest(params: Params, taxonomies: Path, oracle: Path) -> Ingested:
-    """Read the log that `params.source` names, or simulate one.
+def ingest(params: Params, taxonomies: Path, oracle: Path) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """Read the log that `params.source` names, or simulate one: tables `events` and `quarantine`, and the counts.
 
     Args:
         taxonomies: the folder of taxonomies.
@@ -62,11 +60,13 @@ def ingest(params: Params, taxonomies: Path, oracle: Path) -> Ingested:
             f"{params.ingest.max_refused:.1%}):\n{_explain(refused)}"
         )
     counts = _check_events(log, name)
-    return Ingested(log.events, log.quarantine, _metrics(log, refused, share, source.format, counts.height))
+    return log.events, log.quarantine, _counts(log, refused, share, source.format, counts.height)
 
 
 def _simulate(params: Params, oracle: Path) -> Log:
-    from stages.events.simulator import log as simulator  # with SciPy, which real logs need not wait for
+    from stages.events.simulator import (
+        log as simulator,  # with SciPy, which real logs need not wait for
+    )
 
     people, parts = params.simulator, []
 
@@ -117,7 +117,7 @@ def _check_events(log: Log, name: str) -> pl.DataFrame:
     return counts
 
 
-def _metrics(log: Log, refused: pl.DataFrame, share: float, log_format: str, behaviors: int) -> dict[str, Any]:
+def _counts(log: Log, refused: pl.DataFrame, share: float, log_format: str, behaviors: int) -> dict[str, Any]:
     assert log.rows == log.events.height + log.quarantine.height
     user, time = log.events["user"], log.events["time"]
     by_rule = refused["rule"].value_counts().sort("count", "rule", descending=[True, False])
@@ -130,27 +130,13 @@ def _metrics(log: Log, refused: pl.DataFrame, share: float, log_format: str, beh
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.ingest", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: %(default)s)")
-    parser.add_argument("--taxonomies", type=Path, default=Path("data/taxonomy"),
-                        help="folder of taxonomies (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="table `events` to write (Parquet)")
-    parser.add_argument("--quarantine", type=Path, required=True, help="table `quarantine` to write (Parquet)")
-    parser.add_argument("--oracle", type=Path, required=True, help="table `oracle` to write (Parquet)")
-    parser.add_argument("--metrics", type=Path, required=True, help="counts to write (JSON)")
-    arguments = parser.parse_args()
-
-    with files.atomic_file(arguments.oracle) as oracle:  # what fails leaves no table of it either
-        made = ingest(read_params(arguments.params), arguments.taxonomies, oracle)
-        tables.write(made.events, "events", arguments.out)
-        tables.write(made.quarantine, "quarantine", arguments.quarantine)
-    files.write_json(arguments.metrics, made.metrics)
-    refused = made.metrics["refused"]["rows"]
-    console.print(f"ingest: {made.events.height:,} events of {made.metrics['users']:,} users, "
-                  f"{made.metrics['behaviors']} behaviours; {refused:,} rows refused ({made.metrics['format']})")
-
+STAGE = Stage(
+    "ingest", __doc__, ingest, Params, reads={"taxonomies": place("folder of taxonomies")},
+    writes={"out": table("events"), "quarantine": table("quarantine"), "oracle": streamed_table("oracle"),
+            "counts": COUNTS},
+    message=lambda args, events, quarantine, counts: f"ingest: {events.height:,} events of {counts['users']:,} users, "
+        f"{counts['behaviors']} behaviours; {counts['refused']['rows']:,} rows refused ({counts['format']})",
+)
 
 if __name__ == "__main__":
-    errors.run(main)
+    STAGE.run()

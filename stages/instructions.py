@@ -7,20 +7,22 @@ training see the same sequences.
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
-from stages.common import tables
-from stages.common.console import console
 from stages.common.draws import stream
-from stages.common.errors import UserError, run
-from stages.common.files import atomic_folder, write_json
-from stages.common.inputs import read_tables, stage_parser
-from stages.common.params import Params, read_params
+from stages.common.errors import UserError
+from stages.common.params import Seed
+from stages.common.stage import COUNTS, Stage, place, table_folder
+from stages.common.stage import table as table_file
 from stages.model.load import load_tokenizer
 from stages.prompts.conversations import encode_conversation
 from stages.prompts.layout import Layout, TokenSequence, table
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
+from stages.prompts.settings import Instructions, PromptParams
 
-TABLES = ("events", "windows", "vocabulary", "conversations")
+
+class Params(PromptParams):
+    seed: Seed
+    instructions: Instructions
 
 
 def instructions(
@@ -55,22 +57,15 @@ def _counts(sequences: list[TokenSequence], layout: Layout, dropped: int) -> dic
     }
 
 
-def main() -> None:
-    args = stage_parser(
-        "instructions", __doc__, TABLES, model="folder with base.json, for its tokenizer",
-        out="folder for train, valid and auxiliary sequences",
-    ).parse_args()
-    frames, counts = instructions(*read_tables(args, TABLES), load_tokenizer(args.model), read_params(args.params))
-    with atomic_folder(args.out) as folder:
-        for name, frame in frames.items():
-            tables.write(frame, "instructions", folder / f"{name}.parquet")
-    write_json(args.metrics, counts)
-    train = counts["train"]
-    console.print(
-        f"instructions: {train['targets']:,} training targets in {train['sequences']:,} sequences, "
-        f"{train['tokens_per_target']:.1f} tokens a target"
-    )
-
+STAGE = Stage(
+    "instructions", __doc__,
+    lambda model, **given: instructions(tokenizer=load_tokenizer(model), **given), Params,
+    reads={name: table_file(name) for name in ("events", "windows", "vocabulary", "conversations")}
+    | {"model": place("folder with base.json, for its tokenizer")},
+    writes={"out": table_folder("instructions", "folder for train, valid and auxiliary sequences"), "counts": COUNTS},
+    message=lambda args, frames, counts: "instructions: {targets:,} training targets in {sequences:,} sequences, "
+        "{tokens_per_target:.1f} tokens a target".format(**counts["train"]),
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -8,19 +8,19 @@ from pathlib import Path
 import polars as pl
 
 from stages.common import tables
-from stages.common.console import console
-from stages.common.errors import run
-from stages.common.files import write_json
-from stages.common.inputs import read_tables, stage_parser
-from stages.common.params import Params, read_params
+from stages.common.stage import COUNTS, Stage, place, table
 from stages.model.likelihood import score
 from stages.model.load import load_merged, load_tokenizer
 from stages.prompts.layout import prompts
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
+from stages.prompts.settings import PromptParams
+from stages.windows.settings import Predictions
 from stages.windows.tested import tested
 
-TABLES = ("events", "windows", "vocabulary")
+
+class Params(PromptParams):
+    predictions: Predictions
 
 
 def predictions(
@@ -41,16 +41,13 @@ def predictions(
                    "events_dropped": layout.dropped}
 
 
-def main() -> None:
-    args = stage_parser(
-        "predictions", __doc__, TABLES, model="folder with base.json, and an adapter if it has one",
-        out="file for the table of predictions",
-    ).parse_args()
-    frame, counts = predictions(*read_tables(args, TABLES), read_params(args.params), args.model)
-    tables.write(frame, "predictions", args.out)
-    write_json(args.metrics, counts)
-    console.print(f"{args.model.name}: {counts['windows']:,} windows")
-
+STAGE = Stage(
+    "predictions", __doc__, predictions, Params,
+    reads={name: table(name) for name in ("events", "windows", "vocabulary")}
+    | {"model": place("folder with base.json, and an adapter if it has one")},
+    writes={"out": table("predictions"), "counts": COUNTS},
+    message=lambda args, frame, counts: f"{args.model.name}: {counts['windows']:,} windows",
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

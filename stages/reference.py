@@ -1,27 +1,33 @@
 """Stage `reference`: predictions and metrics of the trivial rows, and of the oracle where the log is simulated."""
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from stages.common import tables
-from stages.common.console import console
-from stages.common.errors import UserError, run
-from stages.common.files import atomic_folder, write_json
-from stages.common.params import Params, read_params
+from stages.common.errors import UserError
+from stages.common.params import Section, Seed
+from stages.common.stage import Stage, json, table, table_folder
 from stages.events.simulator.log import BEHAVIORS
 from stages.metrics.adjust import adjusted
+from stages.metrics.settings import Evaluate
 from stages.metrics.summary import metrics_of
 from stages.past.counting import LastBehavior, Majority, Markov, MostFrequent
+from stages.windows.settings import Predictions, Windowing
 from stages.windows.tested import tested
 
 # float32 probabilities may underflow; one in a thousand billion costs nothing and keeps logarithms finite
 _LEAST = 1e-12
 _SHOWN = (("natural", "rec_w"), ("natural", "log_loss"), ("balanced", "overall"), ("balanced", "tail"))
+
+
+class Params(Section):
+    data_seed: Seed
+    windowing: Windowing
+    predictions: Predictions
+    evaluate: Evaluate
 
 
 def reference(
@@ -98,45 +104,38 @@ def _distributions(
     return {name: system.fit(events, windows, vocabulary).log_p(events, rows) for name, system in systems.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.reference", description=__doc__)
-    parser.add_argument("--params", type=Path, required=True, help="params.yaml")
-    parser.add_argument("--events", type=Path, required=True, help="the log: events.parquet")
-    parser.add_argument("--windows", type=Path, required=True, help="windows and their splits: windows.parquet")
-    parser.add_argument("--vocabulary", type=Path, required=True, help="behaviours and groups: vocabulary.parquet")
-    parser.add_argument("--oracle", type=Path, required=True, help="the simulator's own probabilities: oracle.parquet")
-    parser.add_argument("--out", type=Path, required=True, help="folder for each row's table of predictions")
-    parser.add_argument("--metrics", type=Path, required=True, help="where the metrics go, JSON")
-    args = parser.parse_args()
-    params = read_params(args.params)
-    events, windows, vocabulary = (
-        tables.read(table, getattr(args, table)) for table in ("events", "windows", "vocabulary")
-    )
+def read_and_compare(
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, oracle: pl.LazyFrame, params: Params
+) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+    """`reference`, of the windows that every model answers."""
     wanted = tested(events, windows, params.predictions, params.data_seed)
-    oracle = _of(wanted, tables.scan("oracle", args.oracle), args.oracle)
-    predictions, metrics = reference(events, windows, vocabulary, wanted, oracle, params)
-    with atomic_folder(args.out) as part:
-        for name, frame in predictions.items():
-            tables.write(frame, "predictions", part / f"{name}.parquet")
-    write_json(args.metrics, metrics)
-    for name, values in metrics.items():
-        shown = [f"{split} {key} {_shown(values[split][key])}" for split, key in _SHOWN]
-        console.print(f"{name}: {', '.join(shown)}", soft_wrap=True)
+    return reference(events, windows, vocabulary, wanted, oracle_rows(wanted, oracle), params)
 
 
-def _of(wanted: pl.DataFrame, oracle: pl.LazyFrame, path: Path) -> pl.DataFrame:
+def oracle_rows(wanted: pl.DataFrame, oracle: pl.LazyFrame) -> pl.DataFrame:
     """The oracle's rows for the windows that are wanted: the table of a long log is larger than memory.
 
     Its first row comes too, so that an oracle of another log is not taken for that of a real log, which is empty.
     """
-    with tables.reading(path):
-        rows = pl.col("row").is_in(wanted["row"].implode()) | (pl.col("row") == 0)
-        return oracle.filter(rows).collect(engine="streaming")
+    rows = pl.col("row").is_in(wanted["row"].implode()) | (pl.col("row") == 0)
+    return oracle.filter(rows).collect(engine="streaming")
 
 
-def _shown(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
+def _message(args: Any, predictions: dict[str, pl.DataFrame], metrics: dict[str, Any]) -> str:
+    def line(values: dict[str, Any]) -> str:
+        shown = [(split, key, values[split][key]) for split, key in _SHOWN]
+        return ", ".join(f"{split} {key} {'none' if value is None else f'{value:.4f}'}" for split, key, value in shown)
 
+    return "\n".join(f"{name}: {line(values)}" for name, values in metrics.items())
+
+
+STAGE = Stage(
+    "reference", __doc__, read_and_compare, Params,
+    reads={name: table(name) for name in ("events", "windows", "vocabulary")} | {"oracle": table("oracle", lazy=True)},
+    writes={"out": table_folder("predictions", "folder for each baseline's table of predictions"),
+            "metrics": json("the metrics of each (JSON)")},
+    message=_message,
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

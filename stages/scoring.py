@@ -1,4 +1,4 @@
-"""Stage `scoring`: the A-tuned model weighs every candidate for a pool of training windows (paper 3.3, step 2.1)."""
+"""Stage `scoring`: the SFT model scores every candidate for a pool of training windows (paper 3.3, step 2.1)."""
 
 from pathlib import Path
 
@@ -6,19 +6,23 @@ import numpy as np
 import polars as pl
 
 from stages.common import tables
-from stages.common.console import console
 from stages.common.draws import first_of_each, stream
-from stages.common.errors import UserError, run
-from stages.common.files import write_json
-from stages.common.inputs import read_tables, stage_parser
-from stages.common.params import Params, read_params
+from stages.common.errors import UserError
+from stages.common.params import Seed
+from stages.common.stage import COUNTS, Stage, place
+from stages.common.stage import table as table_file
 from stages.model.likelihood import Scores, score
 from stages.model.load import load_merged, load_tokenizer
 from stages.prompts.layout import prompts
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
+from stages.prompts.settings import PromptParams
+from stages.windows.settings import Scoring
 
-TABLES = ("events", "windows", "vocabulary")
+
+class Params(PromptParams):
+    seed: Seed
+    scoring: Scoring
 
 
 def scoring(
@@ -37,7 +41,7 @@ def scoring(
     counts = {
         "windows": len(frame), "behaviors": frame["behavior"].n_unique(),
         "accuracy": float((frame["behavior"] == frame["predicted"]).mean()),
-        "confused_within_category": float((frame["confusion"] == 0).mean()),
+        "confused_within_category": float(frame["within_category"].mean()),
         "mean_p_true": float(frame["p_true"].mean()), "events_dropped": layout.dropped,
     }
     return frame, counts
@@ -65,7 +69,8 @@ def table(rows: np.ndarray, behavior: np.ndarray, result: Scores, vocabulary: pl
     """Table `scores`.
 
     `predicted` is the argmax, ties by candidate order; `runner_up` the most likely behaviour that is not `predicted`;
-    `confusion` is d of Eq. 2: 0 where a wrong prediction lies in the true behaviour's category (anchor or tail), else 1.
+    `within_category` is 1 where a wrong prediction lies in the true behaviour's category (anchor or tail), else 0: 1 - d of
+    Eq. 2.
     """
     names = vocabulary["behavior"].to_numpy()
     anchor = vocabulary["is_anchor"].to_numpy()
@@ -80,21 +85,20 @@ def table(rows: np.ndarray, behavior: np.ndarray, result: Scores, vocabulary: pl
         {
             "row": rows, "behavior": names[behavior], "predicted": names[predicted], "runner_up": names[runner_up],
             "p_true": p[at, behavior], "p_predicted": p[at, predicted], "p_runner_up": p[at, runner_up],
-            "confusion": (~confused).astype(np.int8), "embedding": result.embedding,
+            "within_category": confused.astype(np.int8), "embedding": result.embedding,
         },
         schema_overrides={"embedding": tables.FLOATS},
     )
 
 
-def main() -> None:
-    args = stage_parser(
-        "scoring", __doc__, TABLES, model="folder of the A-tuned adapter", out="file for the table of scores"
-    ).parse_args()
-    frame, counts = scoring(*read_tables(args, TABLES), read_params(args.params), args.model)
-    tables.write(frame, "scores", args.out)
-    write_json(args.metrics, counts)
-    console.print(f"scored {counts['windows']:,} windows, {counts['accuracy']:.1%} predicted right")
-
+STAGE = Stage(
+    "scoring", __doc__, scoring, Params,
+    reads={name: table_file(name) for name in ("events", "windows", "vocabulary")}
+    | {"model": place("folder of the SFT adapter")},
+    writes={"out": table_file("scores"), "counts": COUNTS},
+    message=lambda args, frame, counts:
+        f"scored {counts['windows']:,} windows, {counts['accuracy']:.1%} predicted right",
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

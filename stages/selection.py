@@ -4,22 +4,32 @@ Difficulty is computed here and not in `scoring`: another λ costs no forward pa
 in `RULES`.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
-from sklearn.cluster import kmeans_plusplus
+from pydantic import Field
 
-from stages.common import tables
-from stages.common.console import console
 from stages.common.draws import stream
-from stages.common.errors import UserError, run
-from stages.common.files import write_json
-from stages.common.params import Selection, read_params
+from stages.common.errors import UserError
+from stages.common.params import Positive, Section, Seed, Share, key_of
+from stages.common.stage import COUNTS, Stage, table
 
 _LEAST_WEIGHT = 1e-6
+
+
+class Selection(Section):
+    method: key_of(lambda: RULES)
+    per_behavior: Positive
+    tail_factor: Annotated[float, Field(ge=1, le=1000)]
+    lambda_: Annotated[Share, Field(alias="lambda")]
+    confusion_term: Literal["intended", "literal"]
+
+
+class Params(Section):
+    seed: Seed
+    selection: Selection
 
 
 def selection(
@@ -81,13 +91,17 @@ def difficulty(scores: pl.DataFrame, params: Selection) -> np.ndarray:
     The paper's text wants confusions within the category (d = 0) to be hard, its formula makes them easy:
     `confusion_term` `intended` uses 1 - d, `literal` d.
     """
-    d = scores["confusion"].to_numpy().astype(np.float32)
-    term = 1 - d if params.confusion_term == "intended" else d
+    within = scores["within_category"].to_numpy().astype(np.float32)
+    term = within if params.confusion_term == "intended" else 1 - within
     return (params.lambda_ * (1 - scores["p_true"].to_numpy()) + (1 - params.lambda_) * term).astype(np.float32)
 
 
 def _kmeans(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
     """Difficulty-weighted k-means++ seeding over the embeddings: hard windows, far from each other."""
+    from sklearn.cluster import (
+        kmeans_plusplus,  # a second of start-up that the other rules need not pay
+    )
+
     weight = group["difficulty"].to_numpy().astype(np.float64)
     # weights of zero would leave nothing to draw from once all others are taken
     weight = np.maximum(weight / max(weight.max(), _LEAST_WEIGHT), _LEAST_WEIGHT)
@@ -117,7 +131,7 @@ def _uniform(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.nda
 
 def _hard(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
     """Mispredicted within the category (the paper's first version), any of those; a behaviour may have none."""
-    return rng.permutation(np.flatnonzero(group["confusion"].to_numpy() == 0))[:size]
+    return rng.permutation(np.flatnonzero(group["within_category"].to_numpy() == 1))[:size]
 
 
 def _uncertainty(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -141,21 +155,14 @@ RULES: dict[str, Callable[[pl.DataFrame, int, np.random.Generator], np.ndarray]]
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--scores", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=Path, required=True, help="tells anchors from tail")
-    parser.add_argument("--out", type=Path, required=True, help="table of preference pairs")
-    parser.add_argument("--metrics", type=Path, required=True)
-    args = parser.parse_args()
-    params = read_params(args.params)
-    scores, vocabulary = tables.read("scores", args.scores), tables.read("vocabulary", args.vocabulary)
-    pairs, counts = selection(scores, vocabulary, params.selection, params.seed)
-    tables.write(pairs, "pairs", args.out)
-    write_json(args.metrics, counts)
-    console.print(f"selected {counts['pairs']:,} pairs, {counts['mispredicted']:.0%} of them mistakes of the model")
-
+STAGE = Stage(
+    "selection", __doc__,
+    lambda scores, vocabulary, params: selection(scores, vocabulary, params.selection, params.seed), Params,
+    reads={"scores": table("scores"), "vocabulary": table("vocabulary")},
+    writes={"out": table("pairs"), "counts": COUNTS},
+    message=lambda args, pairs, counts:
+        f"selected {counts['pairs']:,} pairs, {counts['mispredicted']:.0%} of them mistakes of the model",
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -4,9 +4,9 @@
 devices by `accelerate launch -m stages.sft ...`; an interrupted run goes on where it was.
 """
 
-import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,21 +14,26 @@ from datasets import concatenate_datasets
 from peft import PeftModel
 from trl import SFTConfig
 
-from stages.common import tables
-from stages.common.console import console
 from stages.common.draws import stream
-from stages.common.errors import UserError, run
-from stages.common.files import fingerprint
-from stages.common.inputs import add_training_options, read_tables, stage_parser
-from stages.common.params import Params, Sft, read_params
-from stages.model.load import load_tokenizer, new_adapter
+from stages.common.errors import UserError
+from stages.common.params import Section, Seed
+from stages.common.stage import COUNTS, Stage, place, table, table_folder
+from stages.model.load import adapter_folder, load_tokenizer, new_adapter
+from stages.model.resolve import read_manifest
+from stages.model.settings import Lora
 from stages.training.adjustment import LogitAdjustment
-from stages.training.loop import arguments, checkpoint_folder, finish, fit, summary, write_results
+from stages.training.loop import HISTORY, arguments, fit, micro_batch_option, summary
+from stages.training.settings import Sft
 from stages.training.sft_trainer import MICRO_BATCH, SequenceTrainer, labelled
 
-TABLES = ("vocabulary",)
 # What a run that trains logs beside step and epoch: DVC plots want the columns where nothing was trained, too
 LOGGED = ("eval_loss", "grad_norm", "learning_rate", "loss")
+
+
+class Params(Section):
+    seed: Seed
+    lora: Lora
+    sft: Sft
 
 
 def sft(
@@ -125,45 +130,41 @@ def auxiliary_share(
     }
 
 
-def main() -> None:
-    parser = stage_parser("sft", __doc__, TABLES, model="folder with base.json", out="folder for the A-tuned adapter")
-    parser.add_argument("--instructions", type=Path, required=True,
-                        help="folder of token sequences (from stage instructions)")
-    add_training_options(parser, MICRO_BATCH, "sequences")
-    args = parser.parse_args()
-    params = read_params(args.params)
+def untuned_or_tuned(
+    instructions: dict[str, pl.DataFrame], vocabulary: pl.DataFrame, model: Path, params: Params, scratch: Path,
+    micro_batch: int = MICRO_BATCH,
+) -> tuple | None:
+    """What the stage writes: the adapter with its base's manifest, the history and the counts.
+
+    None in processes of `accelerate launch` other than the first.
+    """
+    manifest = read_manifest(model)
     if params.sft.labels == "none":
-        write_untuned(params, args)
-    else:
-        train_and_write(params, args)
-
-
-def write_untuned(params: Params, args: argparse.Namespace) -> None:
-    """Write what `sft.labels: none` makes."""
-    if int(os.environ.get("RANK", "0")):
-        return  # one of the processes of `accelerate launch` is enough
-    adapter, metrics = untuned(params, args.model)
-    write_results(adapter, [], metrics, args, LOGGED)
-    console.print("A-Tuning: sft.labels is none: nothing was trained, the adapter leaves the model as it is")
-
-
-def train_and_write(params: Params, args: argparse.Namespace) -> None:
-    """Train and write what came of it."""
-    names = ("train", "valid", "auxiliary")
-    sequences = {name: tables.read("instructions", args.instructions / f"{name}.parquet") for name in names}
-    inputs = [args.instructions, args.vocabulary, args.model, Path(__file__).parent]
-    used = [params.seed, params.lora.model_dump(), params.sft.model_dump()]
-    scratch = checkpoint_folder("sft", fingerprint(used, inputs))
-    (vocabulary,) = read_tables(args, TABLES)
-    trainer, metrics = sft(sequences, vocabulary, params, args.model, scratch, args.micro_batch)
+        if int(os.environ.get("RANK", "0")):
+            return None
+        adapter, counts = untuned(params, model)
+        return (adapter, manifest), ([], LOGGED), counts
+    trainer, counts = sft(instructions, vocabulary, params, model, scratch, micro_batch)
     if not trainer.is_world_process_zero():
-        return
-    finish(trainer, metrics, args, scratch)
-    console.print(
-        f"A-Tuning: validation loss {metrics['first_look']:.3f} -> {metrics['best_look']:.3f} at step "
-        f"{metrics['best_step']} of {metrics['steps']}"
-    )
+        return None
+    adapter = trainer.accelerator.unwrap_model(trainer.model)
+    return (adapter, manifest), (trainer.state.log_history, ()), counts
 
+
+def _message(args: Any, adapter: Any, history: Any, counts: dict) -> str:
+    if counts["labels"] == "none":
+        return "A-Tuning: sft.labels is none: nothing was trained, the adapter leaves the model as it is"
+    return (f"A-Tuning: validation loss {counts['first_look']:.3f} -> {counts['best_look']:.3f} at step "
+            f"{counts['best_step']} of {counts['steps']}")
+
+
+STAGE = Stage(
+    "sft", __doc__, untuned_or_tuned, Params,
+    reads={"instructions": table_folder("instructions", "folder of token sequences (from stage instructions)"),
+           "vocabulary": table("vocabulary"), "model": place("folder with base.json")},
+    writes={"out": adapter_folder("folder for the SFT adapter"), "history": HISTORY, "counts": COUNTS},
+    options={"micro_batch": micro_batch_option(MICRO_BATCH, "sequences")}, resumes=True, message=_message,
+)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -5,23 +5,27 @@ a window, the skew of the vocabulary, labels outside it, and the behaviours of w
 windows than there are.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from stages.common import errors, files, tables
-from stages.common.console import console
-from stages.common.params import Params, Windowing, read_params
+from stages.common import errors
+from stages.common.params import Section, Seed
+from stages.common.stage import COUNTS, Stage, csv, table
 from stages.windows import cut as windows
+from stages.windows.settings import Windowing
+
+
+class Params(Section):
+    data_seed: Seed
+    windowing: Windowing
 
 
 def windowing(
     events: pl.LazyFrame | pl.DataFrame, params: Params
-) -> tuple[pl.LazyFrame, pl.DataFrame, dict[str, Any]]:
-    """The tables `windows` and `vocabulary`, and the metrics.
+) -> tuple[pl.LazyFrame, pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """The tables `windows` and `vocabulary`, the shares that a plot draws, and the counts.
 
     Raises:
         UserError: no user has enough events, a split has no usable user, or the training users know one behaviour only.
@@ -40,8 +44,8 @@ def windowing(
         )
     made = windows.make_windows(log, split, vocabulary["behavior"], seed, settings.min_history, settings.natural,
                            settings.balanced_per_behavior)
-    metrics = _metrics(made, vocabulary, split, usable, settings.balanced_per_behavior)
-    return made.table, vocabulary, metrics
+    counts = _counts(made, vocabulary, split, usable, settings.balanced_per_behavior)
+    return made.table, vocabulary, frequencies(vocabulary), counts
 
 
 def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, settings: Windowing, seed: int) -> None:
@@ -65,7 +69,7 @@ def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, set
         )
 
 
-def _metrics(made: windows.Windows, vocabulary: pl.DataFrame, user_split: np.ndarray, usable: np.ndarray, wanted: int):
+def _counts(made: windows.Windows, vocabulary: pl.DataFrame, user_split: np.ndarray, usable: np.ndarray, wanted: int):
     group = vocabulary["group"]
     return {
         "windows": {name: len(rows) for name, rows in made.rows.items()},
@@ -89,29 +93,17 @@ def frequencies(vocabulary: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.windowing", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: %(default)s)")
-    parser.add_argument("--events", type=Path, required=True, help="table `events`, from stages.ingest")
-    parser.add_argument("--out", type=Path, required=True, help="table `windows` to write (Parquet)")
-    parser.add_argument("--vocabulary", type=Path, required=True, help="table `vocabulary` to write (Parquet)")
-    parser.add_argument("--metrics", type=Path, required=True, help="counts to write (JSON)")
-    parser.add_argument("--plot", type=Path, required=True, help="shares of the behaviours to write (CSV)")
-    arguments = parser.parse_args()
+def _message(args: Any, windows: Any, vocabulary: pl.DataFrame, plot: pl.DataFrame, counts: dict[str, Any]) -> str:
+    sizes = ", ".join(f"{count:,} {name}" for name, count in counts["windows"].items())
+    return f"windows: {sizes}; {counts['behaviors']} behaviours, {counts['anchors']} of them anchors"
 
-    params = read_params(arguments.params)
-    events = tables.scan("events", arguments.events)
-    with tables.reading(arguments.events):
-        table, vocabulary, metrics = windowing(events, params)
-    tables.write(table, "windows", arguments.out)
-    tables.write(vocabulary, "vocabulary", arguments.vocabulary)
-    files.write_json(arguments.metrics, metrics)
-    with files.atomic_file(arguments.plot) as path:
-        frequencies(vocabulary).write_csv(path)
-    counts = ", ".join(f"{count:,} {name}" for name, count in metrics["windows"].items())
-    console.print(f"windows: {counts}; {metrics['behaviors']} behaviours, {metrics['anchors']} of them anchors")
 
+STAGE = Stage(
+    "windowing", __doc__, windowing, Params, reads={"events": table("events", lazy=True)},
+    writes={"out": table("windows"), "vocabulary": table("vocabulary"),
+            "plot": csv("shares of the behaviours (CSV)"), "counts": COUNTS},
+    message=_message,
+)
 
 if __name__ == "__main__":
-    errors.run(main)
+    STAGE.run()

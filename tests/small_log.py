@@ -9,7 +9,8 @@ import polars as pl
 
 from stages.common import tables
 from stages.common.draws import positions
-from stages.common.params import Lora, Params
+from stages.model.settings import Lora
+from stages.params import Params
 from stages.windows.cut import vocabulary
 from tests.events.helpers import params_with
 

@@ -127,8 +127,8 @@ def test_command(tiny_base, folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", [
         "auxiliary", "--params", str(folder / "params.yaml"), "--model", str(tiny_base),
         "--prompts", str(folder / "everyday.txt"),
-        "--out", str(folder / "out.parquet"), "--metrics", str(folder / "metrics.json"),
+        "--out", str(folder / "out.parquet"), "--counts", str(folder / "metrics.json"),
     ])
-    stage.main()
+    stage.STAGE.main()
     assert len(tables.read("conversations", folder / "out.parquet")) == 4
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["kept"] == 4

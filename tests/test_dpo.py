@@ -221,13 +221,13 @@ def test_command(log, tuned, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [
         "dpo", "--params", str(params), *[f"--{name}={tmp_path / name}.parquet" for name in (
             "events", "windows", "vocabulary", "pairs")],
-        "--model", str(tuned), "--out", str(tmp_path / "dpo"), "--metrics", str(tmp_path / "dpo.json"),
+        "--model", str(tuned), "--out", str(tmp_path / "dpo"), "--counts", str(tmp_path / "dpo.json"),
         "--history", str(tmp_path / "dpo.csv"),
     ])
     with killed_at(monkeypatch, 2):
-        stage.main()
+        stage.STAGE.main()
     (scratch,) = (tmp_path / "cache" / "checkpoints").iterdir()
-    stage.main()
+    stage.STAGE.main()
     assert not scratch.exists(), "checkpoints are removed when the result is safe"
     assert sorted(path.name for path in (tmp_path / "dpo").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "base.json"

@@ -132,9 +132,9 @@ def test_the_command_writes_the_table_the_points_and_the_counts(tiny_base, tmp_p
     tables.write(all_behaviors(), "vocabulary", vocabulary)
     monkeypatch.setattr(sys, "argv", [
         "embeddings", "--vocabulary", str(vocabulary), "--model", str(tiny_base), "--out", str(out),
-        "--metrics", str(metrics), "--plot", str(plot),
+        "--counts", str(metrics), "--plot", str(plot),
     ])
-    stage.main()
+    stage.STAGE.main()
     frame, points, counts = made
     assert tables.read("embeddings", out).equals(frame) and read_json(metrics) == counts
     written = pl.read_csv(plot)

@@ -8,7 +8,7 @@ import pytest
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import write_json
-from stages.evaluate import evaluate, main
+from stages.evaluate import STAGE, evaluate
 from tests.events.helpers import ROOT
 from tests.small_log import all_behaviors, small_log, small_params
 
@@ -73,7 +73,7 @@ def test_the_seed_of_training_does_not_change_which_users_are_drawn_and_that_of_
 
 
 def test_main_writes_the_metrics_and_files_that_agree_with_them(arguments, data):
-    main()
+    STAGE.main()
     metrics = json.loads(arguments["metrics"].read_text(encoding="utf-8"))
     files = {path.stem: pl.read_csv(path) for path in arguments["plots"].iterdir()}
     assert files.keys() == {"confusion", "behaviors", "reliability", "coverage"}
@@ -88,7 +88,7 @@ def test_main_writes_the_metrics_and_files_that_agree_with_them(arguments, data)
 
 
 def test_floats_of_the_files_have_six_digits_and_no_user_is_in_them(arguments):
-    main()
+    STAGE.main()
     for path in arguments["plots"].iterdir():
         frame = pl.read_csv(path)
         assert "user" not in frame.columns and "row" not in frame.columns
@@ -99,7 +99,7 @@ def test_floats_of_the_files_have_six_digits_and_no_user_is_in_them(arguments):
 def test_files_of_an_earlier_run_do_not_stay(arguments):
     arguments["plots"].mkdir(parents=True)
     (arguments["plots"] / "old.csv").touch()
-    main()
+    STAGE.main()
     assert not (arguments["plots"] / "old.csv").exists()
 
 
@@ -124,5 +124,5 @@ def test_refuses_facts_that_are_none_and_writes_nothing(arguments, content, mess
     if content:
         arguments["facts"].write_text(content)
     with pytest.raises(UserError, match=f"facts.json: {message}"):
-        main()
+        STAGE.main()
     assert not arguments["metrics"].exists() and not arguments["plots"].exists()

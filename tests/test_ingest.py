@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from collections import namedtuple
 
 import polars as pl
 import pytest
@@ -15,22 +16,23 @@ from stages.ingest import ingest
 from tests.events.helpers import ROOT, ROWS, params_with, table_params, write_log, write_params
 
 TAXONOMIES = ROOT / "data" / "taxonomy"
+Made = namedtuple("Made", "events quarantine counts")
 
 
 def read(path, **changes):
-    return ingest(table_params(path, **changes), TAXONOMIES, path.parent / "oracle.parquet")
+    return Made(*ingest(table_params(path, **changes), TAXONOMIES, path.parent / "oracle.parquet"))
 
 
 def test_a_simulated_log_comes_with_its_oracle(tmp_path):
     params = params_with(source__format="simulated", simulator__users=30, simulator__days=10)
-    made = ingest(params, TAXONOMIES, tmp_path / "o.parquet")
+    made = Made(*ingest(params, TAXONOMIES, tmp_path / "o.parquet"))
     for table in ("events", "quarantine"):
         tables.check(getattr(made, table), table, table)
     oracle = tables.read("oracle", tmp_path / "o.parquet")
     assert oracle["row"].to_list() == list(range(made.events.height))
     assert oracle["p"].list.len().unique().to_list() == [len(BEHAVIORS)]
-    assert made.metrics["rows"] == made.metrics["events"] == made.events.height
-    assert made.metrics["users"] == 30 and made.metrics["format"] == "simulated"
+    assert made.counts["rows"] == made.counts["events"] == made.events.height
+    assert made.counts["users"] == 30 and made.counts["format"] == "simulated"
 
 
 def test_counts_add_up(tmp_path):
@@ -40,7 +42,7 @@ def test_counts_add_up(tmp_path):
     for table in ("events", "quarantine"):
         tables.check(getattr(made, table), table, table)
     assert tables.read("oracle", tmp_path / "oracle.parquet").is_empty()
-    metrics = made.metrics
+    metrics = made.counts
     assert (metrics["rows"], metrics["events"], metrics["users"], metrics["behaviors"]) == (8, 5, 3, 4)
     assert metrics["refused"] == {"rows": 3, "share": 3 / 8, "by_rule": {
         "duplicate of an earlier row": 1, "no user": 1, "unreadable time": 1}}
@@ -53,9 +55,9 @@ def test_rows_that_are_no_events_do_not_count_as_refused(tmp_path):
         f"{user}\t1\t2018-01-16 06:01:{second:02d}\tapp {second % 2}\t{kind}\n"
         for user in (1, 2) for second in range(10) for kind in ("Opened", "Closed")))
     params = params_with(source__format="lsapp", source__path=str(tmp_path / "lsapp.tsv"), ingest__max_refused=0.0)
-    made = ingest(params, TAXONOMIES, tmp_path / "o.parquet")
-    assert (made.metrics["rows"], made.metrics["events"], made.metrics["ignored"]) == (40, 20, 20)
-    assert made.metrics["refused"]["rows"] == 0
+    made = Made(*ingest(params, TAXONOMIES, tmp_path / "o.parquet"))
+    assert (made.counts["rows"], made.counts["events"], made.counts["ignored"]) == (40, 20, 20)
+    assert made.counts["refused"]["rows"] == 0
 
 
 def test_too_many_refused_says_which_rules_and_shows_rows(tmp_path):
@@ -92,15 +94,15 @@ def test_a_taxonomy_merges_spellings(tmp_path):
     file = write_log(tmp_path / "log.csv", ["u1,2024-03-01 09:00:00,home,Gaming", "u2,2024-03-01 09:00:00,home,gaming",
                                             "u2,2024-03-01 09:01:00,home,Cooking"])
     (tmp_path / "names.csv").write_text("raw,behavior\nGaming,Playing games\ngaming,Playing games\nCooking,Cooking\n")
-    made = ingest(table_params(file, source__taxonomy="names.csv"), tmp_path, tmp_path / "o.parquet")
+    made = Made(*ingest(table_params(file, source__taxonomy="names.csv"), tmp_path, tmp_path / "o.parquet"))
     assert dict(made.events["behavior"].value_counts().iter_rows()) == {"Playing games": 2, "Cooking": 1}
 
 
 def run(tmp_path, params):
     return subprocess.run(
-        [sys.executable, "-m", "stages.ingest", "--params", str(params), "--out", str(tmp_path / "e.parquet"),
+        [sys.executable, "-m", "stages.ingest", "--params", str(params), "--taxonomies", str(TAXONOMIES), "--out", str(tmp_path / "e.parquet"),
          "--quarantine", str(tmp_path / "q.parquet"), "--oracle", str(tmp_path / "o.parquet"),
-         "--metrics", str(tmp_path / "m.json")],
+         "--counts", str(tmp_path / "m.json")],
         cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from stages.common.draws import positions
-from stages.common.params import Prompt
 from stages.events.simulator.log import BEHAVIORS
 from stages.model.likelihood import score
 from stages.model.load import load_base, load_tokenizer
 from stages.prompts.layout import prompts
 from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
+from stages.prompts.settings import Prompt
 from tests.events.helpers import simulated_log
 from tests.small_log import vocabulary_of
 

@@ -9,14 +9,14 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.common.params import read_params
+from stages.params import read_all
 from stages.evaluate import evaluate
 from stages.events.simulator.log import BEHAVIORS
 from stages.metrics.adjust import adjusted
 from stages.metrics.decisions import tau_of
 from stages.metrics.splits import splits_of
 from stages.metrics.summary import metrics_of
-from stages.reference import main, oracle_log_p, reference
+from stages.reference import STAGE, oracle_log_p, reference
 from stages.windows import tested as chosen  # pytest would take the function itself for a test
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
@@ -26,7 +26,7 @@ ORACLES = ["oracle", "oracle_adjusted"]
 
 @pytest.fixture
 def params():
-    read = read_params(PARAMS)
+    read = read_all(PARAMS)
     valid = {"valid_natural": 150, "valid_per_behavior": 3}
     return read.model_copy(update={
         "evaluate": read.evaluate.model_copy(update={"resamples": 20}),
@@ -139,7 +139,7 @@ def test_main_reads_the_tables_and_writes_the_metrics_and_the_predictions(data, 
         tables.write(frame, name, tmp_path / f"{name}.parquet")
         arguments += [f"--{name}", str(tmp_path / f"{name}.parquet")]
     monkeypatch.setattr(sys, "argv", arguments)
-    main()
+    STAGE.main()
     values = json.loads((tmp_path / "eval" / "reference.json").read_text())
     assert list(values) == ROWS + ORACLES
     assert all(keys(metrics) == keys(values["markov"]) for metrics in values.values())
@@ -148,6 +148,6 @@ def test_main_reads_the_tables_and_writes_the_metrics_and_the_predictions(data, 
 
     # and a model's metrics have the keys of every row, after what the model saw
     facts = {"layout": "stream", "context": "next", "events_dropped": 0, "windows": len(written["markov"])}
-    model, _ = evaluate(data["events"], data["vocabulary"], written["markov"], facts, read_params(PARAMS))
+    model, _ = evaluate(data["events"], data["vocabulary"], written["markov"], facts, read_all(PARAMS))
     assert {name: model[name] for name in values["markov"]} == values["markov"]
     assert model.keys() - values["markov"].keys() == facts.keys() - {"windows"}

@@ -48,14 +48,14 @@ def test_the_runner_up_is_never_the_prediction_however_unlikely():
     assert (frame["runner_up"] != frame["predicted"]).all()
 
 
-@pytest.mark.parametrize(("truth", "predicted", "confusion"), [
-    (0, 0, 1),  # right
-    (0, 1, 0), (4, 5, 0),  # wrong, within anchors; within tail
-    (0, 4, 1), (4, 0, 1),  # wrong, across
+@pytest.mark.parametrize(("truth", "predicted", "within"), [
+    (0, 0, 0),  # right
+    (0, 1, 1), (4, 5, 1),  # wrong, within anchors; within tail
+    (0, 4, 0), (4, 0, 0),  # wrong, across
 ])
-def test_confusion_is_0_for_a_mistake_within_the_category(truth, predicted, confusion):
+def test_within_category_is_1_for_a_mistake_within_the_category_alone(truth, predicted, within):
     assert all_behaviors()["is_anchor"].to_list() == [True] * 4 + [False] * 2
-    assert scored([np.eye(6)[predicted]], [truth])["confusion"].to_list() == [confusion]
+    assert scored([np.eye(6)[predicted]], [truth])["within_category"].to_list() == [within]
 
 
 def test_the_pool_holds_at_most_so_many_training_windows_of_each_behaviour():

@@ -35,7 +35,7 @@ def scores(per_behavior=(12, 7, 3, 1), seed=0, copies=1):
         "predicted": [NAMES[i] for i in order[:, 0]], "runner_up": [NAMES[i] for i in order[:, 1]],
         "p_true": p[np.arange(size), np.argmax(order == behavior[:, None], axis=1)], "p_predicted": p[:, 0],
         "p_runner_up": p[:, 1],
-        "confusion": np.where((order[:, 0] != behavior) & (rng.random(size) < 0.6), 0, 1).astype(np.int8),
+        "within_category": np.where((order[:, 0] != behavior) & (rng.random(size) < 0.6), 1, 0).astype(np.int8),
         "embedding": points / np.linalg.norm(points, axis=1, keepdims=True),
     }
     return pl.DataFrame(columns).cast(tables.SCHEMAS["scores"])
@@ -59,7 +59,7 @@ quick = settings(max_examples=40, database=None)
 @given(some_scores, st.sampled_from(sorted(RULES)), st.integers(1, 8), st.integers(0, 5))
 def test_every_rule_keeps_distinct_windows_at_most_so_many_and_tells_truth_from_mistake(frame, method, size, seed):
     section = params(method=method, per_behavior=size)
-    available = frame.filter(confusion=0) if method == "hard" else frame
+    available = frame.filter(within_category=1) if method == "hard" else frame
     if available.is_empty():
         with pytest.raises(UserError, match="selection.method: hard: keeps no window"):
             selection(frame, KNOWN, section, seed)
@@ -78,7 +78,7 @@ def test_every_rule_keeps_distinct_windows_at_most_so_many_and_tells_truth_from_
         wrong = row["predicted"] != row["behavior"]
         assert row["rejected"] == (row["predicted"] if wrong else row["runner_up"])
     if method == "hard":
-        assert (joined["confusion"] == 0).all()
+        assert (joined["within_category"] == 1).all()
 
 
 @quick
@@ -110,7 +110,7 @@ def test_a_scored_behaviour_that_the_vocabulary_lacks_is_refused_by_name():
 @given(some_scores, st.sampled_from(sorted(RULES)), st.randoms(use_true_random=False))
 def test_shuffled_rows_select_the_same_pairs(frame, method, random):
     section = params(method=method, per_behavior=3)
-    if method == "hard" and frame.filter(confusion=0).is_empty():
+    if method == "hard" and frame.filter(within_category=1).is_empty():
         return
     order = list(range(len(frame)))
     random.shuffle(order)
@@ -127,7 +127,7 @@ def test_shuffled_rows_select_the_same_pairs(frame, method, random):
     ("intended", 0.0, [1, 0]), ("literal", 0.0, [0, 1]),
 ])
 def test_difficulty_by_hand(term, weight, expected):
-    frame = pl.DataFrame({"p_true": [0.1, 0.1], "confusion": [0, 1]})
+    frame = pl.DataFrame({"p_true": [0.1, 0.1], "within_category": [1, 0]})
     section = params(**{"lambda": weight}, confusion_term=term)
     assert difficulty(frame, section).tolist() == pytest.approx(expected)
 
@@ -144,7 +144,7 @@ def test_difficulty_lies_between_0_and_1_and_grows_as_the_truth_gets_less_likely
 
 def test_the_most_difficult_windows_are_kept_ties_by_row():
     frame = scores((12,)).sort("row").with_columns(
-        confusion=pl.lit(0, dtype=pl.Int8),
+        within_category=pl.lit(1, dtype=pl.Int8),
         p_true=pl.Series([0.5, 0.1, 0.5, 0.9, 0.1, 0.5] * 2, dtype=pl.Float32),
     )
     for method in ("difficulty", "uncertainty"):
@@ -152,9 +152,9 @@ def test_the_most_difficult_windows_are_kept_ties_by_row():
         assert pairs["row"].to_list() == frame[[0, 1, 2, 4, 7, 10]]["row"].to_list()
 
 
-def test_uncertainty_does_not_look_at_the_confusion_and_difficulty_does():
+def test_uncertainty_does_not_look_at_the_category_and_difficulty_does():
     frame = scores((12,)).with_columns(
-        confusion=pl.Series([0] * 2 + [1] * 10, dtype=pl.Int8),
+        within_category=pl.Series([1] * 2 + [0] * 10, dtype=pl.Int8),
         p_true=pl.Series([0.9] * 2 + [0.1] * 2 + [0.2] * 8, dtype=pl.Float32),
     )
     for method, kept in (("difficulty", [0, 1]), ("uncertainty", [2, 3])):
@@ -173,7 +173,7 @@ def test_margin_keeps_the_narrowest_decisions():
 
 @pytest.mark.parametrize("method", ["uniform", "hard", "kmeans"])
 def test_another_seed_draws_others(method):
-    frame = scores((12,)).with_columns(confusion=pl.lit(0, dtype=pl.Int8))
+    frame = scores((12,)).with_columns(within_category=pl.lit(1, dtype=pl.Int8))
     section = params(method=method, per_behavior=4)
     drawn = {tuple(selection(frame, KNOWN, section, seed)[0]["row"]) for seed in range(6)}
     assert len(drawn) > 1
@@ -229,7 +229,7 @@ def test_windows_of_one_embedding_are_enough(size):
 
 
 def test_windows_of_no_difficulty_can_be_drawn_too():
-    frame = scores((6,)).with_columns(p_true=pl.lit(1.0, dtype=pl.Float32), confusion=pl.lit(1, dtype=pl.Int8))
+    frame = scores((6,)).with_columns(p_true=pl.lit(1.0, dtype=pl.Float32), within_category=pl.lit(0, dtype=pl.Int8))
     pairs, counts = selection(frame, KNOWN, params(per_behavior=4), 0)
     assert len(pairs) == 4 and counts["mean_difficulty"] == 0
 
@@ -241,9 +241,9 @@ def test_command(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [
         "selection", "--params", str(write_params(tmp_path / "params.yaml", values)),
         "--scores", str(tmp_path / "scores.parquet"), "--vocabulary", str(tmp_path / "vocabulary.parquet"),
-        "--out", str(tmp_path / "pairs.parquet"), "--metrics", str(tmp_path / "selection.json"),
+        "--out", str(tmp_path / "pairs.parquet"), "--counts", str(tmp_path / "selection.json"),
     ])
-    stage.main()
+    stage.STAGE.main()
     pairs, counts = selection(frame, KNOWN, values.selection, values.seed)
     assert tables.read("pairs", tmp_path / "pairs.parquet").equals(pairs)
     assert json.loads((tmp_path / "selection.json").read_text(encoding="utf-8")) == counts

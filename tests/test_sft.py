@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from stages import sft as stage
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.common.params import Lora
+from stages.model.settings import Lora
 from stages.instructions import instructions
 from stages.model.likelihood import score
 from stages.model.load import load_adapter, load_merged, load_tokenizer, new_adapter
@@ -274,13 +274,13 @@ def test_command(sequences, tiny_base, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [
         "sft", "--params", str(params), "--instructions", str(tmp_path / "instructions"),
         "--vocabulary", str(tmp_path / "vocabulary.parquet"), "--model", str(tiny_base), "--out", str(tmp_path / "sft"),
-        "--metrics", str(tmp_path / "sft.json"), "--history", str(tmp_path / "sft.csv"),
+        "--counts", str(tmp_path / "sft.json"), "--history", str(tmp_path / "sft.csv"),
     ])
     with killed_at(monkeypatch, 2):
-        stage.main()
+        stage.STAGE.main()
     (scratch,) = (tmp_path / "cache" / "checkpoints").iterdir()
     assert latest_in(scratch) and not (tmp_path / "sft").exists() and not (tmp_path / "sft.json").exists()
-    stage.main()
+    stage.STAGE.main()
     assert not scratch.exists(), "checkpoints are removed when the result is safe"
     assert sorted(path.name for path in (tmp_path / "sft").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "base.json"
@@ -297,18 +297,22 @@ def test_command(sequences, tiny_base, tiny_model, tmp_path, monkeypatch):
 
 def test_command_without_training(tiny_base, tiny_model, tmp_path, monkeypatch, capsys):
     """No sequence is looked at: there may be none."""
+    for name in ("train", "valid", "auxiliary"):
+        empty = pl.DataFrame(schema=tables.SCHEMAS["instructions"])
+        tables.write(empty, "instructions", tmp_path / "instructions" / f"{name}.parquet")
+    tables.write(all_behaviors(), "vocabulary", tmp_path / "vocabulary.parquet")
     params = write_params(tmp_path / "params.yaml", small_params(sft__labels="none", sft__logit_adjustment=1, seed=3))
     monkeypatch.setenv("BEHAVIORLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", [
         "sft", "--params", str(params), "--instructions", str(tmp_path / "instructions"),
         "--vocabulary", str(tmp_path / "vocabulary.parquet"), "--model", str(tiny_base), "--out", str(tmp_path / "sft"),
-        "--metrics", str(tmp_path / "sft.json"), "--history", str(tmp_path / "sft.csv"),
+        "--counts", str(tmp_path / "sft.json"), "--history", str(tmp_path / "sft.csv"),
     ])
     monkeypatch.setenv("RANK", "1")
-    stage.main()
+    stage.STAGE.main()
     assert not (tmp_path / "sft").exists(), "one process writes"
     monkeypatch.setenv("RANK", "0")
-    stage.main()
+    stage.STAGE.main()
     assert "nothing was trained" in capsys.readouterr().err and not (tmp_path / "cache").exists()
     metrics = json.loads((tmp_path / "sft.json").read_text(encoding="utf-8"))
     assert metrics.pop("labels") == "none" and set(metrics.values()) == {0}

@@ -25,7 +25,7 @@ def log(lengths, behaviors=("a", "b", "c")):
 def test_tables_and_metrics_agree():
     events = log([30] * 60 + [3] * 5)
     params = params_with(windowing__natural=20, windowing__balanced_per_behavior=50)
-    made, vocabulary, metrics = windowing(events, params)
+    made, vocabulary, _, metrics = windowing(events, params)
     made = made.collect()
     assert tables.check(made, "windows", "x").equals(made)
     assert tables.check(vocabulary, "vocabulary", "x").equals(vocabulary)
@@ -45,7 +45,7 @@ def test_a_label_that_only_test_users_know_is_reported():
     test = pl.Series(split_users(events["user"].to_numpy(), 0) == "test")
     renamed = test & (pl.col("behavior") == "a")
     events = events.with_columns(behavior=pl.when(renamed).then(pl.lit("z")).otherwise("behavior"))
-    _, vocabulary, metrics = windowing(events, params_with())
+    _, vocabulary, _, metrics = windowing(events, params_with())
     assert "z" not in vocabulary["behavior"]
     assert metrics["out_of_vocabulary"]["by_behavior"] == {"z": metrics["out_of_vocabulary"]["windows"]}
     assert metrics["out_of_vocabulary"]["windows"] > 0
@@ -66,7 +66,7 @@ def test_the_seed_that_the_error_names_works():
     with pytest.raises(UserError) as error:
         windowing(log([30] * 3), params_with())
     seed = int(str(error.value).split("set data_seed to ")[1].split(",")[0])
-    made, _, _ = windowing(log([30] * 3), params_with(data_seed=seed))
+    made, *_ = windowing(log([30] * 3), params_with(data_seed=seed))
     assert made.collect()["split"].n_unique() == 4
 
 
@@ -79,7 +79,7 @@ def run(tmp_path, params, events):
     return subprocess.run(
         [sys.executable, "-m", "stages.windowing", "--params", str(write_params(tmp_path / "params.yaml", params)),
          "--events", str(events), "--out", str(tmp_path / "w.parquet"), "--vocabulary", str(tmp_path / "v.parquet"),
-         "--metrics", str(tmp_path / "m.json"), "--plot", str(tmp_path / "f.csv")], cwd=ROOT, capture_output=True, text=True, check=False)
+         "--counts", str(tmp_path / "m.json"), "--plot", str(tmp_path / "f.csv")], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_command(tmp_path):

@@ -15,7 +15,7 @@ import stages
 from stages.common import tables
 from stages.common.draws import stream
 from stages.common.errors import UserError
-from stages.common.params import Params, read_params
+from stages.params import Params, read_all
 from stages.model.load import load_tokenizer
 from stages.prompts.layout import Layout
 from stages.prompts.layouts import layout_of
@@ -85,7 +85,7 @@ def simulated(params: Path, model: Path, folder: Path) -> Material:
         events=tables.read("events", folder / "events.parquet"),
         windows=tables.read("windows", folder / "windows.parquet"),
         vocabulary=widened(tables.read("vocabulary", folder / "vocabulary.parquet"), CANDIDATES),
-        params=read_params(copy), model=model,
+        params=read_all(copy), model=model,
     )
 
 

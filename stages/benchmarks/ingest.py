@@ -19,7 +19,7 @@ import polars as pl
 
 from stages.common.console import track
 from stages.common.parallel import side_by_side
-from stages.common.params import read_params
+from stages.params import read_all
 from stages.events.simulator import log as simulator
 from stages.events.simulator.days import PLACES, START
 
@@ -140,7 +140,7 @@ def _timed(name: str, *arguments: Any) -> tuple[float, float]:
 
 def write_params(path: Path, log: Path) -> Path:
     """The repository's params for a log of format `table`."""
-    content = read_params(ROOT / "params.yaml").model_dump(by_alias=True)
+    content = read_all(ROOT / "params.yaml").model_dump(by_alias=True)
     content["source"] |= {"format": "table", "path": str(log), "taxonomy": "none"}
     path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return path

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from stages.common.hashing import bits, pseudonym, uniform
-from stages.common.params import Params, read_params
+from stages.params import Params, read_all
 from stages.events.rules import CHAT, CONTROL, LONGEST, MISSING, Rule
 
 _MICROSECONDS = "%Y-%m-%d %H:%M:%S.%f"
@@ -183,7 +183,7 @@ def _table(made: dict[str, Any], vocabulary: Any, params: Params) -> Any:
 
 def main() -> None:
     variant, params, log, folder = sys.argv[1:]
-    run(variant, read_params(Path(params)), Path(log), Path(folder))
+    run(variant, read_all(Path(params)), Path(log), Path(folder))
 
 
 if __name__ == "__main__":

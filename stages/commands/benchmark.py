@@ -21,7 +21,7 @@ from stages.benchmarks.timing import Comparison, Row
 from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.files import write_json
-from stages.common.params import read_params
+from stages.params import read_all
 from stages.model.resolve import resolve, write_manifest
 
 # Ingest comes first: a child's peak of memory counts from what this process held when it was started.
@@ -68,7 +68,7 @@ def _model(given: Path | None, params: Path, folder: Path) -> Path:
         return given
     if (made := Path("models/base")).joinpath("base.json").exists():
         return made
-    settings = read_params(params).model
+    settings = read_all(params).model
     write_manifest(resolve(settings.name, settings.revision), folder)
     return folder
 

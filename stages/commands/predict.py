@@ -35,12 +35,12 @@ import polars as pl
 from stages.common import tables
 from stages.common.errors import UserError, run
 from stages.common.files import read_json
-from stages.common.inputs import at_least_1
 from stages.common.names import case_twins, check_printable
-from stages.common.params import Params, read_params
+from stages.common.stage import at_least_1
 from stages.events.rules import clean
 from stages.metrics.adjust import adjusted, tempered
 from stages.model.load import load_merged, load_tokenizer
+from stages.params import Params, read_all
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.serving.session import Session, SharedModel
@@ -251,7 +251,7 @@ def main() -> None:
     if args.order_only and args.decision != "plain":
         parser.error("--order-only knows the order of the plain probabilities only; leave out it or --decision")
     decision = Decision.read(args.decision, args.metrics or Path("metrics/eval") / f"{args.model.name}.json")
-    predictor = Predictor(args.model, tables.read("vocabulary", args.vocabulary), read_params(args.params), decision)
+    predictor = Predictor(args.model, tables.read("vocabulary", args.vocabulary), read_all(args.params), decision)
     try:
         for answer in answers(args.input, predictor, args.top, args.order_only):
             print(json.dumps(answer, ensure_ascii=False), flush=True)

@@ -16,8 +16,8 @@ from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import run
 from stages.common.files import cache_folder
-from stages.common.inputs import at_least_1
-from stages.common.params import read_params
+from stages.common.stage import at_least_1
+from stages.params import read_all
 from stages.studies import view
 from stages.studies.collect import Results
 from stages.studies.definitions import read_overrides, read_studies
@@ -38,7 +38,7 @@ def main() -> None:
     if not args.names:
         view.list_all(catalogue)
         return
-    params = read_params()
+    params = read_all()
     workspace = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
     request = view.Request(args.setting, catalogue.setting(args.setting), read_overrides(args.set, set(workspace)),
                            args.seeds, tuple(args.rows), args.all_rows, args.reference)

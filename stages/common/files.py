@@ -85,6 +85,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "behaviorlm"
 
 
+def checkpoint_folder(stage: str, key: str) -> Path:
+    """Where a stage keeps what an interrupted run goes on from: found again by the same inputs only."""
+    return cache_folder() / "checkpoints" / f"{stage}-{key}"
+
+
 def fingerprint(params: Any, paths: list[Path]) -> str:
     """Twenty hex digits that change when `params` (anything JSON can hold) or any file below `paths` changes."""
     digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode())

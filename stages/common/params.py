@@ -1,17 +1,21 @@
-"""`params.yaml`, read once into frozen sections that refuse unknown keys and values out of range.
+"""Sections of `params.yaml`: what one is, the types of their values, and how they are read.
 
-Meaning, unit, range and origin of every key stand as comments in `params.yaml`; the types here only enforce them.
+Each section is defined in the room that uses it (its `settings.py`, or the stage's script) and refuses unknown keys and
+values out of range. Meaning, unit, range and origin of every key stand as comments in `params.yaml`.
 """
 
 import difflib
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.common.errors import UserError
+
+PARAMS = Path("params.yaml")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -20,7 +24,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
-def _chosen_or(least: float, most: float) -> Any:
+def validated_or(least: float, most: float) -> Any:
     """The type of a value that is chosen on validation windows, or given as a number in a range."""
 
     def check(value: Any) -> float | str:
@@ -33,188 +37,115 @@ def _chosen_or(least: float, most: float) -> Any:
     return Annotated[float | Literal["validation"], PlainValidator(check)]
 
 
+def key_of(table: Callable[[], Iterable[str]]) -> Any:
+    """The type of a value that names an entry of a table, which is looked up when a value is checked."""
+
+    def check(value: str) -> str:
+        known = list(table())
+        if value not in known:
+            raise ValueError(f"Input should be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
+        return value
+
+    return Annotated[str, AfterValidator(check)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class Columns(Section):
-    user: str
-    time: str
-    place: str
-    behavior: str
+Sections = TypeVar("Sections", bound=Section)
 
 
-class Source(Section):
-    format: Literal["simulated", "table", "foursquare_nyc", "app_usage", "lsapp"]
-    path: str
-    files: str
-    taxonomy: str
-    columns: Columns
-    time_format: str
-    time_zone: str
+def keys(kind: type[Section]) -> list[str]:
+    """The keys of a section, as they stand in the file."""
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
-class Simulator(Section):
-    users: Positive
-    days: Annotated[int, Field(ge=1, le=3650)]
-    events_per_day: Annotated[float, Field(gt=0, le=1000)]
+def dotted_keys(kind: type[Section], above: str = "") -> set[str]:
+    """Every key below a section, such as `sft.epsilon`."""
+    found = set()
+    for name, value in kind.model_fields.items():
+        key = above + (value.alias or name)
+        inner = value.annotation
+        nested = isinstance(inner, type) and issubclass(inner, Section)
+        found |= dotted_keys(inner, f"{key}.") if nested else {key}
+    return found
 
 
-class Ingest(Section):
-    max_refused: Share
-
-
-class Windowing(Section):
-    history: Positive
-    min_history: Positive
-    anchor_threshold: Share
-    natural: Positive
-    balanced_per_behavior: Positive
-    fold: Annotated[int, Field(ge=0, le=9)]
-
-    @model_validator(mode="after")
-    def _history_holds_minimum(self) -> "Windowing":
-        if self.min_history > self.history:
-            raise ValueError(f"min_history {self.min_history} is above history {self.history}")
-        return self
-
-
-class Model(Section):
-    name: str
-    revision: str
-
-
-class Prompt(Section):
-    layout: Literal["stream", "window"]
-    context: Literal["next", "history", "id"]
-    max_tokens: Annotated[int, Field(ge=64, le=131072)]
-    stream_events: Annotated[int, Field(ge=2)]
-
-
-class Auxiliary(Section):
-    source: str
-    conversations: Positive
-    max_tokens: Annotated[int, Field(ge=8)]
-
-
-class Instructions(Section):
-    train_targets: Positive
-    valid_targets: Positive
-
-
-class Lora(Section):
-    rank: Annotated[int, Field(ge=1, le=1024)]
-    alpha: Annotated[float, Field(gt=0)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-
-
-class Sft(Section):
-    labels: Literal["anchors", "all", "tail", "tail_and_medium", "none"]
-    logit_adjustment: Annotated[float, Field(ge=0, le=10)]
-    epsilon: Annotated[float, Field(ge=0, le=10)]
-    learning_rate: Rate
-    min_learning_rate: Annotated[float, Field(ge=0, le=1)]
-    warmup: Share
-    batch_size: Positive
-    epochs: Annotated[float, Field(gt=0, le=1000)]
-    validations_per_epoch: Positive
-    patience: Positive
-
-
-class Scoring(Section):
-    pool_per_behavior: Positive
-
-
-class Selection(Section):
-    method: Literal["kmeans", "difficulty", "uniform", "hard", "uncertainty", "margin"]
-    per_behavior: Positive
-    tail_factor: Annotated[float, Field(ge=1, le=1000)]
-    lambda_: Annotated[float, Field(alias="lambda", ge=0, le=1)]
-    confusion_term: Literal["intended", "literal"]
-
-
-class Dpo(Section):
-    objective: Literal["dpo", "sft"]
-    beta: Annotated[float, Field(gt=0, le=100)]
-    nll_weight: Annotated[float, Field(ge=0, le=1000)]
-    learning_rate: Rate
-    min_learning_rate: Annotated[float, Field(ge=0, le=1)]
-    warmup: Share
-    batch_size: Positive
-    epochs: Annotated[float, Field(gt=0, le=1000)]
-    validations_per_epoch: Positive
-    patience: Positive
-    valid_per_behavior: Positive
-
-
-class Predictions(Section):
-    valid_natural: Positive
-    valid_per_behavior: Positive
-
-
-class Evaluate(Section):
-    tau: _chosen_or(0, 10)
-    temperature: _chosen_or(0.01, 100)
-    resamples: Annotated[int, Field(ge=0, le=100_000)]
-    calibration_bins: Annotated[int, Field(ge=2, le=1000)]
-
-
-class Params(Section):
-    seed: Seed
-    data_seed: Seed
-    source: Source
-    simulator: Simulator
-    ingest: Ingest
-    windowing: Windowing
-    model: Model
-    prompt: Prompt
-    auxiliary: Auxiliary
-    instructions: Instructions
-    lora: Lora
-    sft: Sft
-    scoring: Scoring
-    selection: Selection
-    dpo: Dpo
-    predictions: Predictions
-    evaluate: Evaluate
-
-
-def read_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and check every section, the ones a stage does not use included: a typing error shows before any work.
+def read_params(kind: type[Sections], path: Path = PARAMS) -> Sections:
+    """The sections that `kind` has, and no others, of a file of params.
 
     Raises:
         UserError: the file is absent or no YAML; a key is unknown or missing; a value is out of its range. All faults
             are named at once, each with its key, its value and what would be right.
     """
+    content = read_sections(path)
+    return checked({key: content[key] for key in keys(kind) if key in content}, kind, path)
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """All that stands in a file of params, unchecked.
+
+    Raises:
+        UserError: the file is absent, no YAML, or has no sections.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections such as `windowing:`, found {type(content).__name__}")
+    return content
+
+
+def read_yaml(path: Path) -> Any:
+    """What stands in a YAML 1.2 file, in which `5e-5`, and the `2e-05` that `dvc exp run -S` writes, are numbers.
+
+    Raises:
+        UserError: the file is absent or no YAML.
+    """
     try:
-        # YAML 1.2: `5e-5`, and the `2e-05` that `dvc exp run -S` writes, are numbers (PyYAML reads strings)
-        content = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the repository's root") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected sections such as `windowing:`, found {type(content).__name__}")
+
+
+def parse_yaml(text: str) -> Any:
+    """The content of a text of YAML 1.2."""
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def checked(content: Any, kind: type[Sections], path: Path, *above: str) -> Sections:
+    """`content`, which stands under the keys `above` in the file `path`, as a section.
+
+    Raises:
+        UserError: a key is unknown, missing or out of its range; all faults are named.
+    """
     try:
-        return Params.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        faults = [_explain(fault) for fault in error.errors()]
+        faults = [_explain(fault, kind, above) for fault in error.errors()]
         raise UserError(f"{path}: " + "\n".join(faults)) from None
 
 
-def _explain(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` where a known name is close to `name`, else nothing."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _explain(fault: Any, kind: type[Section], above: tuple[str, ...]) -> str:
+    key = ".".join(map(str, (*above, *fault["loc"])))
     if fault["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(fault["loc"][-1], _known(fault["loc"][:-1]), n=1)
-        return f"{key}: no such key" + (f"; did you mean `{close[0]}`?" if close else "")
+        return f"{key}: no such key" + suggestion(fault["loc"][-1], _known(kind, fault["loc"][:-1]))
     if fault["type"] == "missing":
         return f"{key}: missing"
     message = fault["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if isinstance(fault["input"], dict) else f"{key}: {fault['input']!r}: {message}"
 
 
-def _known(location: tuple) -> list[str]:
-    model: Any = Params
+def _known(kind: Any, location: tuple) -> list[str]:
+    """The keys at a location below a section; none where it is below a list or a mapping of free keys."""
     for part in location:
-        model = next(f.annotation for n, f in model.model_fields.items() if part in (n, f.alias))
-    return [field.alias or name for name, field in model.model_fields.items()]
+        fields: Container = getattr(kind, "model_fields", {})
+        kind = next((f.annotation for n, f in fields.items() if part in (n, f.alias)), None) if fields else None
+    return keys(kind) if hasattr(kind, "model_fields") else []

@@ -45,7 +45,7 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     # a scored training window
     "scores": {
         "row": pl.Int64, "behavior": pl.String, "predicted": pl.String, "runner_up": pl.String, "p_true": pl.Float32,
-        "p_predicted": pl.Float32, "p_runner_up": pl.Float32, "confusion": pl.Int8, "embedding": FLOATS,
+        "p_predicted": pl.Float32, "p_runner_up": pl.Float32, "within_category": pl.Int8, "embedding": FLOATS,
     },
     # a preference pair
     "pairs": {"row": pl.Int64, "chosen": pl.String, "rejected": pl.String, "difficulty": pl.Float32},
@@ -53,6 +53,21 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     # valid_natural or valid_balanced
     "predictions": {"row": pl.Int64, "split": pl.String, "behavior": pl.String, "log_p": FLOATS},
 }
+
+
+CONTENT = {
+    "events": "the log, an event a row (from stage ingest)",
+    "quarantine": "each refused row of the log, with the rule",
+    "oracle": "the simulator's own probabilities (from stage ingest)",
+    "windows": "which events are targets, and their splits (from stage windowing)",
+    "vocabulary": "the candidate behaviours and their groups (from stage windowing)",
+    "conversations": "conversations of the auxiliary task (from stage auxiliary)",
+    "embeddings": "behaviours as the untuned model sees their names (from stage embeddings)",
+    "scores": "training windows under the SFT model (from stage scoring)",
+    "pairs": "preference pairs (from stage selection)",
+    "predictions": "log-probabilities of the test and validation windows under one model (from stage predictions)",
+}
+"""What each table holds, for --help."""
 
 
 def check(frame: Frame, table: str, path: Path) -> Frame:

@@ -18,10 +18,10 @@ from stages.common import tables
 from stages.common.console import track
 from stages.common.hashing import pseudonym
 from stages.common.parallel import side_by_side
-from stages.common.params import Source
 from stages.events import reading
 from stages.events.order import repeated, stable_order
 from stages.events.rules import Rule, clean, label_rule, missing
+from stages.events.settings import Source
 from stages.events.values import Values
 
 # What a source's pieces make: `line` from 1 (record, in Parquet), rising; `fingerprint`, a hash of the whole row;

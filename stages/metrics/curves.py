@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stages.common.params import Evaluate
+from stages.metrics.settings import Evaluate
 from stages.metrics.adjust import tempered
 from stages.metrics.calibration import bin_of
 from stages.metrics.outcomes import Outcomes, outcomes

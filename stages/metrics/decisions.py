@@ -5,7 +5,7 @@ import polars as pl
 from scipy.optimize import minimize_scalar
 
 from stages.common import tables
-from stages.common.params import Evaluate
+from stages.metrics.settings import Evaluate
 from stages.metrics.accuracy import mean_by_behavior
 from stages.metrics.adjust import adjusted, tempered
 from stages.metrics.outcomes import OUTSIDE, outcomes

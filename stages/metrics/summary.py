@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.common.params import Evaluate
+from stages.metrics.settings import Evaluate
 from stages.metrics.accuracy import by_behavior, group_means, groups, ranked, weighted_precision
 from stages.metrics.adjust import adjusted, tempered
 from stages.metrics.bootstrap import Metrics, interval, paired_difference, resampled

@@ -7,13 +7,20 @@ from pathlib import Path
 import datasets
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from stages.common.device import device
 from stages.common.errors import UserError
-from stages.common.params import Lora
+from stages.common.files import atomic_folder
+from stages.common.stage import Kind
 from stages.model.resolve import Manifest, read_manifest, weights_folder, write_manifest
+from stages.model.settings import Lora
 
 # Our console shows what a person needs; the libraries' own bars and notices of future changes would bury it.
 transformers_logging.disable_progress_bar()
@@ -79,6 +86,16 @@ def save_adapter(model: PeftModel, manifest: Manifest, folder: Path) -> None:
     )
     (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     write_manifest(manifest, folder)
+
+
+def adapter_folder(help: str) -> Kind:
+    """An adapter and its base's manifest, as an output of a stage."""
+
+    def write(made: tuple[PeftModel, Manifest], path: Path) -> None:
+        with atomic_folder(path) as folder:
+            save_adapter(*made, folder)
+
+    return Kind(help, write=write)
 
 
 def compute_dtype() -> torch.dtype:

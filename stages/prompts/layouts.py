@@ -2,9 +2,9 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from stages.common.params import Params, Prompt
 from stages.prompts.layout import Layout
 from stages.prompts.log import EventLog
+from stages.prompts.settings import Prompt, PromptParams
 from stages.prompts.stream import StreamLayout
 from stages.prompts.window import WindowLayout
 
@@ -18,7 +18,7 @@ def make_layout(
     return LAYOUTS[prompt.layout](tokenizer, log, prompt, history, min_history, seed)
 
 
-def layout_of(tokenizer: PreTrainedTokenizerBase, log: EventLog, params: Params) -> Layout:
+def layout_of(tokenizer: PreTrainedTokenizerBase, log: EventLog, params: PromptParams) -> Layout:
     """The layout of these params, which every stage and command makes its prompts with."""
     windowing = params.windowing
     return make_layout(tokenizer, log, params.prompt, windowing.history, windowing.min_history, params.data_seed)

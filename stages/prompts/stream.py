@@ -13,10 +13,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stages.common.errors import UserError
-from stages.common.params import Prompt
 from stages.prompts.labels import check_labels, check_places
 from stages.prompts.layout import Layout, TokenSequence
 from stages.prompts.log import WEEKDAYS, EventLog
+from stages.prompts.settings import Prompt
 
 _INSTRUCTION = (
     "You are the assistant on a person's phone and know their habits well. "

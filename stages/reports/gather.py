@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import read_json
-from stages.common.params import Params, read_params
+from stages.params import Params, read_all
 from stages.studies.compare import Summary
 from stages.studies.definitions import MODELS, predictions_file
 
@@ -123,7 +123,7 @@ def gather(places: Places) -> Material:
     events, vocabulary = places.data / "events.parquet", places.data / "vocabulary.parquet"
     complete = bool(predictions) and events.exists() and vocabulary.exists()
     return Material(
-        params=read_params(places.params), metrics=metrics, counts=counts,
+        params=read_all(places.params), metrics=metrics, counts=counts,
         history={name: found for name in ("sft", "dpo")
                  if (found := _csv(places.metrics / f"{name}_history.csv")) is not None and "step" in found.columns},
         curves={model: found for model in MODELS if (found := _curves(places.metrics / "plots" / model))},

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.common.documents import checked, read_yaml
+from stages.common.params import checked, read_yaml
 from stages.common.errors import UserError
 from stages.common.params import Section
 from stages.hooks.symbols import expand, translate

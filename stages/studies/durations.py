@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from stages.common.files import atomic_file, read_json
-from stages.common.params import Params
+from stages.params import Params
 from stages.studies.pipeline import RIVALS
 
 LM_RIVALS = ("allmrec", "llara", "collm", "tallrec")

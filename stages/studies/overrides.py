@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages.common.errors import UserError
-from stages.common.params import Params
+from stages.params import Params
 from stages.studies.definitions import Overrides
 
 PARAMS, SETTINGS = "params.yaml", "stages/baselines/params.yaml"

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stages.common.errors import UserError
-from stages.common.params import Params
+from stages.params import Params
 from stages.studies.definitions import MODELS, REFERENCES, Overrides, Row, Setting, Study
 from stages.studies.overrides import PARAMS, SETTINGS, applied, of_budget, trials, value_in
 from stages.studies.pipeline import RIVALS, Pipeline, timing

@@ -8,7 +8,7 @@ from datasets import Dataset
 from trl import DPOTrainer
 
 from stages.common.console import track
-from stages.common.params import Dpo
+from stages.training.settings import Dpo
 from stages.model.likelihood import common_prefix, prefill
 from stages.model.readers import make_reader
 from stages.model.tree import AnswerTree, pack, step_log_probs

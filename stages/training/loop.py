@@ -1,6 +1,5 @@
 """What A-Tuning and B-Tuning share: arguments, the rate's schedule, checkpoints that survive a kill, the best adapter."""
 
-import argparse
 import csv
 import math
 import os
@@ -18,18 +17,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stages.common.console import Track, console
 from stages.common.errors import UserError
-from stages.common.files import atomic_file, atomic_folder, cache_folder, read_json, write_json
-from stages.common.params import Dpo, Sft
-from stages.model.load import compute_dtype, save_adapter
-from stages.model.resolve import read_manifest
+from stages.common.files import atomic_file, read_json, write_json
+from stages.common.stage import Kind, at_least_1
+from stages.model.load import compute_dtype
+from stages.training.settings import Dpo, Sft
 
 _COMPLETE = "complete"
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-
-
-def checkpoint_folder(stage: str, key: str) -> Path:
-    """Where a training run keeps its checkpoints: outside the workspace, found again by the same inputs only."""
-    return cache_folder() / "checkpoints" / f"{stage}-{key}"
 
 
 def arguments(params: Sft | Dpo, samples: int, folder: Path, seed: int, micro_batch: int) -> dict[str, Any]:
@@ -201,30 +195,6 @@ def fit(
     return trainer, best
 
 
-def finish(trainer: Trainer, metrics: dict[str, Any], args: argparse.Namespace, scratch: Path) -> None:
-    """Write what a training stage makes, and only then remove its checkpoints.
-
-    Args:
-        trainer: as `fit` returned it.
-        metrics: of the stage.
-        args: the paths `out`, `history` and `metrics` are written; `model` is the folder that training began with.
-        scratch: folder of checkpoints.
-    """
-    write_results(trainer.accelerator.unwrap_model(trainer.model), trainer.state.log_history, metrics, args)
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def write_results(
-    model: PeftModel, history: list[dict[str, Any]], metrics: dict[str, Any], args: argparse.Namespace,
-    columns: Sequence[str] = (),
-) -> None:
-    """Write the adapter, the history (see `write_history`) and the metrics; `args` as in `finish`."""
-    with atomic_folder(args.out) as folder:
-        save_adapter(model, read_manifest(args.model), folder)
-    write_history(history, args.history, columns)
-    write_json(args.metrics, metrics)
-
-
 def write_history(history: list[dict[str, Any]], path: Path, columns: Sequence[str] = ()) -> None:
     """One CSV row a step with everything logged there, training and validation side by side; empty where unknown.
 
@@ -241,6 +211,15 @@ def write_history(history: list[dict[str, Any]], path: Path, columns: Sequence[s
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows[step] for step in sorted(rows))
+
+
+HISTORY = Kind("CSV with one row a logged step", write=lambda made, path: write_history(made[0], path, made[1]))
+
+
+def micro_batch_option(default: int, samples: str) -> dict[str, Any]:
+    """The option --micro-batch of a training stage; `samples` is what a batch is made of."""
+    return {"type": at_least_1, "default": default, "metavar": "N",
+            "help": f"most {samples} in one forward pass: speed and memory only (default: %(default)s)"}
 
 
 def summary(trainer: Trainer, best: KeepBest) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.common.draws import stream
-from stages.common.params import Sft
+from stages.training.settings import Sft
 from stages.model.fused import TargetLoss
 from stages.model.likelihood import prefill
 from stages.model.reader import Reader

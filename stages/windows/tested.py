@@ -4,7 +4,7 @@ import polars as pl
 
 from stages.common.draws import first_of_each, stream
 from stages.common.errors import UserError
-from stages.common.params import Predictions
+from stages.windows.settings import Predictions
 
 SPLITS = ("natural", "balanced", "valid_natural", "valid_balanced")
 

@@ -33,14 +33,13 @@ from stages.baselines.systems.sasrec import fit_sasrec
 from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError, run
-from stages.common.inputs import TABLES, at_least_1, read_tables
-from stages.common.params import read_params
+from stages.common.stage import at_least_1
+from stages.params import read_all
 from stages.events.simulator.log import BEHAVIORS
 from stages.metrics.decisions import decided, tau_of
 from stages.metrics.splits import splits_of
 from stages.past.counting import Markov
-from stages.reference import _of as oracle_rows
-from stages.reference import oracle_log_p
+from stages.reference import oracle_log_p, oracle_rows
 from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.repetitions import Repetition, RowResult
 from stages.studies.table import markdown
@@ -152,7 +151,7 @@ def oracle_of(path: Path, task: Task) -> Answers | None:
     if not path.exists():
         return None
     wanted = task.tested()
-    oracle = oracle_rows(wanted, tables.scan("oracle", path), path)
+    oracle = oracle_rows(wanted, tables.scan("oracle", path))
     if not oracle.height:
         return None
     # to be refused now, and not after all fits
@@ -174,11 +173,11 @@ def main() -> None:
                         "model, which reads names for AlphaFuse and LLM-ESR (default: %(default)s)")
     for table in READ:
         parser.add_argument(f"--{table}", type=Path, default=Path(f"data/{table}.parquet"),
-                            help=f"table: {TABLES[table]} (default: %(default)s)")
+                            help=f"table: {tables.CONTENT[table]} (default: %(default)s)")
     parser.add_argument("--oracle", type=Path, default=Path("data/oracle.parquet"),
                         help="the simulator's own probabilities, a row more if they are there (default: %(default)s)")
     args = parser.parse_args()
-    task = OneSetting(*read_tables(args, READ), read_params(args.params), args.settings, "next")
+    task = OneSetting(*(tables.read(table, getattr(args, table)) for table in READ), read_all(args.params), args.settings, "next")
     names = list(dict.fromkeys(args.rows))
     for text in grow(task, args.people, names, args.model, oracle_of(args.oracle, task)):
         print(text, flush=True)

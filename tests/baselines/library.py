@@ -36,8 +36,9 @@ from stages.baselines.sequential.training import fit, predict
 from stages.baselines.systems import bert4rec, sasrec
 from stages.common.console import console, track
 from stages.common.errors import UserError, run
-from stages.common.inputs import TABLES, at_least_1, read_tables
-from stages.common.params import read_params
+from stages.common import tables
+from stages.common.stage import at_least_1
+from stages.params import read_all
 from stages.metrics.bootstrap import Metrics, paired_difference
 
 READ = ("events", "windows", "vocabulary")
@@ -220,7 +221,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
     for table in READ:
         parser.add_argument(f"--{table}", type=Path, default=Path(f"data/{table}.parquet"),
-                            help=f"table: {TABLES[table]} (default: %(default)s)")
+                            help=f"table: {tables.CONTENT[table]} (default: %(default)s)")
     parser.add_argument("--system", choices=list(OURS), nargs="+", default=list(OURS), help="default: both")
     parser.add_argument("--users", type=at_least_1, metavar="N",
                         help="training users, a draw, where all would take too long (default: all)")
@@ -231,8 +232,8 @@ def main() -> None:
     except ImportError:
         raise UserError("recbole is not installed: pip install recbole==1.2.1 'pandas<3'") from None
     console.print(f"RecBole {recbole.__version__}")
-    history = read_params(args.params).windowing.history
-    events, windows, vocabulary = read_tables(args, READ)
+    history = read_all(args.params).windowing.history
+    events, windows, vocabulary = (tables.read(table, getattr(args, table)) for table in READ)
     windows = of_users(events, windows, args.users)
     for system in args.system:
         compare(system, events, windows, vocabulary, history, args.seeds)

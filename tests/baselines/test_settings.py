@@ -50,7 +50,7 @@ def test_no_more_choices_than_there_are():
     (BUDGET, "sasrec: missing"),
     (f"{BUDGET}\nsasrec: {{rate: 1}}", "(?s)sasrec.rate: "),
     (f"{BUDGET}\nsasrec: {{dropout: [0.1, 0.2, 0.10], heads: [1, 2, 2]}}",
-     r"(?s)sasrec.dropout: holds 0\.1 more than once; .*sasrec.heads: holds 2 more than once"),
+     r"(?s)sasrec.dropout: \[0\.1, 0\.2, 0\.1\]: holds 0\.1 more than once; .*sasrec.heads: .* holds 2 more than once"),
     ("budget: [", "not valid YAML"),
     ("- 1", "budget: missing"),
 ])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stages.common.errors import UserError
-from stages.common.params import Params, read_params
+from stages.params import Params, read_all
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,27 +25,27 @@ def change(path, key, line):
 
 def refused(path):
     with pytest.raises(UserError) as error:
-        read_params(path)
+        read_all(path)
     return str(error.value)
 
 
 def test_the_repositorys_params_are_valid():
-    assert isinstance(read_params(ROOT / "params.yaml"), Params)
+    assert isinstance(read_all(ROOT / "params.yaml"), Params)
 
 
 @pytest.mark.parametrize("written", ["5e-5", "5.0e-05", "5e-05", "0.00005"])
 def test_a_rate_is_a_number_however_it_is_written(params_file, written):
     change(params_file, "dpo.learning_rate", f"  learning_rate: {written}")
-    assert read_params(params_file).dpo.learning_rate == 5e-5
+    assert read_all(params_file).dpo.learning_rate == 5e-5
 
 
 def test_lambda_is_read_by_its_key(params_file):
     change(params_file, "selection.lambda", "  lambda: 0.25")
-    assert read_params(params_file).selection.lambda_ == 0.25
+    assert read_all(params_file).selection.lambda_ == 0.25
 
 
 def test_sections_are_frozen():
-    params = read_params(ROOT / "params.yaml")
+    params = read_all(ROOT / "params.yaml")
     with pytest.raises(ValueError, match="frozen"):
         params.sft.epsilon = 0.5
 

@@ -4,9 +4,9 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from stages.common.params import read_params
+from stages.common.params import dotted_keys
+from stages.params import Params, read_all
 from tests.contract.imports import ROOT
-from tests.contract.reads import keys_of
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
@@ -22,8 +22,8 @@ VALUES = leaves(YAML(typ="safe", pure=True).load(TEXT))
 
 
 def test_the_file_is_valid_and_complete():
-    read_params(ROOT / "params.yaml")
-    assert VALUES.keys() == keys_of()
+    read_all(ROOT / "params.yaml")
+    assert VALUES.keys() == dotted_keys(Params)
 
 
 def test_every_section_and_key_is_explained():
@@ -54,4 +54,4 @@ def test_small_rates_survive_as_numbers(value, tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(TEXT, encoding="utf-8")
     apply_overrides(str(path), [f"sft.learning_rate={value}"])
-    assert read_params(path).sft.learning_rate == float(value)
+    assert read_all(path).sft.learning_rate == float(value)

@@ -4,10 +4,10 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from stages.common.params import read_params
+from stages.common.params import dotted_keys
+from stages.params import Params, read_all
 from stages.hooks.symbols import RECIPES, expand
 from tests.contract.imports import ROOT
-from tests.contract.reads import keys_of
 
 TEXT = (ROOT / RECIPES).read_text(encoding="utf-8")
 ENTRIES = YAML(typ="safe", pure=True).load(TEXT)
@@ -21,13 +21,13 @@ def test_the_recipes_are_there_and_each_is_explained():
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_a_recipe_sets_keys_of_params_and_nothing_else(name, tmp_path):
-    assert ENTRIES[name].keys() <= keys_of()
+    assert ENTRIES[name].keys() <= dotted_keys(Params)
     params = tmp_path / "params.yaml"
     params.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    before = read_params(params).model_dump(by_alias=True)
+    before = read_all(params).model_dump(by_alias=True)
     known = set(before)
     apply_overrides(str(params), expand([f"recipe={name}"], str(ROOT / "params.yaml"), known))
-    after = read_params(params).model_dump(by_alias=True)
+    after = read_all(params).model_dump(by_alias=True)
     for key, value in ENTRIES[name].items():
         section, _, last = key.partition(".")
         assert after[section][last] == value

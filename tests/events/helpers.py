@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from stages.common.params import Params, read_params
+from stages.params import Params, read_all
 from stages.events.simulator import log as simulator
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ ROWS = [
 
 def params_with(**changes: Any) -> Params:
     """The repository's params with changes, such as `source__time_zone="UTC"` or `seed=1`."""
-    content = read_params(ROOT / "params.yaml").model_dump(by_alias=True)
+    content = read_all(ROOT / "params.yaml").model_dump(by_alias=True)
     for key, value in changes.items():
         section = content
         *parents, last = key.split("__")

@@ -11,10 +11,10 @@ import pytest
 from dvc.exceptions import DvcException, InvalidArgumentError
 from ruamel.yaml import YAML
 
-from stages.common.params import Params
+from stages.common.params import dotted_keys
+from stages.params import Params
 from stages.hooks.symbols import RECIPES, RIVALS, SYMBOLS, expand, translate
 from tests.contract.imports import ROOT
-from tests.contract.reads import keys_of
 
 SITE = Path(sysconfig.get_path("purelib"))
 SOURCE = ROOT / "stages" / "hooks"
@@ -53,7 +53,7 @@ def test_a_file_of_another_project_keeps_its_own_keys(known):
 
 
 def test_every_symbol_stands_for_a_key():
-    assert set(SYMBOLS.values()) <= keys_of()
+    assert set(SYMBOLS.values()) <= dotted_keys(Params)
 
 
 @pytest.fixture

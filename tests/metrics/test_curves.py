@@ -4,7 +4,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix
 
-from stages.common.params import Evaluate
+from stages.metrics.settings import Evaluate
 from stages.metrics.curves import curves_of
 from stages.metrics.outcomes import outcomes
 from stages.metrics.splits import splits_of

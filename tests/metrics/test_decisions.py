@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from stages.common.params import Evaluate
+from stages.metrics.settings import Evaluate
 from stages.metrics.adjust import adjusted, tempered
 from stages.metrics.decisions import TAUS, TEMPERATURES, cross_fitted, tau_of, temperature_of
 from stages.metrics.outcomes import OUTSIDE

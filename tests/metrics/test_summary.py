@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 from stages.common.errors import UserError
-from stages.common.params import Evaluate
+from stages.metrics.settings import Evaluate
 from stages.metrics.accuracy import groups
 from stages.metrics.adjust import adjusted, tempered
 from stages.metrics.decisions import tau_of, temperature_of

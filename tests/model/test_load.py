@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from stages.common.errors import UserError
-from stages.common.params import Lora
+from stages.model.settings import Lora
 from stages.model.load import (
     compute_dtype, load_adapter, load_base, load_merged, load_tokenizer, new_adapter, save_adapter,
 )

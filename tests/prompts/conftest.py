@@ -3,7 +3,7 @@ import re
 import pytest
 from transformers import AutoTokenizer
 
-from stages.common.params import Prompt
+from stages.prompts.settings import Prompt
 from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
 from tests.small_log import all_behaviors

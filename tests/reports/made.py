@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from stages.common import tables
 from stages.common.files import write_json
-from stages.common.params import Params
+from stages.params import Params
 from stages.evaluate import evaluate, write_plots
 from stages.reference import reference
 from stages.reports.gather import Places

@@ -1,3 +1,3 @@
-"""What tests of sessions share with those of the model's reading."""
+"""The tuned models are those that the tests of reading share."""
 
-from tests.model.conftest import float32, sharp_model  # noqa: F401
+from tests.model.conftest import *  # noqa: F403

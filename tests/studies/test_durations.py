@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from stages.common.params import read_params
+from stages.params import read_all
 from stages.studies.durations import _FIRST_GUESS, LM_RIVALS, Durations
 from stages.studies.pipeline import RIVALS, Pipeline
 from tests.contract.imports import ROOT
 
-PARAMS = read_params(ROOT / "params.yaml")
+PARAMS = read_all(ROOT / "params.yaml")
 
 
 def with_values(section, **values):

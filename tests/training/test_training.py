@@ -6,11 +6,11 @@ from transformers import TrainerControl
 
 from stages.common.errors import UserError
 from stages.common.files import read_json
-from stages.common.params import Lora
+from stages.model.settings import Lora
 from stages.model.load import new_adapter
 from stages.training import loop as training
 from stages.training.loop import (
-    Checkpoints, KeepBest, WarmupCosine, arguments, checkpoint_folder, finish, write_history,
+    Checkpoints, KeepBest, WarmupCosine, arguments, write_history,
 )
 from tests.small_log import small_params
 
@@ -66,11 +66,6 @@ def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="batch_size: 8: not a multiple of the 3 devices"):
         arguments(small_params(sft__batch_size=8).sft, 100, tmp_path, 0, 4)
-
-
-def test_checkpoints_lie_in_the_users_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("BEHAVIORLM_CACHE", str(tmp_path))
-    assert checkpoint_folder("sft", "abc") == tmp_path / "checkpoints" / "sft-abc"
 
 
 @pytest.fixture
@@ -194,20 +189,3 @@ def test_the_history_has_one_row_a_step(tmp_path):
     assert (tmp_path / "history.csv").read_text(encoding="utf-8").splitlines() == [
         "step,epoch,eval_loss,loss", "0,,3.0,", "1,0.5,2.0,2.5", "2,1.0,,2.25",
     ]
-
-
-def test_checkpoints_go_only_when_all_is_written(adapter, tiny_base, tmp_path):
-    (scratch := tmp_path / "scratch").mkdir()
-    trainer = SimpleNamespace(model=adapter, accelerator=SimpleNamespace(unwrap_model=lambda model: model),
-                              state=SimpleNamespace(log_history=[{"loss": 2.5, "step": 1}]))
-    args = SimpleNamespace(model=tiny_base, out=tmp_path / "out", history=tmp_path / "history.csv",
-                           metrics=tmp_path / "metrics.json")
-    args.metrics.mkdir()
-    with pytest.raises(OSError):
-        finish(trainer, {"steps": 1}, args, scratch)
-    assert scratch.exists()
-    args.metrics.rmdir()
-    finish(trainer, {"steps": 1}, args, scratch)
-    assert not scratch.exists()
-    assert read_json(args.metrics) == {"steps": 1} and (args.out / "adapter_model.safetensors").exists()
-    assert args.history.read_text(encoding="utf-8") == "step,epoch,loss\n1,,2.5\n"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.common.errors import UserError
-from stages.common.params import Predictions
+from stages.windows.settings import Predictions
 from stages.windows import tested as chosen  # pytest would take the function itself for a test
 
 PARAMS = Predictions(valid_natural=10, valid_per_behavior=2)

@@ -41,8 +41,10 @@ from stages.common.console import console, track
 from stages.common.draws import stream
 from stages.common.errors import UserError, run
 from stages.common.files import cache_folder, write_json
-from stages.common.params import Positive, Section
+from stages.common.params import Positive, Section, Seed
 from stages.prompts.log import EventLog
+from stages.prompts.settings import PromptParams
+from stages.windows.settings import Predictions
 
 LARGEST_TAU = 2.0
 """Up to this τ of logit adjustment, the largest that validation chooses from, an invalid answer stays wrong."""
@@ -50,6 +52,11 @@ LARGEST_TAU = 2.0
 _OUTCOMES = ("valid", "refused", "invalid")
 
 Requests = dict[str, dict[str, Any]]
+
+
+class Params(PromptParams):
+    seed: Seed
+    predictions: Predictions
 
 
 class Settings(Section):
@@ -230,7 +237,7 @@ def _row(
 
 
 def main() -> None:
-    args = parser_of("api", __doc__).parse_args()
+    args = parser_of("api", __doc__, Params).parse_args()
     task = task_of(args)
     _, settings = task.settings("api", Settings)
     made = row_of(task, settings, Cache(cache_folder() / "api"), args.out.stem)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from stages.baselines.api.cache import Answer
 from stages.baselines.fitting.settings import Context
-from stages.common.params import Params
 from stages.prompts.labels import check_labels
 from stages.prompts.log import EventLog
+from stages.prompts.settings import PromptParams
 from stages.prompts.window import WindowLayout
 
 Form = Literal["schema", "text"]
@@ -46,7 +46,7 @@ class Questions:
         labels: the candidates, in the vocabulary's order.
     """
 
-    def __init__(self, log: EventLog, params: Params, context: Context, model: str, form: Form):
+    def __init__(self, log: EventLog, params: PromptParams, context: Context, model: str, form: Form):
         """
         Raises:
             UserError: a label cannot stand in a prompt.

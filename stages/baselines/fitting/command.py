@@ -14,14 +14,13 @@ import polars as pl
 from safetensors.torch import save_file
 
 from stages.baselines.fitting.latency import latency_ms
-from stages.baselines.fitting.settings import Budget, Context, read_settings
+from stages.baselines.fitting.settings import Budget, Context, FitParams, read_settings
 from stages.baselines.sequential.sequences import Sequences
 from stages.baselines.sequential.training import Fitted, predict, trained_parameters
 from stages.common import tables
 from stages.common.console import console
 from stages.common.files import atomic_folder, write_json
-from stages.common.inputs import TABLES, read_tables
-from stages.common.params import Params, Section, read_params
+from stages.common.params import Section, read_params
 from stages.windows.tested import tested
 
 READ = ("events", "windows", "vocabulary")
@@ -40,7 +39,7 @@ class Task:
     events: pl.DataFrame
     windows: pl.DataFrame
     vocabulary: pl.DataFrame
-    params: Params
+    params: FitParams
     settings_file: Path
     context: Context
 
@@ -165,22 +164,24 @@ def write_weights(fitted: Fitted, folder: Path) -> None:
         write_json(part / "settings.json", fitted.settings)
 
 
-def parser_of(name: str, description: str) -> argparse.ArgumentParser:
+def parser_of(name: str, description: str, params: type[Section] = FitParams) -> argparse.ArgumentParser:
     """Of a row's command line, with what all rows have; `task_of` reads it.
 
     Args:
         name: of its module.
         description: the module's docstring.
+        params: the sections of params.yaml that it reads.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.baselines.{'api' if name == 'api' else f'systems.{name}'}", description=description,
         epilog="`dvc repro stages/baselines/dvc.yaml` runs every system with the paths that stand in that file.",
     )
+    parser.set_defaults(kind=params)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
     parser.add_argument("--settings", type=Path, default=Path("stages/baselines/params.yaml"),
                         help="what rows are tuned over, a section each (default: %(default)s)")
     for table in READ:
-        parser.add_argument(f"--{table}", type=Path, required=True, help=f"table: {TABLES[table]}")
+        parser.add_argument(f"--{table}", type=Path, required=True, help=f"table: {tables.CONTENT[table]}")
     parser.add_argument("--context", choices=get_args(Context), required=True,
                         help="what it is told: behaviours alone, each event's time and place too, or the next one's as "
                         "well")
@@ -201,5 +202,5 @@ def task_of(args: argparse.Namespace) -> Task:
     Raises:
         UserError: a file is absent or faulty.
     """
-    params = read_params(args.params)
-    return Task(*read_tables(args, READ), params, args.settings, args.context)
+    params = read_params(args.kind, args.params)
+    return Task(*(tables.read(table, getattr(args, table)) for table in READ), params, args.settings, args.context)

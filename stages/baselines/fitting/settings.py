@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from stages.common.documents import checked, read_yaml
 from stages.common.errors import UserError
-from stages.common.params import Count, Positive, Rate, Section
+from stages.common.params import Count, Positive, Rate, Section, Seed, checked, read_yaml
+from stages.windows.settings import Predictions, Windowing
 
 Context = Literal["id", "history", "next"]
 
@@ -28,6 +28,15 @@ Tried = Annotated[list[Value], Field(min_length=1), AfterValidator(_once_each)]
 Rates = Tried[Rate]
 Counts = Tried[Positive]
 Dropouts = Tried[Annotated[float, Field(ge=0, lt=1)]]
+
+
+class FitParams(Section):
+    """The sections of params.yaml that every baseline follows from."""
+
+    seed: Seed
+    data_seed: Seed
+    windowing: Windowing
+    predictions: Predictions
 
 
 class Budget(Section):

@@ -30,7 +30,8 @@ from stages.baselines.language.training import (
 from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.files import atomic_folder, write_json
-from stages.common.params import Params, Positive, Section, Share
+from stages.common.params import Positive, Section, Seed, Share
+from stages.prompts.settings import Instructions, PromptParams
 from stages.model.likelihood import score
 from stages.model.load import load_base, load_tokenizer, save_adapter
 from stages.model.resolve import read_manifest, write_manifest
@@ -38,6 +39,15 @@ from stages.prompts.layout import Layout, TokenSequence, prompts, table
 from stages.prompts.log import EventLog
 from stages.prompts.window import WindowLayout
 from stages.training.sft_trainer import labelled
+from stages.windows.settings import Predictions
+
+
+class LanguageParams(PromptParams):
+    """The sections of params.yaml that baselines made of a language model follow from."""
+
+    seed: Seed
+    instructions: Instructions
+    predictions: Predictions
 
 
 class Adapted(Section):
@@ -64,7 +74,7 @@ class LanguageRow(ABC):
     section: str
     kind: type[Adapted]
     modules: str | tuple[str, ...]
-    params: Params
+    params: LanguageParams
 
     def __init__(self, task: Task, folder: Path):
         self.task, self.folder = task, folder
@@ -184,7 +194,7 @@ def run_row(
         make: the row from the task and the command line.
         options: adds what only this row's command line has.
     """
-    parser = parser_of(name, description)
+    parser = parser_of(name, description, LanguageParams)
     add_model(parser)
     options(parser)
     run_with(parser, lambda task, args: make(task, args).fit(),

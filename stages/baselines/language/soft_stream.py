@@ -12,9 +12,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stages.baselines.language.soft import count
-from stages.common.params import Params
 from stages.prompts.layout import TokenSequence
 from stages.prompts.log import EventLog
+from stages.prompts.settings import PromptParams
 from stages.prompts.stream import StreamLayout
 
 _USER = -1  # stands for a user's token until it is known how much of the log is in the prompt
@@ -32,7 +32,7 @@ class SoftStreamLayout(StreamLayout):
             more than the words do.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, params: Params, size: int, with_users: bool):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, params: PromptParams, size: int, with_users: bool):
         """
         Args:
             size: ordinary tokens that the model has vectors for.

@@ -27,7 +27,7 @@ from stages.baselines.language.rows import Adapted, LanguageRow, run_row
 from stages.baselines.language.training import Plan, copied, restore, train
 from stages.common.draws import stream
 from stages.common.errors import UserError, run
-from stages.common.inputs import TABLES, read_tables
+from stages.common import tables
 from stages.common.params import Positive
 from stages.prompts.conversations import encode_conversation
 from stages.prompts.layout import Layout, table
@@ -93,10 +93,10 @@ class TALLRec(LanguageRow):
 
 def main() -> None:
     def make(task: Task, args: argparse.Namespace) -> TALLRec:
-        return TALLRec(task, args.model, *read_tables(args, ("conversations",)))
+        return TALLRec(task, args.model, tables.read("conversations", args.conversations))
 
     def options(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--conversations", type=Path, required=True, help=f"table: {TABLES['conversations']}")
+        parser.add_argument("--conversations", type=Path, required=True, help=f"table: {tables.CONTENT['conversations']}")
 
     run_row("tallrec", __doc__, make, options)
 

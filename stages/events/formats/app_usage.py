@@ -11,9 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.common.params import Source
 from stages.events import delimited, times
 from stages.events.reading import Piece
+from stages.events.settings import Source
 
 _NAMES = ["user", "time", "station", "app", "bytes"]
 

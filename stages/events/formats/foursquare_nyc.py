@@ -11,10 +11,10 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.common.params import Source
 from stages.events import delimited
 from stages.events.reading import Piece
 from stages.events.rules import missing
+from stages.events.settings import Source
 from stages.events.times import time_rule
 
 _NAMES = ["user", "venue", "category_id", "category", "latitude", "longitude", "offset", "utc"]

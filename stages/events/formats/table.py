@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.common.params import Source
 from stages.events import delimited, reading, times
 from stages.events.reading import Piece
 from stages.events.rules import Rule
+from stages.events.settings import Source
 
 _ROWS_OF_PARQUET = 1_000_000  # read at once
 

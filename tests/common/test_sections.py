@@ -1,7 +1,7 @@
 import pytest
 from pydantic import model_validator
 
-from stages.common.documents import checked, read_yaml
+from stages.common.params import checked, read_yaml
 from stages.common.errors import UserError
 from stages.common.params import Positive, Section
 

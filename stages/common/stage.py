@@ -1,0 +1,210 @@
+"""The shape of every stage: it reads what it declares, computes, and writes what it declares.
+
+A script `stages/<name>.py` has a function that computes, and one declaration from which the command line is made:
+
+    STAGE = Stage("count", __doc__, count, Params, reads={"events": table("events")}, writes={"out": json("counts")})
+
+    if __name__ == "__main__":
+        STAGE.run()
+
+The function gets by name what was read, `params` and the options; what it returns is written in the order of `writes`.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polars as pl
+
+from stages.common import tables
+from stages.common.console import console
+from stages.common.errors import run
+from stages.common.files import atomic_file, atomic_folder, checkpoint_folder, fingerprint, read_json, write_json
+from stages.common.params import PARAMS, Section, read_params
+
+CODE = Path(__file__).parents[1]
+_EPILOG = (
+    "`dvc repro` runs this stage with the paths that stand in dvc.yaml, after the stages that it needs; settings are "
+    "keys of params.yaml."
+)
+_DIGITS = 6  # behind the point, of a number in a CSV
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one input or output is read or written.
+
+    Attributes:
+        help: of its option.
+        reading: opened for as long as the function computes, where something is read only then.
+        streamed: the function gets the path and writes it on the way; the file appears when all has ended well.
+    """
+
+    help: str
+    read: Callable[[Path], Any] = Path
+    write: Callable[[Any, Path], None] | None = None
+    reading: Callable[[Path], AbstractContextManager] = nullcontext
+    streamed: bool = False
+
+
+def place(help: str) -> Kind:
+    """A path that the function reads itself."""
+    return Kind(help)
+
+
+def table(name: str, lazy: bool = False, help: str = "") -> Kind:
+    """A table of `stages.common.tables`; a lazy one is scanned, and only what is asked for is read."""
+    help = f"table `{name}`: {help or tables.CONTENT[name]}"
+    if lazy:
+        return Kind(help, lambda path: tables.scan(name, path), reading=tables.reading)
+    return Kind(help, lambda path: tables.read(name, path), lambda frame, path: tables.write(frame, name, path))
+
+
+def streamed_table(name: str) -> Kind:
+    """A table that the function writes itself: it may be larger than memory."""
+    return Kind(f"table `{name}`: {tables.CONTENT[name]}", streamed=True)
+
+
+def table_folder(name: str, help: str) -> Kind:
+    """A folder of tables of one schema, by the names of their files."""
+
+    def read(folder: Path) -> dict[str, pl.DataFrame]:
+        # an absent folder is told as an absent table is
+        paths = sorted(folder.glob("*.parquet")) or [folder]
+        return {path.stem: tables.read(name, path) for path in paths}
+
+    return Kind(help, read, lambda frames, path: _write_folder(
+        {f"{each}.parquet": frame for each, frame in frames.items()}, path,
+        lambda frame, part: tables.write(frame, name, part)))
+
+
+def csv(help: str) -> Kind:
+    return Kind(help, write=_write_csv)
+
+
+def csv_folder(help: str) -> Kind:
+    return Kind(help, write=lambda frames, path: _write_folder(
+        {f"{each}.csv": frame for each, frame in frames.items()}, path, _write_csv))
+
+
+def json(help: str) -> Kind:
+    return Kind(help, read_json, lambda content, path: write_json(path, content))
+
+
+def json_folder(help: str) -> Kind:
+    return Kind(help, write=lambda contents, path: _write_folder(
+        {f"{each}.json": content for each, content in contents.items()}, path,
+        lambda content, part: write_json(part, content)))
+
+
+def text(help: str) -> Kind:
+    return Kind(help, write=_write_text)
+
+
+COUNTS = json("what the stage counted or reached (JSON)")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is.
+
+    Attributes:
+        name: of its script.
+        description: the script's docstring.
+        compute: the function; it returns what is written, a tuple in the order of `writes`, or the thing itself where
+            there is one; None in a process beside the one that writes.
+        params: the sections of params.yaml that it uses. DVC lists the same.
+        reads: the inputs, by their options' names.
+        writes: the outputs, likewise.
+        options: further options by name, each with keyword arguments of `add_argument`: what cannot change a result.
+        resumes: whether `compute` gets `scratch`, a folder outside the workspace that is found again by the same params,
+            inputs and code only, and goes when the outputs are safe.
+        message: the line at the end, from the command line's arguments and what was computed.
+    """
+
+    name: str
+    description: str
+    compute: Callable[..., Any]
+    params: type[Section]
+    reads: Mapping[str, Kind]
+    writes: Mapping[str, Kind]
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    resumes: bool = False
+    message: Callable[..., str] | None = None
+
+    def parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(prog=f"python -m stages.{self.name}", description=self.description,
+                                         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--params", type=Path, default=PARAMS, help="the settings (default: %(default)s)")
+        for name, kind in {**self.reads, **self.writes}.items():
+            parser.add_argument(_option(name), type=Path, required=True, help=kind.help)
+        for name, settings in self.options.items():
+            parser.add_argument(_option(name), **settings)
+        return parser
+
+    def main(self) -> None:
+        """Do what the command line says."""
+        args = self.parser().parse_args()
+        params = read_params(self.params, args.params)
+        # what is wrong with another stage's section shows now, not hours later; by name, since no stage depends on it
+        import_module("stages.params").read_all(args.params)
+        paths = {name: getattr(args, name) for name in {**self.reads, **self.writes}}
+        given = {name: kind.read(paths[name]) for name, kind in self.reads.items()}
+        given |= {name: getattr(args, name) for name in self.options}
+        if self.resumes:
+            key = fingerprint(params.model_dump(), [*(paths[name] for name in self.reads), CODE])
+            given["scratch"] = checkpoint_folder(self.name, key)
+        with ExitStack() as stack:
+            for name, kind in {**self.reads, **self.writes}.items():
+                stack.enter_context(kind.reading(paths[name]))
+                if kind.streamed:
+                    given[name] = stack.enter_context(atomic_file(paths[name]))
+            made = self.compute(**given, params=params)
+            if made is None:
+                return
+            results = made if isinstance(made, tuple) else (made,)
+            written = {name: kind.write for name, kind in self.writes.items() if kind.write}
+            for (name, write), result in zip(written.items(), results, strict=True):
+                write(result, paths[name])
+        if self.resumes:
+            shutil.rmtree(given["scratch"], ignore_errors=True)
+        if self.message:
+            console.print(self.message(args, *results), soft_wrap=True, markup=False)
+
+    def run(self) -> NoReturn:
+        """`main`, as a process: it exits."""
+        run(self.main)
+
+
+def at_least_1(text: str) -> int:
+    """Type of an option that is a whole number of 1 or more."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of 1 or more is needed")
+    return number
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _write_csv(frame: pl.DataFrame, path: Path) -> None:
+    with atomic_file(path) as part:
+        frame.with_columns(pl.col(pl.Float64).round(_DIGITS)).write_csv(part)
+
+
+def _write_text(content: str, path: Path) -> None:
+    with atomic_file(path) as part:
+        part.write_text(content, encoding="utf-8")
+
+
+def _write_folder(contents: Mapping[str, Any], path: Path, write: Callable[[Any, Path], None]) -> None:
+    """Each of `contents` as a file of its name: all or none."""
+    with atomic_folder(path) as folder:
+        for name, content in contents.items():
+            write(content, folder / name)

@@ -1,0 +1,34 @@
+"""How adapters are trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.common.params import Positive, Rate, Section, Share
+
+
+class Sft(Section):
+    labels: Literal["anchors", "all", "tail", "tail_and_medium", "none"]
+    logit_adjustment: Annotated[float, Field(ge=0, le=10)]
+    epsilon: Annotated[float, Field(ge=0, le=10)]
+    learning_rate: Rate
+    min_learning_rate: Annotated[float, Field(ge=0, le=1)]
+    warmup: Share
+    batch_size: Positive
+    epochs: Annotated[float, Field(gt=0, le=1000)]
+    validations_per_epoch: Positive
+    patience: Positive
+
+
+class Dpo(Section):
+    objective: Literal["dpo", "sft"]
+    beta: Annotated[float, Field(gt=0, le=100)]
+    nll_weight: Annotated[float, Field(ge=0, le=1000)]
+    learning_rate: Rate
+    min_learning_rate: Annotated[float, Field(ge=0, le=1)]
+    warmup: Share
+    batch_size: Positive
+    epochs: Annotated[float, Field(gt=0, le=1000)]
+    validations_per_epoch: Positive
+    patience: Positive
+    valid_per_behavior: Positive
