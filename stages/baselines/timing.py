@@ -14,7 +14,8 @@ from stages.common import tables
 from stages.common.params import read_params
 from stages.model.likelihood import score
 from stages.model.load import load_merged, load_tokenizer
-from stages.prompts.layouts import layout_of, prompts
+from stages.prompts.layout import prompts
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
 from stages.windows.settings import Predictions
@@ -33,7 +34,7 @@ def main() -> None:
     params = read_params(Params, args.params)
     events, windows, vocabulary = (tables.read(table, getattr(args, table)) for table in _READ)
     wanted = tested(events, windows, params.predictions, params.data_seed)
-    layout = layout_of(load_tokenizer(args.model), EventLog.of(events, vocabulary), params)
+    layout = layout_of(load_tokenizer(args.model), EventLog.from_tables(events, vocabulary), params)
     model = load_merged(args.model)
     found = latency_ms(lambda row: score(model, prompts(layout, [row]), layout.answers, ""), wanted["row"].to_list())
     write_json(args.metrics, {"layout": params.prompt.layout, "context": params.prompt.context, "latency_ms": found})

@@ -18,7 +18,7 @@ from stages.common.console import console
 from stages.model.likelihood import score
 from stages.model.load import load_merged, save_adapter
 from stages.model.resolve import read_manifest
-from stages.prompts.layouts import Layout, prompts
+from stages.prompts.layout import Layout, prompts
 
 # More than this many targets is more than a trial of minutes can see.
 _MOST_TARGETS = 60_000

@@ -86,7 +86,7 @@ class Inputs:
     folder: Path
 
     def __post_init__(self) -> None:
-        self.log = EventLog.of(self.events, self.vocabulary)
+        self.log = EventLog.from_tables(self.events, self.vocabulary)
         self.tokenizer = load_tokenizer(self.model)
         # ours: one sequence of events, each a target; the paper's: one prompt a target
         self.stream, self.window = (self._layout(name) for name in ("stream", "window"))
@@ -107,7 +107,7 @@ class Inputs:
         A seeded choice of stretches; the rows are ascending. Fewer where the log has no more.
         """
         rows = self.rows("train")
-        _, stretch = np.unique(self.stream.starts_of(rows), return_inverse=True)
+        _, stretch = np.unique(self.stream.sequence_starts(rows), return_inverse=True)
         labels = np.bincount(stretch, weights=np.isin(self.log.behavior[rows], self.trained))
         order = np.random.default_rng([seed, 11]).permutation(len(labels))
         enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1

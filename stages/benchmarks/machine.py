@@ -12,7 +12,8 @@ import psutil
 import torch
 
 from stages.benchmarks.timing import now
-from stages.model.load import compute_dtype, device
+from stages.common.device import device
+from stages.model.load import compute_dtype
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "pandas", "polars", "numpy")
 # The tools that we compare with come from an extra, so that nobody has to install them to use the project.

@@ -31,7 +31,7 @@ class OurSession:
     def __init__(self, model: PreTrainedModel, inputs: Inputs, history: list[int]):
         self.inputs, self.layout = inputs, inputs.stream
         self.numbers = {label: number for number, label in enumerate(self.layout.candidates)}
-        self.kept = session.Session(session.Candidates(
+        self.kept = session.Session(session.SharedModel(
             model, self.layout.prefix, self.layout.answers, self.layout.length, self.layout.max_tokens
         ))
         self.kept.extend(self._event(row) for row in history)
@@ -41,7 +41,7 @@ class OurSession:
 
     def predict(self, row: int, exactly: bool) -> str:
         """The likeliest candidate when and where event `row` falls; `exactly` after scoring each of them."""
-        found = self.kept.weigh(self._context(row), top=None if exactly else 1)
+        found = self.kept.score(self._context(row), top=None if exactly else 1)
         return self.layout.candidates[int(found.candidates[0])]
 
     def prompt(self, row: int) -> list[int]:
@@ -50,11 +50,11 @@ class OurSession:
 
     def _context(self, row: int) -> list[int]:
         _, time, place, _ = self.inputs.events.row(row)
-        return self.layout.context(time.weekday(), time.hour, place)
+        return self.layout.context_tokens(time.weekday(), time.hour, place)
 
     def _event(self, row: int) -> tuple[list[int], int]:
         _, time, place, behavior = self.inputs.events.row(row)
-        return self.layout.event(time.weekday(), time.hour, place, behavior), self.numbers.get(behavior, -1)
+        return self.layout.event_tokens(time.weekday(), time.hour, place, behavior), self.numbers.get(behavior, -1)
 
 
 class Generation:

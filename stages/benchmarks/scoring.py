@@ -22,7 +22,7 @@ from stages.benchmarks.training import fastest
 from stages.common.console import console
 from stages.model.likelihood import score, shared_prefix
 from stages.model.load import load_merged
-from stages.prompts.layouts import prompts
+from stages.prompts.layout import prompts
 
 Tokens = list[list[int]]
 _EXACT = 1e-3

@@ -24,7 +24,7 @@ from stages.benchmarks.training import NO_VALIDATION, baseline_arguments, fastes
 from stages.common.console import console
 from stages.model.likelihood import shared_prefix
 from stages.model.load import load_base, new_adapter
-from stages.prompts.layouts import table
+from stages.prompts.layout import table
 from stages.training.loop import arguments, steps_per_epoch
 from stages.training.sft_trainer import IGNORED, MICRO_BATCH, SequenceTrainer, labelled
 

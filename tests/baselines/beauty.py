@@ -30,12 +30,12 @@ from torch.nn import functional
 
 from stages.baselines.sequential.causal import OBJECTIVES, Objective
 from stages.baselines.sequential.sequences import NO_LABEL, Batch, Sequences
-from stages.baselines.sequential.training import device
 from stages.baselines.systems.sasrec import SASRec
 from stages.common.console import Track, console, track
+from stages.common.device import device
+from stages.common.draws import positions
 from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
-from stages.windows.cut import positions
 
 PUBLISHED = {"bce": (0.0246, 0.0126), "ce": (0.0533, 0.0327)}
 """HR@10 and NDCG@10 of SASRec and of SASRec+ (github.com/antklen/sasrec-bert4rec-recsys23, README)."""

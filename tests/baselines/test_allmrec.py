@@ -20,7 +20,7 @@ from stages.common import tables
 from stages.common.files import read_json
 from stages.model.likelihood import score
 from stages.model.load import load_base
-from stages.prompts.layouts import prompts
+from stages.prompts.layout import prompts
 from stages.windows import tested as choice
 from tests.baselines.language import ADAPTED, a_sasrec, settings_of, small_task
 from tests.small_log import BEHAVIORS
@@ -229,7 +229,7 @@ def test_without_a_sasrec_one_is_fitted_as_published(tiny_base, tmp_path, monkey
         YAML().dump({"sasrec": SASREC}, file)
     row = ALLMRec(replace(task, context="history"), tiny_base, None)
     assert asked == [("id", "bce")] and isinstance(row.sasrec, SASRec) and row.sasrec.objective == "bce"
-    assert row.layout.told == "history" and not row.sasrec.training
+    assert row.layout.context == "history" and not row.sasrec.training
     assert not any(weight.requires_grad for weight in row.sasrec.parameters())
 
 

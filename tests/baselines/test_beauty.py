@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from stages.baselines.sequential.losses import cross_entropy
-from stages.baselines.sequential.training import device
 from stages.baselines.systems.sasrec import SASRec
+from stages.common.device import device
 from stages.common.errors import UserError
 from tests.baselines import beauty
 from tests.baselines.beauty import ItemSoftmax, ManyItems, hit_rate_and_ndcg, ranks, read_log

@@ -25,7 +25,7 @@ class Plain:
             behavior=pl.when(pl.int_range(pl.len()) == count).then(pl.lit(inputs.vocabulary["behavior"][0]))
             .otherwise("behavior"),
         )
-        log, params = EventLog.of(events, inputs.vocabulary), inputs.params
+        log, params = EventLog.from_tables(events, inputs.vocabulary), inputs.params
         layout = make_layout(inputs.tokenizer, log, params.prompt, params.windowing.history,
                              params.windowing.min_history, params.seed)
         return layout.prompt(count)

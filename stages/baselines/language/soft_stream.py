@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stages.baselines.language.soft import count
-from stages.prompts.layouts import TokenSequence
+from stages.prompts.layout import TokenSequence
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
 from stages.prompts.stream import StreamLayout

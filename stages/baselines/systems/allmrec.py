@@ -39,10 +39,10 @@ from stages.baselines.language.soft import Projector
 from stages.baselines.language.training import Plan, train
 from stages.baselines.systems.allmrec_codes import CODE, Codes, Matching, fit_codes
 from stages.baselines.systems.sasrec import SASRec, fit_sasrec
+from stages.common.draws import stream
 from stages.common.errors import run
 from stages.common.params import Positive, Share
 
-_STREAM = 8  # tells the draw of stage 1's events from the others of the same seed
 
 
 class Settings(Matching):
@@ -125,7 +125,7 @@ class ALLMRec(CollaborativeRow):
         size = len(self.names.vectors)
         windows = self.task.windows.filter(pl.col("split") == "train")["row"].sort().to_numpy()
         known = windows[self.log.behavior[windows] < size]
-        rng = np.random.default_rng([self.params.seed, _STREAM])
+        rng = stream(self.params.seed, "allmrec events")
         rows = rng.permutation(known)[: self.params.instructions.train_targets]
         told = [(self.log.history(row, self.layout.length).start, row) for row in rows.tolist()]
         users = user_vectors(self.sasrec, self.task.sequences, told)

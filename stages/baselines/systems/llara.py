@@ -19,7 +19,6 @@ vector is the prompt without soft tokens; exchanged soft vectors change the answ
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -28,9 +27,9 @@ from stages.baselines.language.collaborative import CollaborativeRow, add_sasrec
 from stages.baselines.language.rows import Adapted, run_row
 from stages.baselines.language.soft import Projector, Table
 from stages.baselines.language.training import Plan, train
+from stages.common.draws import stream
 from stages.common.errors import run
 
-_STREAM = 7  # tells the curriculum's draws from the others of the same seed
 
 
 class Settings(Adapted):
@@ -60,7 +59,7 @@ class LLaRA(CollaborativeRow):
         self._projector = Projector(net.to(self.items.device), self.items, self.embedding.mean_norm())
 
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
-        rng = np.random.default_rng([self.params.seed, _STREAM])
+        rng = stream(self.params.seed, "llara curriculum")
         self.curriculum = []
 
         def before_step(step: int, steps: int) -> None:

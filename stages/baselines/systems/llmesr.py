@@ -36,8 +36,9 @@ from stages.baselines.language.names import NameVectors, names_of, principal
 from stages.baselines.sequential.embedder import Embedder
 from stages.baselines.sequential.losses import binary_cross_entropy
 from stages.baselines.sequential.sequences import SPECIAL, Batch, Sequences
-from stages.baselines.sequential.training import Fitted, Recommender, device, fit
+from stages.baselines.sequential.training import Fitted, Recommender, fit
 from stages.baselines.systems.sasrec import Encoder, seen
+from stages.common.device import device
 from stages.common.errors import UserError, run
 from stages.common.params import Positive
 

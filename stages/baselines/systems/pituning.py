@@ -45,7 +45,8 @@ from stages.baselines.sequential.embedder import Embedder
 from stages.baselines.sequential.losses import cross_entropy
 from stages.baselines.sequential.ranks import mean_reciprocal_rank
 from stages.baselines.sequential.sequences import NO_LABEL, Batch, Sequences
-from stages.baselines.sequential.training import Fitted, Recommender, device, fit, predict
+from stages.baselines.sequential.training import Fitted, Recommender, fit, predict
+from stages.common.device import device
 from stages.common.errors import UserError, run
 from stages.common.params import Positive, Rate, Share
 from stages.model.load import compute_dtype, load_base

@@ -17,7 +17,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from datasets import Dataset
@@ -26,14 +25,15 @@ from stages.baselines.fitting.command import Task
 from stages.baselines.fitting.settings import Counts, Rates
 from stages.baselines.language.rows import Adapted, LanguageRow, run_row
 from stages.baselines.language.training import Plan, copied, restore, train
+from stages.common.draws import stream
 from stages.common.errors import UserError, run
 from stages.common import tables
 from stages.common.params import Positive
 from stages.prompts.conversations import encode_conversation
-from stages.prompts.layouts import Layout, layout_of, table
+from stages.prompts.layout import Layout, table
+from stages.prompts.layouts import layout_of
 from stages.training.sft_trainer import labelled
 
-_STREAM = 8  # tells the choice of conversations to look at from the others of the same seed
 _LOOKED_AT = 10  # one conversation of so many
 
 
@@ -82,7 +82,7 @@ class TALLRec(LanguageRow):
         turns = conversations["turns"].to_list()
         if len(turns) < 2:
             raise UserError(f"conversations: {len(turns)}; stage 1 needs one to learn from and one to look at")
-        order = np.random.default_rng([self.params.seed, _STREAM]).permutation(len(turns))
+        order = stream(self.params.seed, "tallrec conversations").permutation(len(turns))
         held = max(1, len(turns) // _LOOKED_AT)
         trained, looked_at = (
             labelled(table([encode_conversation(self.tokenizer, turns[i]) for i in part]), [-1])
