@@ -10,22 +10,21 @@ finished study runs nothing. Every row is an experiment: `dvc exp apply NAME` pu
 import argparse
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from stages.common import tables
 from stages.common.console import console
+from stages.common.documents import read_yaml
 from stages.common.errors import run
 from stages.common.files import cache_folder
 from stages.common.inputs import at_least_1
 from stages.common.params import read_params
 from stages.studies import view
-from stages.studies.collect import Results
 from stages.studies.definitions import read_overrides, read_studies
 from stages.studies.durations import Durations
-from stages.studies.experiments import Queue, finished
+from stages.studies.experiments import Queue
 from stages.studies.pipeline import Pipeline
 from stages.studies.plan import in_turn, plan
-from stages.studies.results import compare
+from stages.studies.repository import finished
+from stages.studies.results import Results, compare
 
 STUDIES = Path("stages/studies/studies.yaml")
 RESULTS = Path("metrics/studies")
@@ -38,19 +37,18 @@ def main() -> None:
     if not args.names:
         view.list_all(catalogue)
         return
+    studies = {name: catalogue.study(name).against(args.reference) for name in args.names}
     params = read_params()
-    workspace = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
+    workspace = read_yaml(Path("params.yaml"))
     request = view.Request(args.setting, catalogue.setting(args.setting), read_overrides(args.set, set(workspace)),
                            args.seeds, tuple(args.rows), args.all_rows, args.reference)
     pipeline, plans = Pipeline(Path()), {}
-    for name in args.names:
-        study = catalogue.study(name).against(args.reference)
+    for name, study in studies.items():
         seeds = list(range(args.seeds)) if args.seeds and study.repeat == "seed" else None
         if args.seeds and not seeds:
             console.print(f"{name}: --seeds has no part in it: it repeats over {study.repeat}")
-        rows = list(study.rows) if args.all_rows else args.rows
-        plans[name] = plan(study, name, request.setting, workspace, pipeline, request.overrides, seeds, rows,
-                           catalogue.method)
+        plans[name] = plan(study, name, request.setting, workspace, pipeline, request.overrides, seeds,
+                           list(study.rows) if args.all_rows else args.rows, catalogue.method)
     durations = Durations(cache_folder() / "durations.json", _behaviors())
     done = finished(Path())
     view.show_plan(plans, done, durations, args.jobs)

@@ -9,8 +9,8 @@ from ruamel.yaml import YAML
 
 from stages.common.params import Params
 from stages.studies.definitions import MODELS
-from stages.studies.pipeline import combinations, filled
 from tests.contract.imports import PACKAGE, ROOT, imported_by, modules_of, rooms_of
+from tests.contract.matrices import combinations, filled
 from tests.contract.reads import keys_of, keys_read_by
 
 RIVALS = f"{PACKAGE}/baselines/dvc.yaml"

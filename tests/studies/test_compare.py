@@ -16,7 +16,7 @@ from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.permutation import holm, paired_test, random_signs
 from stages.studies.repetitions import Repetition, RowResult, prepare
 from stages.studies.user_sums import contributions, swapped
-from tests.studies.planted import Plan, coverage, rows, vocabulary
+from stages.studies.planted import Plan, coverage, rows, vocabulary
 
 
 def arrays(repetition, split, names):

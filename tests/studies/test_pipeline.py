@@ -1,6 +1,7 @@
 """Keys of stages: what changes a stage's result changes its key and those of the stages after it, and no other."""
 
 import copy
+import json
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,7 @@ MINI_PARAMS = {"seed": 0, "counting": {"least": 1}, "source": {"format": "table"
 @pytest.fixture
 def mini(tmp_path):
     (tmp_path / "dvc.yaml").write_text(MINI, encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(json.dumps(MINI_PARAMS), encoding="utf-8")
     (tmp_path / "stages").mkdir()
     for name in ("log.csv", "stages/count.py", "stages/shared.py", "stages/guess.py"):
         (tmp_path / name).write_text(name, encoding="utf-8")

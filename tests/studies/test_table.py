@@ -78,7 +78,7 @@ def test_every_line_of_a_table_has_as_many_cells(study, summary_of):
     assert len(lines) == 4 and len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
 
-def test_what_a_rival_took_is_a_mean_over_repetitions(two_rows):
+def test_what_a_baseline_took_is_a_mean_over_repetitions(two_rows):
     cost = {"trained_targets": 500, "trained_parameters": 1000, "fit_seconds": 60.4, "latency_ms": 0.42}
     first, second = two_rows.rows
     found = markdown(replace(two_rows, rows=[first, replace(second, facts=[cost, {**cost, "fit_seconds": 71.0}])]), "T", "")

@@ -1,6 +1,6 @@
 """Studies with a known answer: predictions of rows whose true accuracies are given.
 
-`python -m tests.studies.planted --sets 200 --effect 0.1` prints how often intervals cover the truth and tests reject.
+`python -m stages.studies.planted --sets 200 --effect 0.1` prints how often intervals cover the truth and tests reject.
 """
 
 import argparse
