@@ -3,8 +3,8 @@
     python -m stages.study table4 --dry          # the plan, the stages to run, an estimate of the time
     python -m stages.study table4                # run what is not finished yet, then write metrics/studies/…
 
-Studies and settings are entries of stages/studies/studies.yaml. Stop it whenever you like: the same command continues, and a
-finished study runs nothing. Every row is an experiment: `dvc exp apply NAME` puts it into the workspace.
+Studies and settings are entries of stages/studies/studies.yaml. Stop it whenever you like: the same command continues,
+and a finished study runs nothing. Every row is an experiment: `dvc exp apply NAME` puts it into the workspace.
 """
 
 import argparse
@@ -67,9 +67,9 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stages.study", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="studies of stages/studies/studies.yaml; none: list them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"studies of {STUDIES}; none: list them")
     parser.add_argument("--setting", default="default",
-                        help="the log and the sizes, a setting of stages/studies/studies.yaml (default: %(default)s)")
+                        help=f"the log and the sizes, a setting of {STUDIES} (default: %(default)s)")
     parser.add_argument("--seeds", type=at_least_1, metavar="N",
                         help="seeds 0 to N - 1 instead of the study's own; a cross-validation keeps its folds")
     rows = parser.add_mutually_exclusive_group()

@@ -16,8 +16,7 @@ from stages.common.params import Section
 from stages.hooks.symbols import expand, translate
 
 Overrides = dict[str, Any]
-"""Keys of params.yaml (`sft.epsilon`) or of the baselines' settings (`stages/baselines/params.yaml:budget.trials`), and
-their values."""
+"""Values by keys of params.yaml (`sft.epsilon`) or of baselines (`stages/baselines/params.yaml:budget.trials`)."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 MODELS = ("base", "sft", "dpo")
@@ -40,7 +39,7 @@ class StudyRow(Section):
         model: whose predictions are compared: one of `MODELS`, of `REFERENCES`, or of the baselines' pipeline.
         decision: plain (argmax of p), adjusted (logit adjustment, τ chosen on validation), or textbook (τ = 1).
         alternatives: further settings, each beside `set`: of these and `set` alone validation takes one, for each
-            repetition its own. As many in all as each baseline may try (`budget.trials` of stages/baselines/params.yaml).
+            repetition its own. As many in all as a baseline may try (`budget.trials` of stages/baselines/params.yaml).
         paper: the paper's figures by metric, as shares.
         needs: what a machine must have for this row (a model hub, a GPU); such a row runs only when asked for by name.
     """
@@ -62,7 +61,7 @@ class StudyRow(Section):
 
 
 class Gap(Section):
-    """From one study row, a baseline, to another, the ceiling, in one metric: the table says how much of it each closes."""
+    """Between two study rows, a baseline and the ceiling, in one metric: the table says how much of it each closes."""
 
     baseline: Name
     ceiling: Name
@@ -82,7 +81,7 @@ class Study(Section):
         metrics: in the table's order, such as `balanced.tail`.
         groups: extra means over behaviours: near_tail and far_tail split the tail by likeness to its nearest anchor.
         note: what a reader of the table should know.
-        gap: a baseline and a ceiling among the rows, such as counting and the oracle; what the others close is shown, too.
+        gap: a baseline and a ceiling among the rows, such as counting and the oracle; what others close is shown, too.
         costs: whether what rows took is shown; one window of our own models is timed, too, as baselines' are.
         show_validation: whether the table has the score on validation windows, by which one chooses.
     """
@@ -161,10 +160,8 @@ def read_studies(path: Path) -> Catalogue:
 def read_overrides(texts: Sequence[str], sections: Container[str]) -> Overrides:
     """`KEY=VALUE` texts, with values as YAML reads them; nothing is an empty text.
 
-    Symbols of the paper stand for keys, and `recipe=NAME` for an entry of stages/hooks/recipes.yaml, as in `dvc exp run -S`.
-
-    Args:
-        sections: the top-level keys of params.yaml.
+    Symbols of the paper stand for keys, and `recipe=NAME` for an entry of stages/hooks/recipes.yaml, as in
+    `dvc exp run -S`. `sections` are the top-level keys of params.yaml.
 
     Raises:
         UserError: a text has no `=`, its value is no YAML, or there is no such recipe.

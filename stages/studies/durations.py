@@ -5,12 +5,13 @@ By kind of stage, for estimates; by result, for what a study says its rows took.
 
 import contextlib
 import json
-import math
 import re
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from stages.common.files import atomic_file, read_json
 from stages.common.params import Params
@@ -26,6 +27,8 @@ OVERHEAD = 4.0
 _KEPT = 20  # durations of each stage
 _RESULTS_KEPT = 5000
 _TOOK = "seconds by result"
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_CONTENT = TypeAdapter(tuple[dict[str, list[tuple[_Amount, _Amount]]], dict[str, _Amount]])
 
 # Seconds of a stage that nothing is known of: (to start, a unit of work), on two cores with AVX512-BF16 and the
 # embedded model; a unit is what `_work` counts.
@@ -60,13 +63,12 @@ class Durations:
         self._lock = threading.Lock()
 
     def add(self, stage: str, params: Params, seconds: float, key: str | None = None, trials: int = 1) -> None:
-        """Remember that `stage` took so long with these params, and its result, by its key in `Pipeline.keys`; `trials`:
-        settings that a baseline tries."""
+        """Remember what `stage` took with these params, by its `key` in `Pipeline.keys` too; `trials` of a baseline."""
         kind = stage.partition("@")[0]
         with self._lock:
             self.known, self.took = _read(self.path)  # another study may have added something
             runs = self.known.setdefault(kind, [])
-            runs.append([self._work(kind, params, trials), round(seconds, 2)])
+            runs.append((self._work(kind, params, trials), round(seconds, 2)))
             del runs[:-_KEPT]
             if key:
                 self.took[key] = round(seconds, 2)
@@ -79,7 +81,7 @@ class Durations:
     def seconds(self, stage: str, params: Params, trials: int = 1) -> float:
         """What `stage` is likely to take: the start of the first guess, and the work at the pace seen here.
 
-        Of a baseline that learns from the whole log it is what a setting took the last times, whatever the log's size was.
+        Of a baseline that learns from the whole log it is what a setting took the last times, whatever the log's size.
         """
         kind = stage.partition("@")[0]
         start, each = _FIRST_GUESS.get(kind, _BASELINE if kind.startswith(BASELINES) else _OTHER)
@@ -143,22 +145,11 @@ class StageClock:
             self.durations.add(self.stage, made.params, now - self._since, made.keys.get(self.stage), made.trials)
 
 
-def _read(path: Path) -> tuple[dict[str, list[list[float]]], dict[str, float]]:
+def _read(path: Path) -> tuple[dict[str, list[tuple[float, float]]], dict[str, float]]:
     """What is known by stage, and by result; of a file that is absent, or none of ours, nothing."""
-    content: Any = None
-    with contextlib.suppress(OSError, ValueError):
+    try:
         content = read_json(path)
-    if not isinstance(content, dict):
+        took = content.pop(_TOOK, {})
+        return _CONTENT.validate_python((content, took))
+    except (OSError, ValueError, AttributeError, TypeError):
         return {}, {}
-    took = content.pop(_TOOK, {})
-    known = {kind: seen for kind, runs in content.items()
-             if isinstance(runs, list) and (seen := [run for run in runs if _is_duration(run)])}
-    return known, {key: value for key, value in took.items() if _is_number(value)} if isinstance(took, dict) else {}
-
-
-def _is_duration(run: object) -> bool:
-    return isinstance(run, list) and len(run) == 2 and all(map(_is_number, run))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value >= 0

@@ -1,4 +1,4 @@
-"""A plan's experiments on DVC's queue, by DVC's commands: those that are finished stay, the others are queued and waited for."""
+"""A plan's experiments on DVC's queue, by DVC's commands: what is finished stays, the rest is queued and waited for."""
 
 import os
 import re
@@ -47,18 +47,9 @@ class Status:
     active: int
     idle: int
 
-    def of(self, marks: Mapping[str, Experiment], *states: str) -> list[Task]:
-        """Tasks of the experiments with these marks that are in one of `states`."""
-        return [task for task in self.tasks if task.state in states and mark_of(task.name) in marks]
-
-
-@dataclass
-class _Progress:
-    """Where the experiments stand that a study waits for: `left` by mark, `failed` by name."""
-
-    left: dict[str, Experiment]
-    failed: list[str] = field(default_factory=list)
-    succeeded: int = 0
+    def of(self, marks: Mapping[str, Experiment], *states: str) -> dict[str, Task]:
+        """By mark the tasks of the experiments with these marks that are in one of `states`."""
+        return {mark: task for task in self.tasks if task.state in states and (mark := mark_of(task.name)) in marks}
 
 
 @dataclass
@@ -75,6 +66,9 @@ class Queue:
     root: Path
     durations: Durations
     jobs: int = 1
+    # of the experiments that `run` waits for: by mark what has not come to its end, the names of those that failed
+    _left: dict[str, Experiment] = field(default_factory=dict)
+    _failed: list[str] = field(default_factory=list)
     _clocks: dict[str, StageClock] = field(default_factory=dict)
     _followers: list[subprocess.Popen] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -87,13 +81,12 @@ class Queue:
                 see what it said.
         """
         done = finished(self.root)
-        missing = {e.mark: e for e in experiments if e.mark not in done}
-        if not missing:
+        self._left, self._failed = {e.mark: e for e in experiments if e.mark not in done}, []
+        if not (count := len(self._left)):
             return
-        state = _Progress(dict(missing))
         try:
-            with track("experiments", len(missing)) as bar:
-                self._wait(state, bar)
+            with track("experiments", count) as bar:
+                self._wait(count, bar)
         except KeyboardInterrupt:
             console.print("\nno longer watching; the worker goes on with the queue. `dvc queue status` shows it, "
                           "`dvc queue stop --kill` ends it, and the same command continues.", soft_wrap=True)
@@ -101,89 +94,80 @@ class Queue:
         finally:
             for follower in self._followers:
                 follower.kill()
-        if failed := state.failed:
-            rest = "; the others were taken off the queue" if state.left else ""
-            raise UserError(f"{len(failed)} of {len(missing)} experiments failed: {', '.join(failed)}{rest}; see "
+        if failed := self._failed:
+            rest = "; the others were taken off the queue" if self._left else ""
+            raise UserError(f"{len(failed)} of {count} experiments failed: {', '.join(failed)}{rest}; see "
                             f"`dvc queue logs {failed[0]}`. The same command tries them again, and runs nothing twice; "
                             "with --report-only it compares what is finished")
 
-    def _wait(self, state: _Progress, bar: Track) -> None:
+    def _wait(self, count: int, bar: Track) -> None:
         """Queue what is left, and wait until all is finished or failed, or the first ones have all failed.
 
         Raises:
             UserError: nothing runs, however often workers are started.
         """
-        running = self._enqueue(state)
-        at_work, starts = time.monotonic(), 0
-        while state.left:
-            status, before = self.status(), len(state.left)
-            self._settle(status, state, bar)
-            if not state.succeeded and len(state.failed) >= _FAILURES:
-                self._remove_queued(state.left)
+        under_way = self._enqueue()
+        at_work, starts, done = time.monotonic(), 0, 0
+        while self._left:
+            status = self.status()
+            for mark, task in status.of(self._left, "Success", "Failed").items():
+                experiment, starts = self._left.pop(mark), 0
+                self._failed += [experiment.name] if task.state == "Failed" else []
+            succeeded = count - len(self._left) - len(self._failed)
+            if not succeeded and len(self._failed) >= _FAILURES:
+                self._take_off()
                 return
-            if len(state.left) < before:
-                starts = 0
             if status.active or status.idle:
                 at_work = time.monotonic()
-            there = {mark_of(task.name) for task in status.of(state.left, "Queued", "Running")}
-            if state.left.keys() - there or time.monotonic() - at_work > _SECONDS_WITHOUT_WORKER:
+            lost = self._left.keys() - status.of(self._left, "Queued", "Running").keys()
+            if lost or time.monotonic() - at_work > _SECONDS_WITHOUT_WORKER:
                 starts += 1
                 if starts > _STARTS:
                     raise UserError("DVC's queue stands still: no experiment runs, although its workers were started "
                                     f"{_STARTS} times; see `dvc queue status`. The same command continues")
-                self._enqueue(state)
+                self._enqueue()
                 at_work = time.monotonic()
-            for task in status.of(state.left, "Running"):
-                self._follow(state.left[mark_of(task.name)], mark_of(task.name) in running)
+            running = status.of(self._left, "Running")
+            for mark in running:
+                self._follow(self._left[mark], mark in under_way)
             # failed ones do not count as done: they took no time that the others would take
-            bar.advance(0, self._note(status, state.left))
+            bar.advance(succeeded - done, self._note(status))
+            done = succeeded
             self._ended.clear()
-            clocks = [self._clocks[mark_of(task.name)] for task in status.of(state.left, "Running")]
-            steady = clocks and not any(clock.ended for clock in clocks)
+            steady = running and not any(self._clocks[mark].ended for mark in running)
             self._ended.wait(_SECONDS_BETWEEN_LOOKS if steady else _SECONDS_BEFORE_NEWS)
 
-    def _settle(self, status: Status, state: _Progress, bar: Track) -> None:
-        """Take what has come to its end off what is left."""
-        for task in status.of(state.left, "Success", "Failed"):
-            if not (experiment := state.left.pop(mark_of(task.name), None)):
-                continue
-            if task.state == "Failed":
-                state.failed.append(experiment.name)
-            else:
-                state.succeeded += 1
-                bar.advance()
-
-    def _enqueue(self, state: _Progress) -> set[str]:
+    def _enqueue(self) -> set[str]:
         """Have all that is left on the queue once, and workers started; the marks of those that run already.
 
         What waits since an earlier commit stays: with an equal mark it comes to an equal result.
         """
-        status = self._without_dead(state.left)
+        status = self._without_dead()
         # after the queue, so that none ends unseen in between
-        for mark in finished(self.root).keys() & state.left.keys():
-            del state.left[mark]
-            state.succeeded += 1
+        for mark in finished(self.root).keys() & self._left.keys():
+            del self._left[mark]
         # they failed, or somebody has removed the experiment since
-        if stale := [task.id for task in status.of(state.left, "Failed", "Success")]:
+        if stale := [task.id for task in status.of(self._left, "Failed", "Success").values()]:
             dvc(self.root, "queue", "remove", *stale)
-        there = {mark_of(task.name) for task in status.of(state.left, "Queued", "Running")}
-        if missing := [experiment for mark, experiment in state.left.items() if mark not in there]:
+        there = status.of(self._left, "Queued", "Running")
+        if missing := [experiment for mark, experiment in self._left.items() if mark not in there]:
             with track("queueing experiments", len(missing)) as bar:
                 for experiment in missing:
-                    settings = [part for key, new in experiment.overrides.items() for part in ("-S", f"{key}={hydra(new)}")]
+                    settings = [part for key, value in experiment.overrides.items()
+                                for part in ("-S", f"{key}={hydra(value)}")]
                     dvc(self.root, "exp", "run", "--queue", "--name", experiment.name, *settings, *experiment.targets)
                     bar.advance()
-        # an earlier study's may be at work still; without need DVC is not asked for more, since it starts a second one in
-        # place of each that is too busy to answer within a second
-        if state.left and status.active + status.idle < self.jobs:
+        # an earlier study's may be at work still; without need DVC is not asked for more, since it starts a second one
+        # in place of each that is too busy to answer within a second
+        if self._left and status.active + status.idle < self.jobs:
             dvc(self.root, "queue", "start", "--jobs", str(self.jobs), environment=_surroundings(self.jobs))
-        return {mark_of(task.name) for task in status.of(state.left, "Running")}
+        return set(status.of(self._left, "Running"))
 
-    def _without_dead(self, marks: Mapping[str, Experiment]) -> Status:
+    def _without_dead(self) -> Status:
         """The queue's status after what is said to run, but whose worker was killed, has been put down as failed."""
         for _ in range(_LOOKS_AT_DEAD):
             status = self.status()
-            dead = [task.id for task in status.of(marks, "Running")]
+            dead = [task.id for task in status.of(self._left, "Running").values()]
             if not dead or status.active:
                 return status
             time.sleep(_SECONDS_BEFORE_NEWS)
@@ -192,9 +176,9 @@ class Queue:
             dvc(self.root, "queue", "kill", "--force", *dead, check=False)
         return self.status()
 
-    def _remove_queued(self, left: Mapping[str, Experiment]) -> None:
+    def _take_off(self) -> None:
         for _ in range(_FAILURES):  # DVC removes none of them if one has just begun to run
-            if not (waiting := [task.id for task in self.status().of(left, "Queued")]):
+            if not (waiting := [task.id for task in self.status().of(self._left, "Queued").values()]):
                 return
             dvc(self.root, "queue", "remove", *waiting, check=False)
 
@@ -207,10 +191,8 @@ class Queue:
         for last in (False, False, True):  # a file may be moved by a worker in this moment
             said = dvc(self.root, "queue", "status", check=last)
             if workers := _WORKERS.search(said):
-                break
-        else:
-            raise UserError(f"dvc queue status: printed no line of workers: {said}")
-        return Status([Task(*found) for found in _TASK.findall(said)], *map(int, workers.groups()))
+                return Status([Task(*found) for found in _TASK.findall(said)], *map(int, workers.groups()))
+        raise UserError(f"dvc queue status: printed no line of workers: {said}")
 
     def _follow(self, experiment: Experiment, under_way: bool) -> None:
         """Read what a running experiment prints, in a thread; again where there was nothing to be read yet."""
@@ -232,14 +214,13 @@ class Queue:
 
         threading.Thread(target=read, daemon=True).start()
 
-    def _note(self, status: Status, left: Mapping[str, Experiment]) -> str:
+    def _note(self, status: Status) -> str:
         """What runs now, for people."""
-        running = [task for task in status.tasks if task.state == "Running"]
-        ours = [f"{task.name.rpartition('-')[0]}: {self._clocks[mark].stage or 'starting'}"
-                for task in running if (mark := mark_of(task.name)) in left and mark in self._clocks]
-        if running and not ours:
-            return f"the queue is at other experiments first: {', '.join(task.name for task in running)}"
-        return ", ".join(ours)
+        if running := status.of(self._left, "Running"):
+            return ", ".join(f"{task.name.removesuffix(f'-{mark}')}: {self._clocks[mark].stage or 'starting'}"
+                             for mark, task in running.items())
+        others = [task.name for task in status.tasks if task.state == "Running"]
+        return f"the queue is at other experiments first: {', '.join(others)}" if others else ""
 
 
 def _surroundings(jobs: int) -> dict[str, str]:

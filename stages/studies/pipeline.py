@@ -1,8 +1,8 @@
 """What DVC says a stage's result follows from, so that a setting's result has a name before it is run.
 
-No command prints what a stage depends on. But in a folder with nothing but the pipelines and their params, and lock files
-in which every stage lacks every param, `dvc status` lists all of it as missing, as DVC itself has put matrices and
-templates together, and `dvc repro --dry` prints the commands.
+No command prints what a stage depends on. But in a folder with nothing but the pipelines and their params, and lock
+files that know no param, `dvc status` lists all of it as missing or new, matrices and templates put together by DVC
+itself, and `dvc repro --dry` prints the commands.
 """
 
 import hashlib
@@ -144,27 +144,22 @@ def _stages(root: Path) -> dict[str, Stage]:
         _write(folder / PARAMS, params)
         dvc(folder, "init", "--no-scm", "--quiet")
         commands = dict(_PRINTED.findall(dvc(folder, "repro", "--all-pipelines", "--dry", "--force")))
-        locks: dict[str, dict[str, Any]] = {}
-        for full in commands:
-            file, _, stage = full.rpartition(":")
-            nothing = {each: {"": None} for each in (PARAMS, SETTINGS)}
-            locks.setdefault(file or MAIN, {})[stage] = {"cmd": "", "params": nothing}
-        for file, stages in locks.items():
-            _write((folder / file).with_suffix(".lock"), {"schema": "2.0", "stages": stages})
-        lacking = json.loads(dvc(folder, "status", "--json"))
-    return {stage: _stage(stage, cmd.strip().removesuffix(_PUSH).strip(), lacking[stage]) for stage, cmd in commands.items()}
-
-
-def _stage(name: str, cmd: str, lacking: list[Any]) -> Stage:
-    """A stage from what `dvc status` says of it: `changed deps` and `changed outs`, params among the deps by their file."""
-    found: dict[str, Any] = {}
-    for part in lacking:
-        found |= part if isinstance(part, dict) else {}
-    deps = found.get("changed deps", {})
-    params = [key if file == PARAMS else f"{file}:{key}" for file, keys in deps.items() if isinstance(keys, dict)
-              for key in keys]
-    return Stage(name, cmd, tuple(dep for dep, state in deps.items() if not isinstance(state, dict)), tuple(params),
-                 tuple(found.get("changed outs", {})))
+        lock = {"cmd": "", "params": {path: {"": None} for path in (PARAMS, SETTINGS)}}
+        for path in (MAIN, BASELINES):
+            names = [stage for file, _, stage in (name.rpartition(":") for name in commands) if (file or MAIN) == path]
+            if names:
+                _write((folder / path).with_suffix(".lock"), {"schema": "2.0", "stages": dict.fromkeys(names, lock)})
+        missing = json.loads(dvc(folder, "status", "--json"))
+    stages = {}
+    for name, cmd in commands.items():
+        found = {kind: paths for part in missing[name] if isinstance(part, dict) for kind, paths in part.items()}
+        deps = found.get("changed deps", {})  # params among them, by their file
+        params = [key if file == PARAMS else f"{file}:{key}" for file, keys in deps.items() if isinstance(keys, dict)
+                  for key in keys]
+        stages[name] = Stage(name, cmd.strip().removesuffix(_PUSH).strip(),
+                             tuple(dep for dep, state in deps.items() if isinstance(state, str)), tuple(params),
+                             tuple(found.get("changed outs", {})))
+    return stages
 
 
 def _write(path: Path, content: Any) -> None:

@@ -123,17 +123,17 @@ def plan(
                                                 "files": changed, "targets": {}})
             found["targets"] |= dict.fromkeys(_targets(entry, study))
             if identity in by_row[row].setdefault(value, []):
-                raise UserError(f"{where}: alternatives: {alternative}: the row tries these values already; each setting "
-                                "once")
+                raise UserError(f"{where}: alternatives: {alternative}: the row tries these values already; each "
+                                "setting once")
             by_row[row][value].append(identity)
     made = {identity: _experiment(pipeline, found, trials) for identity, found in asked.items()}
     # settings that differ in what no target reads have one mark: the first of them is run for all
     kept: dict[str, Experiment] = {}
     for experiment in made.values():
         kept.setdefault(experiment.mark, experiment)
-    return Plan(study, rows, list(kept.values()),
-                {row: {value: tuple(kept[made[each].mark] for each in identities) for value, identities in found.items()}
-                 for row, found in by_row.items()}, trials)
+    run = {row: {value: tuple(kept[made[each].mark] for each in identities) for value, identities in by_value.items()}
+           for row, by_value in by_row.items()}
+    return Plan(study, rows, list(kept.values()), run, trials)
 
 
 def _targets(row: StudyRow, study: Study) -> list[str]:

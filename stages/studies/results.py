@@ -34,8 +34,8 @@ COSTS = {
 }
 """Keys among a repetition's facts, and how people read them.
 
-Targets given are those of the training sequences, whichever of their labels a row learns. What is fitted is the row's own
-part: LLaRA, CoLLM and A-LLMRec are told a SASRec whose tuning counts in its own row.
+Targets given are those of the training sequences, whichever of their labels a row learns. What is fitted is the row's
+own part: LLaRA, CoLLM and A-LLMRec are given a SASRec whose tuning counts in its own row.
 """
 
 _FITTED_BY = {"base": (), "sft": ("sft",), "dpo": ("sft", "scoring", "selection", "dpo")}
@@ -103,7 +103,7 @@ def compare(
             if not found:
                 continue
             chosen = _chosen(found, done, results, row)
-            facts = {"chosen": settings.index(chosen), "settings": len(found)} if row.alternatives else {}
+            facts = {"chosen": settings.index(chosen), "tried": len(found)} if row.alternatives else {}
             if study.costs:
                 facts |= costs(results, done[chosen.mark].commit, row, found, took)
             repetitions.append(_repetition(results, done[chosen.mark], row, value, facts))

@@ -1,8 +1,7 @@
 """A study's summary for people: Markdown tables for files, tables for the terminal that fit its width."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -30,6 +29,7 @@ class _Column:
     heading: str
     beside: str
     cells: list[Text]
+    compares: bool = False
 
     @property
     def width(self) -> int:
@@ -102,10 +102,10 @@ def markdown(summary: Summary, title: str, caption: str, validation: bool = Fals
     rows took comes last, where it is known (`COSTS`), as a mean over repetitions.
     """
     columns = [_validation(summary)] if validation else []
-    columns += [column for metric in summary.metrics for column in _means(summary, metric) + _others(summary, metric)]
-    lines = [["row", *(column.beside for column in columns + _costs(summary))]]
+    columns += [column for metric in summary.metrics for column in _columns(summary, metric)] + _costs(summary)
+    lines = [["row", *(column.beside for column in columns)]]
     for place, row in enumerate(summary.rows):
-        lines.append([row.label, *(_marked(column.cells[place]) for column in columns + _costs(summary))])
+        lines.append([row.label, *(_marked(column.cells[place]) for column in columns)])
     table = _github([[_escaped(cell) for cell in line] for line in lines])
     return "\n\n".join(part for part in (f"# {title}", caption, table, legend(summary, validation)) if part) + "\n"
 
@@ -150,15 +150,13 @@ def terminal(summary: Summary, title: str, width: int, validation: bool = False)
     own. Nothing is cut off.
     """
     first = [_validation(summary)] if validation else []
-    means = first + [column for metric in summary.metrics for column in _means(summary, metric)]
-    others = [column for metric in summary.metrics for column in _others(summary, metric)]
-    together = first + [column for metric in summary.metrics
-                        for column in _means(summary, metric) + _others(summary, metric)]
+    together = first + [column for metric in summary.metrics for column in _columns(summary, metric)]
+    means, others = ([column for column in together if column.compares == which] for which in (False, True))
     against = f"differences from {_reference_label(summary)}"
     if len(_runs(summary, together, width)) == 1:
-        heading = f"{title} ({against})" if len(summary.rows) > 1 else title
-        return [_table(summary, heading, together, width)]
-    return [_table(summary, heading, run, width) for heading, columns in ((title, means), (f"{title}: {against}", others))
+        return [_table(summary, f"{title} ({against})" if len(summary.rows) > 1 else title, together, width)]
+    parts = [(title, means), (f"{title}: {against}", others)]
+    return [_table(summary, heading, run, width) for heading, columns in parts
             for run in _runs(summary, columns, width) if run]
 
 
@@ -173,47 +171,38 @@ def show(
     console.print(Text(legend(summary, validation), style="dim"))
 
 
-def mean_fact(facts: Sequence[Mapping[str, Any]], *keys: str) -> float | None:
-    """The mean over repetitions of the fact at nested `keys`, where it is known; None where it is nowhere."""
-    found = []
-    for value in facts:
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        found += [value] if value is not None else []
-    return sum(found) / len(found) if found else None
-
-
-def _validation(summary: Summary) -> _Column:
-    """Each row's mean over repetitions of the validation score among its facts."""
-    means = [mean_fact(row.facts, "valid", "overall") for row in summary.rows]
-    return _Column("validation", "validation", _cells(map(number, means), _highest(means)))
-
-
-def _means(summary: Summary, metric: str) -> list[_Column]:
-    values = [row.metrics[metric] for row in summary.rows]
+def _columns(summary: Summary, metric: str) -> list[_Column]:
+    """A metric's mean, and where there are any, differences from the reference and the paper's figures."""
+    values, name = [row.metrics[metric] for row in summary.rows], metric_name(metric)
     means = [value.mean.value for value in values]
     if metric in LOWER_IS_BETTER:
         means = [None if mean is None else -mean for mean in means]
-    name = metric_name(metric)
-    return [_Column(name, name, _cells((estimate(value.mean) for value in values), _highest(means)))]
-
-
-def _others(summary: Summary, metric: str) -> list[_Column]:
-    """Differences from the reference and the paper's figures, where there are any."""
-    values, name = [row.metrics[metric] for row in summary.rows], metric_name(metric)
-    columns = []
+    columns = [_Column(name, name, _cells((estimate(value.mean) for value in values), _highest(means)))]
     if len(values) > 1:
         columns.append(_Column(f"{name}, difference", f"… against {_reference_label(summary)}",
-                               _cells(difference(value.difference) for value in values)))
+                               _cells(difference(value.difference) for value in values), compares=True))
     if any(value.paper is not None for value in values):
         columns.append(_Column(f"{name}, paper", "… in the paper", _cells(number(value.paper) for value in values)))
     return columns
 
 
+def _validation(summary: Summary) -> _Column:
+    """Each row's score on validation windows, among its facts."""
+    means = [_mean([facts.get("valid", {}).get("overall") for facts in row.facts]) for row in summary.rows]
+    return _Column("validation", "validation", _cells(map(number, means), _highest(means)))
+
+
 def _costs(summary: Summary) -> list[_Column]:
-    means = {heading: [mean_fact(row.facts, key) for row in summary.rows] for key, heading in COSTS.items()}
+    means = {heading: [_mean([facts.get(key) for facts in row.facts]) for row in summary.rows]
+             for key, heading in COSTS.items()}
     return [_Column(heading, heading, _cells(map(_amount, values)))
             for heading, values in means.items() if any(value is not None for value in values)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Over the repetitions in which it is known; None where it is in none."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
 
 
 def _amount(value: float | None) -> str:

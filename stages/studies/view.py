@@ -105,7 +105,7 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
     short = [f"{row} {done} of {len(by_value)}" for row, by_value in made.by_row.items()
              if (done := len(ran[row].repetitions) if row in ran else 0) < len(by_value)]
     short += [f"{name} {fewest} of {wanted} settings" for name, row in ran.items()
-              if (fewest := min((facts["settings"] for facts in row.facts if "settings" in facts), default=0))
+              if (fewest := min((facts["tried"] for facts in row.facts if "tried" in facts), default=0))
               and fewest < (wanted := len(next(iter(made.by_row[name].values()))))]
     lines = [
         made.study.question or f"{made.study.title}.",

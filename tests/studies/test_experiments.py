@@ -335,11 +335,12 @@ def test_what_runs_is_named_with_its_stage(queue):
     made, fake = queue
     [experiment] = wanted("abc")
     fake.add("ours-row-0-abc", "Running"), fake.add("theirs-row-0-def", "Running")
-    made._clocks["abc"] = seen = StageClock(experiment, Learned())
-    assert made._note(made.status(), {"abc": experiment}) == "ours-row-0: starting"
+    made._left, made._clocks["abc"] = {"abc": experiment}, (seen := StageClock(experiment, Learned()))
+    assert made._note(made.status()) == "ours-row-0: starting"
     seen.read("Running stage 'sft':\n")
-    assert made._note(made.status(), {"abc": experiment}) == "ours-row-0: sft"
-    assert made._note(made.status(), {}).endswith("other experiments first: ours-row-0-abc, theirs-row-0-def")
+    assert made._note(made.status()) == "ours-row-0: sft"
+    made._left = {}
+    assert made._note(made.status()).endswith("other experiments first: ours-row-0-abc, theirs-row-0-def")
 
 
 def test_a_queue_of_which_dvc_says_nothing(queue, monkeypatch):

@@ -129,7 +129,7 @@ def test_a_repetition_counts_when_its_own_setting_has_run_and_says_how_many_have
     made, done, results = trying
     del done["two"]
     found = compare(made, done, results, 0, 0)
-    assert found.rows[1].facts[0].items() >= {"chosen": 2, "settings": 2, "trials": 2, "experiment": "three"}.items()
+    assert found.rows[1].facts[0].items() >= {"chosen": 2, "tried": 2, "trials": 2, "experiment": "three"}.items()
     ran = SimpleNamespace(source=SimpleNamespace(format="simulated"))
     for settings in made.by_row["first"].values():
         settings[0].params = ran
