@@ -149,7 +149,7 @@ def summarise(
     users, repetitions = _draws(data, comparison, rng)
     signs = random_signs(comparison.flips, data.users, rng)
     cube = {name: _cube(sums, data.numbers, users, comparison.metrics) for name, sums in data.sums.items()}
-    measured = {row.name: {} for row in rows}
+    measured: dict[str, dict[str, Measured]] = {row.name: {} for row in rows}
     for column, metric in enumerate(comparison.metrics):
         values = {name: numbers[:, :, column] for name, numbers in cube.items()}
         differences = _differences(metric, values, data, reference, repetitions, signs, comparison.level)
@@ -164,7 +164,9 @@ def summarise(
     return Summary(
         reference, list(comparison.metrics), comparison.level, comparison.resamples, comparison.resample_repetitions,
         comparison.flips, data.numbers, data.users, data.windows,
-        [_row_summary(row, measured[row.name]) for row in rows],
+        [RowSummary(row.name, row.label or row.name, [each.number for each in ordered],
+                    [dict(each.facts) for each in ordered], measured[row.name])
+         for row in rows for ordered in [sorted(row.repetitions, key=lambda repetition: repetition.number)]],
     )
 
 
@@ -226,14 +228,6 @@ def _differences(
         )
     corrected = holm([difference.p for difference in found.values()])
     return {name: replace(difference, p_holm=p) for (name, difference), p in zip(found.items(), corrected, strict=True)}
-
-
-def _row_summary(row: RowResult, measured: dict[str, Measured]) -> RowSummary:
-    ordered = sorted(row.repetitions, key=lambda repetition: repetition.number)
-    return RowSummary(
-        row.name, row.label or row.name, [repetition.number for repetition in ordered],
-        [dict(repetition.facts) for repetition in ordered], measured,
-    )
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """`stages/studies/studies.yaml`, read into checked sections: a study is an entry there, not code."""
 
 import difflib
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -157,7 +157,7 @@ def read_studies(path: Path) -> Catalogue:
     return checked(read_yaml(path), Catalogue, path)
 
 
-def read_overrides(texts: Sequence[str], sections: Container[str]) -> Overrides:
+def read_overrides(texts: Sequence[str], sections: set[str]) -> Overrides:
     """`KEY=VALUE` texts, with values as YAML reads them; nothing is an empty text.
 
     Symbols of the paper stand for keys, and `recipe=NAME` for an entry of stages/hooks/recipes.yaml, as in

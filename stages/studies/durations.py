@@ -121,7 +121,8 @@ class StageClock:
         """`under_way`: the experiment runs already, so that nobody saw its present stage begin."""
         self.experiment, self.durations, self.under_way = experiment, durations, under_way
         self.stage, self.ended = "", False
-        self._first = self._since = None
+        self._first: float | None = None
+        self._since: float | None = None
 
     def read(self, line: str) -> None:
         """Read the next line that it printed, when it was printed."""

@@ -207,7 +207,7 @@ class Queue:
         self._followers.append(follower)
 
         def read() -> None:
-            for line in follower.stdout:
+            for line in follower.stdout or ():
                 clock.read(line)
             clock.close()
             self._ended.set()

@@ -81,7 +81,7 @@ def in_turn(plans: Iterable[Plan]) -> list[Experiment]:
 
 def plan(
     study: Study, name: str, setting: Setting, workspace: Mapping[str, Any], pipeline: Pipeline, extra: Overrides,
-    values: Sequence[int] | None = None, only: Sequence[str] = (), method: Overrides = MappingProxyType({}),
+    values: Sequence[int] | None = None, only: Sequence[str] = (), method: Mapping[str, Any] = MappingProxyType({}),
 ) -> Plan:
     """The experiments of a study; all rows of one repetition come before the next repetition.
 

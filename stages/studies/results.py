@@ -103,7 +103,7 @@ def compare(
             if not found:
                 continue
             chosen = _chosen(found, done, results, row)
-            facts = {"chosen": settings.index(chosen), "tried": len(found)} if row.alternatives else {}
+            facts: dict[str, Any] = {"chosen": settings.index(chosen), "tried": len(found)} if row.alternatives else {}
             if study.costs:
                 facts |= costs(results, done[chosen.mark].commit, row, found, took)
             repetitions.append(_repetition(results, done[chosen.mark], row, value, facts))
@@ -114,12 +114,12 @@ def compare(
         elif name == study.reference:
             raise UserError(f"{study.title}: nothing to compare with, no experiment of its row {name} is finished")
     rows.sort(key=lambda row: list(plan.rows).index(row.name))
-    groups = None
+    groups: dict[str, np.ndarray] | None = None
     if study.groups:
         value, first = next((value, done[settings[0].mark]) for value, settings in plan.by_row[study.reference].items()
                             if settings[0].mark in done)
         masks = tail_groups(results, first.commit, vocabularies[value])
-        groups = {name: masks[name] for name in study.groups}
+        groups = {str(name): masks[name] for name in study.groups}
     comparison = Comparison(study.metrics, groups, resamples, resample_repetitions=study.repeat == "seed")
     return summarise(rows, dict(sorted(vocabularies.items())), study.reference, comparison, np.random.default_rng(seed))
 

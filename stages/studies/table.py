@@ -251,7 +251,8 @@ def _label_width(summary: Summary, width: int) -> int:
 
 def _runs(summary: Summary, columns: Sequence[_Column], width: int) -> list[list[_Column]]:
     """The columns in as few runs as fit beside the labels, at least one column each."""
-    runs, used = [[]], _label_width(summary, width)
+    runs: list[list[_Column]] = [[]]
+    used = _label_width(summary, width)
     for column in columns:
         if runs[-1] and used + _BETWEEN + column.width > width:
             runs.append([])

@@ -165,7 +165,8 @@ def test_what_ran_on_one_machine_is_finished_on_another(counting, tmp_path):
     other.dvc("exp", "pull", "origin", "--all-commits")
     code, output = finish(other, "special")
     assert code == 0 and "1 experiments, 1 finished, 0 to run" in output, output
-    found, before = (read_json(project.folder / "metrics" / "studies" / "special.json") for project in (other, counting))
+    found, before = (read_json(project.folder / "metrics" / "studies" / "special.json")
+                     for project in (other, counting))
     assert found["rows"] == before["rows"] and started(other) == []
     assert "special --reference markov" in before["command"] and "--reference" not in found["command"]
     counting.git("remote", "remove", "shared")

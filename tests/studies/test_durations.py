@@ -117,4 +117,5 @@ def test_two_studies_at_once_keep_what_each_has_seen(path):
     first, second = Durations(path, 35), Durations(path, 35)
     first.add("sft", PARAMS, 1.0, "first")
     second.add("dpo", PARAMS, 2.0, "second")
-    assert Durations(path, 35).took == {"first": 1.0, "second": 2.0} and Durations(path, 35).known.keys() == {"sft", "dpo"}
+    found = Durations(path, 35)
+    assert found.took == {"first": 1.0, "second": 2.0} and found.known.keys() == {"sft", "dpo"}

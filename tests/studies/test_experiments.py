@@ -1,4 +1,4 @@
-"""What is read of DVC's experiments: those that are finished, values that Hydra reads back, the queue, what they print."""
+"""What is read of DVC's experiments: those that are finished, values as Hydra reads, the queue, what it prints."""
 
 import subprocess
 import sys
@@ -326,7 +326,8 @@ def test_workers_that_an_earlier_study_left_are_made_up_to_as_many_as_are_wanted
 def test_workers_find_dvc_and_share_the_processors(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(experiments.os, "cpu_count", lambda: 8)
-    assert experiments._surroundings(2)["OMP_NUM_THREADS"] == "4" and "OMP_NUM_THREADS" not in experiments._surroundings(1)
+    assert experiments._surroundings(2)["OMP_NUM_THREADS"] == "4"
+    assert "OMP_NUM_THREADS" not in experiments._surroundings(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert experiments._surroundings(2)["OMP_NUM_THREADS"] == "3"
 

@@ -38,7 +38,8 @@ stages:
     deps: [metrics/one.json, stages/shared.py]
     plots: [{plots/score.csv: {cache: false}}]
 """
-MINI_PARAMS = {"seed": 0, "counting": {"least": 1}, "source": {"format": "table", "path": "log.csv", "files": "*"}, "unread": 0}
+MINI_PARAMS = {"seed": 0, "counting": {"least": 1}, "unread": 0,
+               "source": {"format": "table", "path": "log.csv", "files": "*"}}
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from stages.studies import view
 from stages.studies.definitions import Setting, Study, StudyRow
 from stages.studies.plan import Plan
 from stages.studies.repository import Finished
-from stages.studies.results import COSTS, compare, tail_groups
+from stages.studies.results import BASELINE_COUNTS, COSTS, COUNTS, compare, tail_groups
 from stages.studies.shuffled import shuffled
 from tests.events.helpers import params_with
 
@@ -55,7 +55,8 @@ def test_the_tail_is_split_at_the_median_of_its_likeness():
 
 @pytest.mark.parametrize("done", [{}, {"second": Finished("ours-second-0-second", "c")}])
 def test_without_the_reference_there_is_nothing_to_compare_with(done):
-    study = Study(title="Ours", reference="first", groups=["near_tail"], rows={"first": StudyRow(), "second": StudyRow()})
+    rows = {"first": StudyRow(), "second": StudyRow()}
+    study = Study(title="Ours", reference="first", groups=["near_tail"], rows=rows)
     experiments = {row: {0: (SimpleNamespace(mark=row, name=f"ours-{row}-0-{row}"),)} for row in study.rows}
     made = Plan(study, study.rows, [], experiments)
     with pytest.raises(UserError, match="no experiment of its row first is finished"):
@@ -64,9 +65,10 @@ def test_without_the_reference_there_is_nothing_to_compare_with(done):
 
 @pytest.fixture
 def trying():
-    """A study whose second row tries two settings more: its plan, its experiments' results, and what rows are made from."""
+    """A study whose second row tries two settings more: its plan, its experiments' results, what rows are made from."""
     study = Study(title="Ours", reference="first", rows={
-        "first": StudyRow(model="base"), "second": StudyRow(model="sft", alternatives=[{"sft.epochs": 2}, {"sft.epochs": 3}]),
+        "first": StudyRow(model="base"),
+        "second": StudyRow(model="sft", alternatives=[{"sft.epochs": 2}, {"sft.epochs": 3}]),
         "baseline": StudyRow(model="sasrec_ce_next")}, metrics=["natural.rec_w"], costs=True)
     def experiment(mark, targets=()):
         return SimpleNamespace(mark=mark, name=mark, targets=targets, keys={"sft": f"sft of {mark}", "dpo": "unread"})
@@ -88,10 +90,10 @@ def trying():
         return pl.DataFrame({"row": [1, 2, 3, 4], "split": ["natural"] * 4, "behavior": list("abba"),
                              "log_p": [log_p.tolist()] * 4}, schema=tables.SCHEMAS["predictions"])
     def metrics(commit, path):
-        facts = {"metrics/instructions.json": {"train": {"targets": 500}}, "metrics/sft.json": {"trained_parameters": 70},
-                 "metrics/baselines/sft.json": {"latency_ms": 5.0},
-                 "metrics/baselines/sasrec_ce_next.json": {"tuning": {"trials": 4}, "trained_parameters": 9, "fit_seconds": 2.0,
-                                                           "latency_ms": 1.0, "trained_targets": 600}}
+        fitted = {"trained_parameters": 9, "fit_seconds": 2.0, "latency_ms": 1.0, "trained_targets": 600}
+        facts = {COUNTS.format("instructions"): {"train": {"targets": 500}},
+                 COUNTS.format("sft"): {"trained_parameters": 70}, BASELINE_COUNTS.format("sft"): {"latency_ms": 5.0},
+                 BASELINE_COUNTS.format("sasrec_ce_next"): {"tuning": {"trials": 4}} | fitted}
         valid = {"overall": score[commit.rpartition(" ")[2]]}
         return facts.get(path, {"adjusted": {"tau": 0.5}, "valid": {"plain": valid, "adjusted": valid}})
     return made, done, SimpleNamespace(table=table, metrics=metrics)
@@ -106,8 +108,8 @@ def test_of_the_settings_tried_validation_takes_one_the_earliest_among_equals(tr
     assert second.metrics["natural.rec_w"].mean.value == 0.5
     assert {key: facts[key] for key in COSTS} == {"trials": 3, "trained_targets": 500, "trained_parameters": 70,
                                                   "fit_seconds": 60.0, "latency_ms": 5.0}
-    assert {key: baseline.facts[0][key] for key in COSTS} == {"trials": 4, "trained_targets": 600, "trained_parameters": 9,
-                                                           "fit_seconds": 2.0, "latency_ms": 1.0}
+    assert {key: baseline.facts[0][key] for key in COSTS} == {
+        "trials": 4, "trained_targets": 600, "trained_parameters": 9, "fit_seconds": 2.0, "latency_ms": 1.0}
     # nothing was fitted, and nobody timed it
     assert first.facts[0].items() >= {"trials": 0, "trained_parameters": 0, "fit_seconds": 0}.items()
     assert "latency_ms" not in first.facts[0]
@@ -195,10 +197,11 @@ def written(study, summary_of, tmp_path, monkeypatch):
     planted, names = study()
     labels = [row.name for row in planted]
     monkeypatch.setattr(view, "_commit", lambda: "abc1234")
-    elsewhere = StudyRow(set={"model.name": "/home/somebody/model"}, alternatives=[{"model.name": "/home/somebody/other"}])
-    declared = Study(title="Planted", reference=labels[0], rows={name: elsewhere for name in labels}, show_validation=True)
+    elsewhere = StudyRow(set={"model.name": "/home/somebody/model"},
+                         alternatives=[{"model.name": "/home/somebody/other"}])
+    declared = Study(title="Planted", reference=labels[0], rows=dict.fromkeys(labels, elsewhere), show_validation=True)
     ran = SimpleNamespace(params=params_with(source__format="simulated"))
-    values = {name: {value: (ran,) for value in range(3 + (name == labels[1]))} for name in labels}
+    values = {name: dict.fromkeys(range(3 + (name == labels[1])), (ran,)) for name in labels}
     summary = summary_of(planted, names, reference=labels[0])
     asked = request(overrides={"sft.epochs": 2})
     view.write("planted", Plan(declared, declared.rows, [], values), summary, asked, tmp_path)
@@ -232,6 +235,7 @@ def test_how_far_rows_come_is_shown_where_both_ends_are(study, summary_of, tmp_p
     declared = Study(title="Planted", reference=labels[0], rows={name: StudyRow() for name in labels}, gap=gap,
                      metrics=["natural.rec_w"])
     summary = summary_of(planted[:finished], names, reference=labels[0], metrics=declared.metrics)
-    view.write("planted", Plan(declared, declared.rows, [], {name: {0: ran} for name in labels}), summary, request(), tmp_path)
+    made = Plan(declared, declared.rows, [], {name: {0: ran} for name in labels})
+    view.write("planted", made, summary, request(), tmp_path)
     text, content = (tmp_path / "planted.md").read_text(encoding="utf-8"), read_json(tmp_path / "planted.json")
     assert ("Share of the way" in text) == (finished == 2) == (content["gap"] is not None)
