@@ -7,6 +7,7 @@ itself, and `dvc repro --dry` prints the commands.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -142,14 +143,17 @@ def _stages(root: Path) -> dict[str, Stage]:
         params = read_yaml(folder / PARAMS)
         params["source"]["path"] = _LOG
         _write(folder / PARAMS, params)
-        dvc(folder, "init", "--no-scm", "--quiet")
-        commands = dict(_PRINTED.findall(dvc(folder, "repro", "--all-pipelines", "--dry", "--force")))
+        # what DVC notes of a repository elsewhere on the machine goes with the folder, too
+        around = os.environ | {"DVC_SITE_CACHE_DIR": str(folder / "noted")}
+        dvc(folder, "init", "--no-scm", "--quiet", environment=around)
+        printed = dvc(folder, "repro", "--all-pipelines", "--dry", "--force", environment=around)
+        commands = dict(_PRINTED.findall(printed))
         lock = {"cmd": "", "params": {path: {"": None} for path in (PARAMS, SETTINGS)}}
         for path in (MAIN, BASELINES):
             names = [stage for file, _, stage in (name.rpartition(":") for name in commands) if (file or MAIN) == path]
             if names:
                 _write((folder / path).with_suffix(".lock"), {"schema": "2.0", "stages": dict.fromkeys(names, lock)})
-        missing = json.loads(dvc(folder, "status", "--json"))
+        missing = json.loads(dvc(folder, "status", "--json", environment=around))
     stages = {}
     for name, cmd in commands.items():
         found = {kind: paths for part in missing[name] if isinstance(part, dict) for kind, paths in part.items()}
