@@ -14,8 +14,8 @@ from stages.baselines.fitting.settings import FitParams
 from stages.baselines.language.rows import LanguageParams
 from stages.common.params import Section, keys
 from stages.studies.definitions import MODELS
-from stages.studies.pipeline import combinations, filled
 from tests.contract.imports import PACKAGE, ROOT, imported_by, modules_of, rooms_of
+from tests.contract.matrices import combinations, filled
 
 RIVALS = f"{PACKAGE}/baselines/dvc.yaml"
 SETTINGS = f"{PACKAGE}/baselines/params.yaml"

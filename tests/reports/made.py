@@ -17,7 +17,7 @@ from stages.studies.compare import Comparison, summarise
 from stages.windowing import frequencies, windowing
 from stages.windows.tested import tested
 from tests.events.helpers import params_with, simulated_log, write_params
-from tests.studies.planted import Plan, rows, vocabulary
+from stages.studies.planted import Plan, rows, vocabulary
 
 NASTY = '<script>x()</script>&$y$'
 """What a behaviour of the log is renamed to."""
