@@ -19,7 +19,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.common.documents import read_yaml
+from stages.common.params import read_yaml
 from stages.common.errors import UserError
 from stages.common.files import fingerprint
 from stages.studies.overrides import PARAMS, SETTINGS, Files, value_in
