@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,30 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import read_json
 from stages.common.params import Params, read_params
-from stages.studies.compare import Summary
+from stages.studies.compare import Estimate, Summary
 from stages.studies.definitions import MODELS, predictions_file
 
-ROWS = ("majority", "last", "frequent", "markov", *MODELS, "oracle", "oracle_adjusted")
-CURVES = ("confusion", "behaviors", "reliability", "coverage")
+BASELINES = ("majority", "last", "frequent", "markov")
+ROWS = (*BASELINES, *MODELS, "oracle")
+PLOTS = ("frequencies", "embeddings", *(f"{model}/{curve}" for model in MODELS
+                                        for curve in ("confusion", "behaviors", "reliability", "coverage")))
 
-_NAMES = ("behavior", "actual", "predicted", "kind", "group", "which")
-_NEEDED = ("natural", "balanced", "adjusted", "calibrated")
+# where the pipeline leaves what is read
+EVALUATION = "{metrics}/eval/{row}.json"  # all metrics of a row
+REFERENCE = "{metrics}/eval/reference.json"  # of several rows, by name
+COUNTS = "{metrics}/{stage}.json"
+HISTORY = "{metrics}/{stage}_history.csv"
+PLOT = "{metrics}/plots/{name}.csv"
+STUDIES = "{metrics}/studies"
+BASE = "{models}/base/base.json"
+
+_NAMES = ("behavior", "actual", "predicted", "kind", "group", "which")  # a behaviour may be called 1 or 07
+_NEEDED = ("natural", "balanced", "adjusted", "calibrated", "valid")
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where things lie."""
+class Paths:
+    """Where the pipeline's folders and files lie."""
 
     params: Path = Path("params.yaml")
     lock: Path = Path("dvc.lock")
@@ -35,43 +46,21 @@ class Places:
     metrics: Path = Path("metrics")
     models: Path = Path("models")
 
-
-@dataclass(frozen=True)
-class StudyResult:
-    """A study's table and what stands beside it.
-
-    Attributes:
-        command: what made it.
-        commit: of which workspace, with whether that had changed; empty where the file does not say.
-        log: `source.format`; None where the file does not say, and then `simulated` is the workspace's.
-        note: a remark on it, in a line of Markdown; empty for none.
-        way: the shares of a way as a line and a table of Markdown; None for none.
-        show_validation: whether the validation scores belong in the table.
-        settings: what each row was set to: `model`, `decision`, and params by dotted key under `set`.
-    """
-
-    name: str
-    title: str
-    command: str
-    simulated: bool
-    summary: Summary
-    commit: str = ""
-    log: str | None = None
-    note: str = ""
-    way: str | None = None
-    show_validation: bool = False
-    settings: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    def find(self, pattern: str, **names: str) -> Path:
+        """One of the patterns above with its names put in."""
+        return Path(pattern.format(**vars(self), **names))
 
 
 @dataclass(frozen=True)
-class Material:
+class Inputs:
     """Everything the report shows. Tables and counts that do not exist are absent from their dict, or None.
 
     Attributes:
-        metrics: of each row, as `metrics/eval` holds them, in the order of `ROWS`.
+        metrics: all of each row, in the order of `ROWS`.
         counts: what the other stages counted, by stage.
         history: logged steps of training, by stage.
-        curves: the tables behind the plots, by model and name.
+        plots: the tables behind the plots, by `PLOTS`.
+        studies: what `stages.study` wrote, the `summary` read; `log` is its `source.format`, None where it does not say.
         ran_with: params as dvc.lock has them, by key; empty without a lock.
         base: what `models/base/base.json` says.
     """
@@ -80,13 +69,11 @@ class Material:
     metrics: dict[str, dict[str, Any]]
     counts: dict[str, dict[str, Any]]
     history: dict[str, pl.DataFrame]
-    curves: dict[str, dict[str, pl.DataFrame]]
-    frequencies: pl.DataFrame | None
-    embeddings: pl.DataFrame | None
+    plots: dict[str, pl.DataFrame]
     events: pl.DataFrame | None
     vocabulary: pl.DataFrame | None
     predictions: dict[str, pl.DataFrame]
-    studies: list[StudyResult]
+    studies: list[dict[str, Any]]
     ran_with: dict[str, Any]
     base: dict[str, Any] | None
 
@@ -107,34 +94,39 @@ class Material:
 
     @property
     def model(self) -> str:
-        """The row furthest along the pipeline: B-Tuning where there is one."""
+        """The row furthest along the pipeline: the DPO model where there is one."""
         return next(name for name in reversed(MODELS) if name in self.metrics)
 
+    def metric(self, row: str, decision: str, name: str) -> Estimate:
+        """A metric such as `balanced.tail` of a row whose decision is `plain`, `adjusted` or `calibrated`."""
+        split, key = name.split(".")
+        section = (self.metrics[row] if decision == "plain" else self.metrics[row][decision]).get(split, {})
+        bounds = section.get("interval", {}).get(key, {})
+        return Estimate(section.get(key), bounds.get("low"), bounds.get("high"))
 
-def gather(places: Places) -> Material:
+
+def read_inputs(paths: Paths) -> Inputs:
     """Read what there is.
 
     Raises:
         UserError: the pipeline has not run as far as one model's metrics, or a file is none of ours.
     """
-    counts = _counts(places.metrics)
-    metrics = _metrics(places.metrics / "eval")
-    predictions = {name: path for name in metrics if (path := places.data / predictions_file(name)).exists()}
-    events, vocabulary = places.data / "events.parquet", places.data / "vocabulary.parquet"
+    counts, metrics = _counts(paths), _metrics(paths)
+    predictions = {name: path for name in metrics if (path := paths.data / predictions_file(name)).exists()}
+    events, vocabulary = paths.data / "events.parquet", paths.data / "vocabulary.parquet"
     complete = bool(predictions) and events.exists() and vocabulary.exists()
-    return Material(
-        params=read_params(places.params), metrics=metrics, counts=counts,
-        history={name: found for name in ("sft", "dpo")
-                 if (found := _csv(places.metrics / f"{name}_history.csv")) is not None and "step" in found.columns},
-        curves={model: found for model in MODELS if (found := _curves(places.metrics / "plots" / model))},
-        frequencies=_csv(places.metrics / "plots" / "frequencies.csv"),
-        embeddings=_csv(places.metrics / "plots" / "embeddings.csv"),
+    history = {stage: _csv(paths.find(HISTORY, stage=stage)) for stage in ("sft", "dpo")}
+    plots = {name: _csv(paths.find(PLOT, name=name)) for name in PLOTS}
+    base = paths.find(BASE)
+    return Inputs(
+        params=read_params(paths.params), metrics=metrics, counts=counts,
+        history={stage: frame for stage, frame in history.items() if frame is not None and "step" in frame.columns},
+        plots={name: frame for name, frame in plots.items() if frame is not None and frame.height},
         events=tables.read("events", events) if complete else None,
         vocabulary=tables.read("vocabulary", vocabulary) if complete else None,
         predictions={n: tables.read("predictions", path) for n, path in predictions.items()} if complete else {},
-        studies=_studies(places.metrics / "studies", counts["ingest"]["format"] == "simulated"),
-        ran_with=_locked(places.lock),
-        base=_json(path) if (path := places.models / "base" / "base.json").exists() else None,
+        studies=_studies(paths.find(STUDIES), counts["ingest"]["format"] == "simulated"),
+        ran_with=_locked(paths.lock), base=_json(base) if base.exists() else None,
     )
 
 
@@ -148,28 +140,31 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _counts(folder: Path) -> dict[str, dict[str, Any]]:
-    for name in ("ingest", "windowing"):
-        if not (folder / f"{name}.json").exists():
-            raise UserError(f"{folder / name}.json: no such file; there is nothing to report before "
-                            "`dvc repro` has run")
-    found = {path.stem: _json(path) for path in sorted(folder.glob("*.json"))}
-    for name, key in (("ingest", "format"), ("windowing", "windows")):
-        if key not in found[name]:
-            raise UserError(f"{folder / name}.json: it has no {key!r}; run `dvc repro`")
-    return found
+def _counts(paths: Paths) -> dict[str, dict[str, Any]]:
+    needed = {"ingest": "format", "windowing": "windows"}
+    for stage, key in needed.items():
+        path = paths.find(COUNTS, stage=stage)
+        if not path.exists():
+            raise UserError(f"{path}: no such file; there is nothing to report before `dvc repro` has run")
+        if key not in _json(path):
+            raise UserError(f"{path}: it has no {key!r}; run `dvc repro`")
+    return {path.stem: _json(path) for path in sorted(paths.find(COUNTS, stage="any").parent.glob("*.json"))}
 
 
-def _metrics(folder: Path) -> dict[str, dict[str, Any]]:
-    found = {name: _json(path) for name in MODELS if (path := folder / f"{name}.json").exists()}
-    if not found:
+def _metrics(paths: Paths) -> dict[str, dict[str, Any]]:
+    found = {row: _json(path) for row in ROWS if (path := paths.find(EVALUATION, row=row)).exists()}
+    folder = paths.find(EVALUATION, row="any").parent
+    if not set(MODELS) & found.keys():
         raise UserError(f"{folder}: no metrics of a model there; run `dvc repro`, or `dvc repro evaluate@base` for one")
-    if (path := folder / "reference.json").exists():
+    if (path := paths.find(REFERENCE)).exists():
         found |= _json(path)
+    ceiling = found.pop("oracle_adjusted", None)
     for name, values in found.items():
         if missing := [key for key in _NEEDED if not isinstance(values, dict) or key not in values]:
             raise UserError(f"{folder}: the metrics of {name} have no {', '.join(missing)}: they were made by an "
                             "earlier version; run `dvc repro`")
+    if ceiling:  # its probabilities are adjusted already, with τ = 1
+        found["oracle"]["adjusted"] = {"tau": 1.0} | {split: ceiling[split] for split in ("natural", "balanced")}
     return {name: found[name] for name in ROWS if name in found}
 
 
@@ -177,56 +172,30 @@ def _csv(path: Path) -> pl.DataFrame | None:
     if not path.exists():
         return None
     try:
-        frame = pl.read_csv(path, infer_schema=False)
-        # a behaviour may be called 1 or 07
-        return frame.with_columns(_typed(frame[name]) for name in frame.columns if name not in _NAMES)
+        return pl.read_csv(path, schema_overrides=dict.fromkeys(_NAMES, pl.String), infer_schema_length=None)
     except pl.exceptions.NoDataError:  # nothing was trained, so nothing was logged
         return None
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{path}: not a readable CSV ({error}); `dvc repro` makes it") from None
 
 
-def _typed(column: pl.Series) -> pl.Series:
-    """Numbers and truths out of a CSV's text; other text as it is."""
-    if column.drop_nulls().is_in(["true", "false"]).all() and column.null_count() < len(column):
-        return column == "true"
-    for kind in (pl.Int64, pl.Float64):
-        number = column.cast(kind, strict=False)
-        if number.null_count() == column.null_count():
-            return number.cast(pl.Float64) if number.null_count() else number
-    return column
-
-
-def _curves(folder: Path) -> dict[str, pl.DataFrame]:
-    return {name: found for name in CURVES if (found := _csv(folder / f"{name}.csv")) is not None}
-
-
-def _studies(folder: Path, workspace_is_simulated: bool) -> list[StudyResult]:
+def _studies(folder: Path, workspace_is_simulated: bool) -> list[dict[str, Any]]:
     found = []
     for path in [*sorted(folder.glob("*.json")), *sorted(folder.glob("*/*.json"))]:
         content = _json(path)
         try:
             given = {**content.get("setting", {}), **content.get("set", {}), **content.get("overrides", {})}
-            known = {key: content[key] for key in Summary.__dataclass_fields__}
-            summary = Summary.from_json(known)
-            settings = {row: of | {"set": given | of["set"]} for row, of in content.get("row_settings", {}).items()}
+            summary = Summary.from_json({key: content[key] for key in Summary.__dataclass_fields__})
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not what stages.study writes ({error}); run `python -m stages.study "
                             f"{path.stem} --report-only`") from None
         log = content.get("format", given.get("source.format"))
-        simulated = log == "simulated" if log else workspace_is_simulated
-        found.append(StudyResult(
-            name=path.stem, title=str(content.get("title", path.stem)), summary=summary, settings=settings, log=log,
-            command=content.get("command") or _command(path, folder), commit=content.get("commit") or "",
-            simulated=content.get("simulated", simulated), note=content.get("note") or "", way=content.get("way"),
-            show_validation=content.get("show_validation", False),
-        ))
+        # older files do not say which command made them: the folder of a setting has its name
+        setting = "" if path.parent == folder else f" --setting {path.parent.name}"
+        older = {"title": path.stem, "command": f"python -m stages.study {path.stem}{setting}", "log": log,
+                 "simulated": log == "simulated" if log else workspace_is_simulated}
+        found.append(older | content | {"summary": summary})
     return found
-
-
-def _command(path: Path, folder: Path) -> str:
-    """For files that do not say which command made them: the folder of a setting has its name."""
-    return f"python -m stages.study {path.stem}" + ("" if path.parent == folder else f" --setting {path.parent.name}")
 
 
 def _locked(path: Path) -> dict[str, Any]:
