@@ -45,8 +45,8 @@ def values(inputs: Inputs, at: Commit, with_examples: bool) -> dict[str, Any]:
     return {
         "inputs": inputs, "ingest": inputs.counts["ingest"], "at": at, "names": row_names(inputs),
         "decisions": DECISION, "verdict": verdict, "few_users": FEW_USERS, "pictures": figures(inputs, verdict),
-        "differences": differences(inputs), "columns": results.columns(inputs), "best": results.best_rows(inputs),
-        "shares": results.ceiling_shares(inputs), "studies": [results.study(study) for study in inputs.studies],
+        "differences": differences(inputs), "columns": results.columns(inputs), "best_rows": results.best_rows,
+        "shares": results.ceiling_shares(inputs), "studies": inputs.studies,
         "days": cards.days(inputs), "card": cards.model_card(inputs), "with_examples": with_examples,
         "examples": examples(inputs) if with_examples else [], "shown_events": SHOWN_EVENTS,
     }

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -10,6 +9,7 @@ from stages.common.errors import UserError
 from stages.metrics.decisions import decided
 from stages.metrics.summary import difference_of
 from stages.reports.inputs import Inputs
+from stages.studies.compare import Estimate
 
 DECISIONS = ("plain", "adjusted")
 PAIRS = tuple(((first, decision), (second, decision)) for decision in DECISIONS for first, second in (
@@ -21,13 +21,8 @@ Option = tuple[str, str]
 """A row and its decision."""
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Estimate):
     """`low` and `high` bound the 95 % interval; None where nothing was resampled."""
-
-    value: float
-    low: float | None
-    high: float | None
 
     @property
     def sign(self) -> int | None:

@@ -16,7 +16,6 @@ SHOWN_EVENTS = 4
 TOP = 3
 
 _STREAM = 11  # tells this choice from the others of the same seed
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,9 @@ def examples(inputs: Inputs) -> list[Example]:
     A seeded choice. Empty without predictions of a model.
     """
     predictions = inputs.predictions.get(inputs.model)
-    if predictions is None or inputs.events is None or inputs.vocabulary is None:
+    if predictions is None:
         return []
-    vocabulary = inputs.vocabulary
-    number = {name: place for place, name in enumerate(vocabulary["behavior"])}
+    number = {name: place for place, name in enumerate(inputs.vocabulary["behavior"])}
     windows = predictions.filter(pl.col("behavior").is_in(list(number)), split="balanced").sort("row")
     order = np.random.default_rng([inputs.params.data_seed, _STREAM]).permutation(windows.height)
     wanted = {(group, right) for group in GROUPS for right in (True, False)}
@@ -69,22 +67,15 @@ def examples(inputs: Inputs) -> list[Example]:
 
 
 def _example(inputs: Inputs, row: int, log_p: np.ndarray, truth: int) -> Example:
-    events, vocabulary = inputs.events, inputs.vocabulary
     first = max(0, row - min(SHOWN_EVENTS, inputs.params.windowing.history))
-    part = events.slice(first, row - first + 1)
-    past = part.head(row - first).filter(pl.col("user") == part["user"][-1])
+    place = pl.col("place").fill_null("") if inputs.simulated else pl.lit("")
+    part = inputs.events.slice(first, row - first + 1).filter(pl.col("user") == pl.col("user").last()).select(
+        pl.col("time").dt.strftime("%A, %H h"), place.alias("place"), "behavior")
     order = np.argsort(-log_p, kind="stable")
-    p, names = np.exp(log_p), vocabulary["behavior"]
-    shown = inputs.simulated
+    names, groups = inputs.vocabulary["behavior"], inputs.vocabulary["group"]
+    *history, (when, where, _) = part.iter_rows()
     return Example(
-        history=[(_when(time), place if shown and place else "", behavior)
-                 for time, place, behavior in past.select("time", "place", "behavior").iter_rows()],
-        when=_when(part["time"][-1]), place=part["place"][-1] or "" if shown else "",
-        answers=[(names[int(n)], float(p[n])) for n in order[:TOP]],
-        truth=names[truth], p_truth=float(p[truth]), rank=1 + int(np.flatnonzero(order == truth)[0]),
-        group=vocabulary["group"][truth],
+        history=history, when=when, place=where, answers=[(names[int(n)], float(np.exp(log_p[n]))) for n in order[:TOP]],
+        truth=names[truth], p_truth=float(np.exp(log_p[truth])), rank=1 + int(np.flatnonzero(order == truth)[0]),
+        group=groups[truth],
     )
-
-
-def _when(time) -> str:
-    return f"{_DAYS[time.weekday()]}, {time.hour:02d} h"

@@ -20,9 +20,11 @@ _WEIGHED = ("balanced.overall", "natural.rec_w")  # by the verdict
 def figures(inputs: Inputs, verdict: Verdict) -> dict[str, Picture]:
     """All pictures that this run has the data for, by name."""
     sft, dpo = (capitalised(row_names(inputs)[row]) for row in ("sft", "dpo"))
+    tables = {"frequencies": frequencies, "embeddings": embeddings, f"{inputs.model}/confusion": confusion,
+              f"{inputs.model}/reliability": reliability}
     made = [
-        rows(inputs, verdict), behaviors(inputs), frequencies(inputs), confusion(inputs), embeddings(inputs),
-        reliability(inputs), coverage(inputs),
+        rows(inputs, verdict), behaviors(inputs), coverage(inputs),
+        *(draw(inputs, inputs.plots[name]) for name, draw in tables.items() if name in inputs.plots),
         curve(inputs, "sft_loss", f"{sft}: loss", {"loss": "training", "eval_loss": "validation"}),
         curve(inputs, "dpo_loss", f"{dpo}: loss", {"loss": "training"}),
         curve(inputs, "dpo_overall", f"{dpo}: balanced accuracy", {"eval_overall": "validation"}),
@@ -58,22 +60,16 @@ def curve(inputs: Inputs, name: str, title: str, columns: Mapping[str, str]) -> 
     return Picture(name, spec, {"title": title, "steps": points["step"].max(), "lines": lines})
 
 
-def frequencies(inputs: Inputs) -> Picture | None:
+def frequencies(inputs: Inputs, frame: pl.DataFrame) -> Picture:
     """Shares of the training events by rank, anchors and tail (the paper's Figure 1a)."""
-    frame = inputs.plots.get("frequencies")
-    if frame is None:
-        return None
     anchors = frame.filter(kind="anchor")
     return Picture("frequencies", _spec(inputs, "frequencies", _named(frame, "training users"), "Behaviours by frequency"), {
         "anchors": anchors.height, "behaviors": frame.height, "anchor_share": anchors["share"].sum(),
         "largest": frame["share"].max(), "smallest": frame["share"].min()})
 
 
-def embeddings(inputs: Inputs) -> Picture | None:
+def embeddings(inputs: Inputs, frame: pl.DataFrame) -> Picture:
     """The behaviours' names as the untuned model sees them, in two dimensions (the paper's Figure 1b)."""
-    frame = inputs.plots.get("embeddings")
-    if frame is None:
-        return None
     spec = _spec(inputs, "embeddings", _named(frame, "untuned model"), "Behaviours’ names as the untuned model sees them",
                  x="x", y="y", x_label="first principal component", y_label="second")
     variance = inputs.counts.get("embeddings", {}).get("explained_variance")
@@ -100,12 +96,10 @@ def behaviors(inputs: Inputs) -> Picture | None:
                                       x_label="accuracy on the balanced test set"), facts)
 
 
-def confusion(inputs: Inputs) -> Picture | None:
+def confusion(inputs: Inputs, frame: pl.DataFrame) -> Picture | None:
     """What was predicted for what, on the balanced test set, of the row furthest along."""
-    frame, named = (inputs.plots.get(f"{inputs.model}/{name}") for name in ("confusion", "behaviors"))
-    if frame is None or named is None:
-        return None
-    order = named["behavior"].to_list()[:MOST_NAMED]
+    behaviors = inputs.plots[f"{inputs.model}/behaviors"].height
+    order = inputs.plots[f"{inputs.model}/behaviors"]["behavior"].to_list()[:MOST_NAMED]
     points = _named(frame.filter(pl.all_horizontal(pl.col("actual", "predicted").is_in(order))),
                     row_names(inputs)[inputs.model])
     if not points:
@@ -116,14 +110,11 @@ def confusion(inputs: Inputs) -> Picture | None:
         spec["spec"]["encoding"][axis] |= {"sort": order, "scale": {"domain": order}}
     return Picture("confusion", spec, {
         "right": (frame["actual"] == frame["predicted"]).mean(), "predicted": frame["predicted"].n_unique(),
-        "behaviors": named.height, "left": named.height - len(order)}, 640)
+        "behaviors": behaviors, "left": behaviors - len(order)}, 640)
 
 
-def reliability(inputs: Inputs) -> Picture | None:
+def reliability(inputs: Inputs, frame: pl.DataFrame) -> Picture:
     """Accuracy against confidence, before and after the temperature."""
-    frame = inputs.plots.get(f"{inputs.model}/reliability")
-    if frame is None:
-        return None
     points = _named(frame, row_names(inputs)[inputs.model])
     facts = {decision: inputs.metric(inputs.model, decision, "natural.ece").value for decision in ("plain", "calibrated")}
     return Picture("reliability", _spec(inputs, "reliability", points, "Reliability", x="confidence", y="accuracy"),

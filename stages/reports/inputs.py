@@ -1,6 +1,5 @@
 """What the report is made of, read from where the pipeline leaves it; what is not there yet stays out."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from stages.common import tables
+from stages.common.documents import read_yaml
 from stages.common.errors import UserError
 from stages.common.files import read_json
 from stages.common.params import Params, read_params
@@ -83,14 +81,9 @@ class Inputs:
         return self.counts["ingest"]["format"] == "simulated"
 
     @cached_property
-    def now(self) -> dict[str, Any]:
-        """params.yaml as it stands, by dotted key."""
-        return flat(self.params.model_dump(by_alias=True))
-
-    @cached_property
     def used(self) -> dict[str, Any]:
         """The values that the pipeline last ran with, else those of params.yaml, by dotted key."""
-        return {key: self.ran_with.get(key, value) for key, value in self.now.items()}
+        return {key: self.ran_with.get(key, value) for key, value in flat(self.params.model_dump(by_alias=True)).items()}
 
     @property
     def model(self) -> str:
@@ -113,8 +106,8 @@ def read_inputs(paths: Paths) -> Inputs:
     """
     counts, metrics = _counts(paths), _metrics(paths)
     predictions = {name: path for name in metrics if (path := paths.data / predictions_file(name)).exists()}
-    events, vocabulary = paths.data / "events.parquet", paths.data / "vocabulary.parquet"
-    complete = bool(predictions) and events.exists() and vocabulary.exists()
+    read = {name: paths.data / f"{name}.parquet" for name in ("events", "vocabulary")}
+    complete = bool(predictions) and all(path.exists() for path in read.values())
     history = {stage: _csv(paths.find(HISTORY, stage=stage)) for stage in ("sft", "dpo")}
     plots = {name: _csv(paths.find(PLOT, name=name)) for name in PLOTS}
     base = paths.find(BASE)
@@ -122,8 +115,7 @@ def read_inputs(paths: Paths) -> Inputs:
         params=read_params(paths.params), metrics=metrics, counts=counts,
         history={stage: frame for stage, frame in history.items() if frame is not None and "step" in frame.columns},
         plots={name: frame for name, frame in plots.items() if frame is not None and frame.height},
-        events=tables.read("events", events) if complete else None,
-        vocabulary=tables.read("vocabulary", vocabulary) if complete else None,
+        **{name: tables.read(name, path) if complete else None for name, path in read.items()},
         predictions={n: tables.read("predictions", path) for n, path in predictions.items()} if complete else {},
         studies=_studies(paths.find(STUDIES), counts["ingest"]["format"] == "simulated"),
         ran_with=_locked(paths.lock), base=_json(base) if base.exists() else None,
@@ -141,19 +133,18 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _counts(paths: Paths) -> dict[str, dict[str, Any]]:
-    needed = {"ingest": "format", "windowing": "windows"}
-    for stage, key in needed.items():
+    for stage, key in (("ingest", "format"), ("windowing", "windows")):
         path = paths.find(COUNTS, stage=stage)
         if not path.exists():
             raise UserError(f"{path}: no such file; there is nothing to report before `dvc repro` has run")
         if key not in _json(path):
             raise UserError(f"{path}: it has no {key!r}; run `dvc repro`")
-    return {path.stem: _json(path) for path in sorted(paths.find(COUNTS, stage="any").parent.glob("*.json"))}
+    return {path.stem: _json(path) for path in sorted(path.parent.glob("*.json"))}
 
 
 def _metrics(paths: Paths) -> dict[str, dict[str, Any]]:
     found = {row: _json(path) for row in ROWS if (path := paths.find(EVALUATION, row=row)).exists()}
-    folder = paths.find(EVALUATION, row="any").parent
+    folder = paths.find(EVALUATION, row="").parent
     if not set(MODELS) & found.keys():
         raise UserError(f"{folder}: no metrics of a model there; run `dvc repro`, or `dvc repro evaluate@base` for one")
     if (path := paths.find(REFERENCE)).exists():
@@ -203,9 +194,8 @@ def _locked(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        stages = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["stages"]
-        given = [stage.get("params", {}).get("params.yaml", {}) for stage in stages.values()]
-    except (YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        given = [stage.get("params", {}).get("params.yaml", {}) for stage in read_yaml(path)["stages"].values()]
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a readable dvc.lock ({error})") from None
     return {key: value for params in given for key, value in flat(params).items()}
 
@@ -217,8 +207,3 @@ def flat(params: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         name = f"{above}{key}"
         found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return found
-
-
-def shown(value: Any) -> str:
-    """A param as YAML's readers expect it, a string without quotes."""
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

@@ -1,11 +1,9 @@
 """What the tables of metrics and of studies hold; the tables themselves stand in the templates."""
 
-from typing import Any
-
 from stages.reports.inputs import MODELS, Inputs
 from stages.reports.labels import capitalised, row_names
 from stages.studies.compare import LOWER_IS_BETTER, Summary
-from stages.studies.table import MISSING, legend, number
+from stages.studies.table import MISSING, number
 from stages.studies.way import share
 
 Column = tuple[str, str]
@@ -32,12 +30,8 @@ def columns(inputs: Inputs) -> dict[str, list[Column]]:
             for name, given in COLUMNS.items()}
 
 
-def best_rows(inputs: Inputs) -> dict[Column, set[str]]:
+def best_rows(inputs: Inputs, column: Column) -> set[str]:
     """The rows that are best as printed, the oracle left out; none where there is only one."""
-    return {column: _best(inputs, column) for given in columns(inputs).values() for column in given}
-
-
-def _best(inputs: Inputs, column: Column) -> set[str]:
     known = {row: round(value, 3) for row in inputs.metrics
              if row != "oracle" and (value := inputs.metric(row, *column).value) is not None}
     if len(known) < 2:
@@ -62,27 +56,12 @@ def ceiling_shares(inputs: Inputs) -> list[list[str]]:
             ["The way itself: oracle less Markov", *apart]]
 
 
-def study(content: dict[str, Any]) -> dict[str, Any]:
-    """A study with what its table needs: the rows' validation scores where they belong there, legend, shares of a way."""
-    scores = _validation(content["summary"]) if content.get("show_validation") else []
-    scores = scores if any(score is not None for score in scores) else []
-    return content | {"scores": scores, "legend": legend(content["summary"], bool(scores)),
-                      "way": content.get("way") and _way(content["way"])}
-
-
 def in_paper(summary: Summary, metric: str) -> bool:
     """Whether the paper has a figure of it for any row."""
     return any(row.metrics[metric].paper is not None for row in summary.rows)
 
 
-def _validation(summary: Summary) -> list[float | None]:
-    """Each row's mean over repetitions of its score on validation windows."""
-    found = [[value for facts in row.facts if (value := facts.get("valid", {}).get("overall")) is not None]
-             for row in summary.rows]
-    return [sum(values) / len(values) if values else None for values in found]
-
-
-def _way(markdown: str) -> tuple[str, list[str], list[list[str]]] | str:
+def parsed(markdown: str) -> tuple[str, list[str], list[list[str]]] | str:
     """A line and a table of Markdown as words, heads and rows; what is no such table stays as it is."""
     lines = [line.strip() for line in markdown.splitlines() if line.strip()]
     words = " ".join(line for line in lines if not line.startswith("|"))
