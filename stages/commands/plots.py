@@ -33,11 +33,12 @@ def plots(revisions: Sequence[str] = (), targets: Sequence[str] = (), root: Path
     Raises:
         UserError: DVC refuses, or nothing is there to draw.
     """
-    command = [sys.executable, "-m", "dvc", "plots", *(["diff"] if revisions else ["show"]), "--json"]
-    command += [*(["--targets", *targets] if revisions and targets else targets), *(["--", *revisions] if revisions else [])]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, encoding="utf-8", check=False)
+    wanted = ["--targets", *targets] if targets else []
+    words = ["diff", "--json", *wanted, "--", *revisions] if revisions else ["show", "--json", *targets]
+    done = subprocess.run([sys.executable, "-m", "dvc", "plots", *words], cwd=root, check=False, capture_output=True,
+                          encoding="utf-8")
     if done.returncode:
-        raise UserError(f"`dvc {' '.join(command[3:])}`: {done.stderr.strip() or done.stdout.strip()}")
+        raise UserError(f"`dvc plots {' '.join(words)}`: {done.stderr.strip() or done.stdout.strip()}")
     found = json.loads(done.stdout)
     for error in found.get("errors", []):
         console.print(f"no plot of {error.get('name')} at {error.get('rev')}: {error.get('type')} {error.get('msg')}",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.errors import run
-from stages.reports import cards, results
-from stages.reports.answer import FEW_USERS, answer
+from stages.reports import results
+from stages.reports.answer import answer
 from stages.reports.differences import differences
 from stages.reports.drawing import Picture, require_library
 from stages.reports.examples import SHOWN_EVENTS, examples
@@ -44,29 +44,25 @@ def values(inputs: Inputs, at: Commit, with_examples: bool) -> dict[str, Any]:
     verdict = answer(inputs)
     return {
         "inputs": inputs, "ingest": inputs.counts["ingest"], "at": at, "names": row_names(inputs),
-        "decisions": DECISION, "verdict": verdict, "few_users": FEW_USERS, "pictures": figures(inputs, verdict),
+        "decisions": DECISION, "verdict": verdict, "pictures": figures(inputs, verdict),
         "differences": differences(inputs), "columns": results.columns(inputs), "best_rows": results.best_rows,
-        "shares": results.ceiling_shares(inputs), "studies": inputs.studies,
-        "days": cards.days(inputs), "card": cards.model_card(inputs), "with_examples": with_examples,
-        "examples": examples(inputs) if with_examples else [], "shown_events": SHOWN_EVENTS,
+        "studies": inputs.studies, "days": results.days(inputs), "card": results.model_card(inputs),
+        "with_examples": with_examples, "examples": examples(inputs) if with_examples else [],
+        "shown_events": SHOWN_EVENTS,
     }
 
 
 def main() -> None:
-    args = _parser().parse_args()
-    require_library()
-    paths = Paths(**{name: getattr(args, name) for name in vars(Paths())})
-    write(*report(read_inputs(paths), commit(), args.examples), args)
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = arguments(argparse.ArgumentParser(prog="python -m stages.report", description=__doc__,
                                                formatter_class=argparse.RawDescriptionHelpFormatter), "report.html")
     parser.add_argument("--examples", action=argparse.BooleanOptionalAction,
                         help="show a few test windows (default: only of a simulated log)")
     for name, default in vars(Paths()).items():
-        parser.add_argument(f"--{name}", type=Path, default=default, help="what the pipeline left (default: %(default)s)")
-    return parser
+        parser.add_argument(f"--{name}", type=Path, default=default, help="where it lies (default: %(default)s)")
+    args = parser.parse_args()
+    require_library()
+    paths = Paths(**{name: getattr(args, name) for name in vars(Paths())})
+    write(*report(read_inputs(paths), commit(), args.examples), args)
 
 
 if __name__ == "__main__":

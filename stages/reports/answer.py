@@ -5,9 +5,6 @@ from dataclasses import dataclass, field
 from stages.reports.differences import DECISIONS, Difference, Option, differences
 from stages.reports.inputs import BASELINES, MODELS, Inputs
 
-FEW_USERS = 30
-"""Below so many test users a bootstrap over them is not to be believed."""
-
 _COUNTING, _UNTUNED = "markov", "base"
 
 

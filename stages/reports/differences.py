@@ -42,7 +42,8 @@ def differences(inputs: Inputs, pairs: Iterable[tuple[Option, Option]] = PAIRS) 
     Raises:
         UserError: predictions and metrics are of different runs.
     """
-    there = dict.fromkeys(pair for pair in pairs if all(row in inputs.predictions.keys() & inputs.metrics.keys() for row, _ in pair))
+    known = inputs.predictions.keys() & inputs.metrics.keys()
+    there = dict.fromkeys(pair for pair in pairs if {row for row, _ in pair} <= known)
     frames = {option: _decided(inputs, *option) for option in {option for pair in there for option in pair}}
     return {(first, second): _difference(inputs, first, second, frames) for first, second in there}
 

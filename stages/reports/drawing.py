@@ -89,7 +89,8 @@ def require_library() -> None:
 
 def filled(template: str, points: Sequence[dict[str, Any]], title: str, **labels: str) -> dict[str, Any]:
     """A template with its data, of `templates` or else of `.dvc/plots`; `labels` are x, y, x_label and y_label."""
-    path = next(path for path in (TEMPLATES / f"{template}.vl.json", DVC_TEMPLATES / f"{template}.json") if path.exists())
+    own = TEMPLATES / f"{template}.vl.json"
+    path = own if own.exists() else DVC_TEMPLATES / f"{template}.json"
     return VegaRenderer(list(points), template, template=str(path), title=title, **labels).get_filled_template()
 
 

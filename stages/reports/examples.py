@@ -75,7 +75,7 @@ def _example(inputs: Inputs, row: int, log_p: np.ndarray, truth: int) -> Example
     names, groups = inputs.vocabulary["behavior"], inputs.vocabulary["group"]
     *history, (when, where, _) = part.iter_rows()
     return Example(
-        history=history, when=when, place=where, answers=[(names[int(n)], float(np.exp(log_p[n]))) for n in order[:TOP]],
-        truth=names[truth], p_truth=float(np.exp(log_p[truth])), rank=1 + int(np.flatnonzero(order == truth)[0]),
-        group=groups[truth],
+        history=history, when=when, place=where, truth=names[truth],
+        answers=[(names[int(n)], float(np.exp(log_p[n]))) for n in order[:TOP]], p_truth=float(np.exp(log_p[truth])),
+        rank=1 + int(np.flatnonzero(order == truth)[0]), group=groups[truth],
     )

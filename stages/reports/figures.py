@@ -1,4 +1,4 @@
-"""The plots' data and the numbers of their captions: what comes out for each row and behaviour, and how training went."""
+"""The plots' data and the numbers of their captions: what comes out for each row and behaviour, and the training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,24 +56,25 @@ def curve(inputs: Inputs, name: str, title: str, columns: Mapping[str, str]) -> 
         return None
     spec = _spec(inputs, "history", points.to_dicts(), title, x="step", y="value", x_label="optimizer step",
                  y_label="accuracy" if what == "overall" else what)
-    lines = [(label, line["value"][0], line["value"][-1]) for (label,), line in points.group_by("rev", maintain_order=True)]
-    return Picture(name, spec, {"title": title, "steps": points["step"].max(), "lines": lines})
+    ends = points.group_by("rev", maintain_order=True).agg(pl.first("value"), last=pl.last("value"))
+    return Picture(name, spec, {"title": title, "steps": points["step"].max(), "lines": ends.rows()})
 
 
 def frequencies(inputs: Inputs, frame: pl.DataFrame) -> Picture:
     """Shares of the training events by rank, anchors and tail (the paper's Figure 1a)."""
     anchors = frame.filter(kind="anchor")
-    return Picture("frequencies", _spec(inputs, "frequencies", _named(frame, "training users"), "Behaviours by frequency"), {
+    spec = _spec(inputs, "frequencies", _named(frame, "training users"), "Behaviours by frequency")
+    return Picture("frequencies", spec, {
         "anchors": anchors.height, "behaviors": frame.height, "anchor_share": anchors["share"].sum(),
         "largest": frame["share"].max(), "smallest": frame["share"].min()})
 
 
 def embeddings(inputs: Inputs, frame: pl.DataFrame) -> Picture:
     """The behaviours' names as the untuned model sees them, in two dimensions (the paper's Figure 1b)."""
-    spec = _spec(inputs, "embeddings", _named(frame, "untuned model"), "Behaviours’ names as the untuned model sees them",
-                 x="x", y="y", x_label="first principal component", y_label="second")
-    variance = inputs.counts.get("embeddings", {}).get("explained_variance")
-    return Picture("embeddings", spec, {"behaviors": frame.height, "variance": variance}, 560)
+    spec = _spec(inputs, "embeddings", _named(frame, "untuned model"),
+                 "Behaviours’ names as the untuned model sees them", x="x", y="y",
+                 x_label="first principal component", y_label="second")
+    return Picture("embeddings", spec, {"behaviors": frame.height}, 560)
 
 
 def behaviors(inputs: Inputs) -> Picture | None:
@@ -116,9 +117,7 @@ def confusion(inputs: Inputs, frame: pl.DataFrame) -> Picture | None:
 def reliability(inputs: Inputs, frame: pl.DataFrame) -> Picture:
     """Accuracy against confidence, before and after the temperature."""
     points = _named(frame, row_names(inputs)[inputs.model])
-    facts = {decision: inputs.metric(inputs.model, decision, "natural.ece").value for decision in ("plain", "calibrated")}
-    return Picture("reliability", _spec(inputs, "reliability", points, "Reliability", x="confidence", y="accuracy"),
-                   facts | {"temperature": inputs.metrics[inputs.model]["calibrated"]["temperature"]})
+    return Picture("reliability", _spec(inputs, "reliability", points, "Reliability", x="confidence", y="accuracy"))
 
 
 def coverage(inputs: Inputs) -> Picture | None:

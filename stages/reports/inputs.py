@@ -58,7 +58,7 @@ class Inputs:
         counts: what the other stages counted, by stage.
         history: logged steps of training, by stage.
         plots: the tables behind the plots, by `PLOTS`.
-        studies: what `stages.study` wrote, the `summary` read; `log` is its `source.format`, None where it does not say.
+        studies: what `stages.study` wrote, with the `summary` read, and its `source.format` as `log` where it is known.
         ran_with: params as dvc.lock has them, by key; empty without a lock.
         base: what `models/base/base.json` says.
     """
@@ -83,7 +83,8 @@ class Inputs:
     @cached_property
     def used(self) -> dict[str, Any]:
         """The values that the pipeline last ran with, else those of params.yaml, by dotted key."""
-        return {key: self.ran_with.get(key, value) for key, value in flat(self.params.model_dump(by_alias=True)).items()}
+        now = flat(self.params.model_dump(by_alias=True))
+        return now | {key: value for key, value in self.ran_with.items() if key in now}
 
     @property
     def model(self) -> str:
@@ -143,7 +144,8 @@ def _counts(paths: Paths) -> dict[str, dict[str, Any]]:
 
 
 def _metrics(paths: Paths) -> dict[str, dict[str, Any]]:
-    found = {row: _json(path) for row in ROWS if (path := paths.find(EVALUATION, row=row)).exists()}
+    found = {row: _json(path) for row in (*ROWS, "oracle_adjusted")
+             if (path := paths.find(EVALUATION, row=row)).exists()}
     folder = paths.find(EVALUATION, row="").parent
     if not set(MODELS) & found.keys():
         raise UserError(f"{folder}: no metrics of a model there; run `dvc repro`, or `dvc repro evaluate@base` for one")

@@ -14,6 +14,7 @@ from stages.reports import labels, results
 from stages.reports.drawing import COLOURS, TEMPLATES, Picture, clean
 from stages.studies import table
 from stages.studies.compare import LOWER_IS_BETTER
+from stages.studies.way import share
 
 
 def render(template: str, **values: Any) -> str:
@@ -26,7 +27,7 @@ def render(template: str, **values: Any) -> str:
         "number": table.number, "signed": lambda value: table.number(value, sign=True), "estimate": table.estimate,
         "difference": table.difference, "metric_name": table.metric_name, "percent": labels.percent,
         "capitalised": labels.capitalised, "column_head": labels.column_head, "thousands": "{:,}".format,
-        "legend": table.legend, "parsed": results.parsed,
+        "legend": table.legend, "parsed": results.parsed, "share": share,
     }
     made.tests |= {"in_paper": results.in_paper, "lower_is_better": LOWER_IS_BETTER.__contains__}
     return made.get_template(template).render(colours=COLOURS, **values)

@@ -1,10 +1,16 @@
-"""What the tables of metrics and of studies hold; the tables themselves stand in the templates."""
+"""What the tables and cards hold; what is said of it stands in the templates.
 
-from stages.reports.inputs import MODELS, Inputs
-from stages.reports.labels import capitalised, row_names
+Neither users nor dates nor paths of the machine are in the cards.
+"""
+
+import json
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any
+
+from stages.reports.inputs import Inputs, flat
 from stages.studies.compare import LOWER_IS_BETTER, Summary
-from stages.studies.table import MISSING, number
-from stages.studies.way import share
+from stages.studies.view import public
 
 Column = tuple[str, str]
 """A decision and a metric."""
@@ -40,22 +46,6 @@ def best_rows(inputs: Inputs, column: Column) -> set[str]:
     return {row for row, value in known.items() if value == best}
 
 
-def ceiling_shares(inputs: Inputs) -> list[list[str]]:
-    """How far models come from Markov to the oracle in `COLUMNS["shares"]`; empty without the two."""
-    if not {"markov", "oracle"} <= inputs.metrics.keys():
-        return []
-    names = row_names(inputs)
-    ends = {column: [inputs.metric(row, *column).value for row in ("markov", "oracle")] for column in COLUMNS["shares"]}
-
-    def cell(row: str, column: Column) -> str:
-        gone = share(inputs.metric(row, *column).value, *ends[column])
-        return MISSING if gone is None else f"{100 * gone:.0f} %".replace("-", "−")
-
-    apart = [MISSING if None in sides else number(sides[1] - sides[0], sign=True) for sides in ends.values()]
-    return [*([capitalised(names[row]), *(cell(row, column) for column in ends)] for row in MODELS if row in inputs.metrics),
-            ["The way itself: oracle less Markov", *apart]]
-
-
 def in_paper(summary: Summary, metric: str) -> bool:
     """Whether the paper has a figure of it for any row."""
     return any(row.metrics[metric].paper is not None for row in summary.rows)
@@ -68,3 +58,26 @@ def parsed(markdown: str) -> tuple[str, list[str], list[list[str]]] | str:
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines
              if line.startswith("|") and set(line) - set("|-: ")]
     return (words, cells[0], cells[1:]) if cells and len({len(row) for row in cells}) == 1 else markdown
+
+
+def days(inputs: Inputs) -> int:
+    """How many days the log covers."""
+    first, last = (datetime.fromisoformat(inputs.counts["ingest"][end]).date() for end in ("first", "last"))
+    return (last - first).days + 1
+
+
+def model_card(inputs: Inputs) -> dict[str, Any]:
+    """The base model, all params by key as YAML's readers expect them, and those changed since the pipeline ran."""
+    base, used = inputs.base, public(inputs.used)
+    if base is not None and base.get("source") == "folder":
+        base = base | {"name": PurePath(str(base.get("name", ""))).name}
+        used["model.name"] = PurePath(used["model.name"]).name
+    params = {key: value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+              for key, value in used.items()}
+    return {"base": base, "params": params, "changed": changed(inputs)}
+
+
+def changed(inputs: Inputs) -> list[str]:
+    """Keys of params.yaml that differ from those the pipeline last ran with."""
+    now = flat(inputs.params.model_dump(by_alias=True))
+    return [key for key, value in inputs.ran_with.items() if now.get(key, value) != value]

@@ -97,8 +97,8 @@ def test_names_out_of_the_log_are_text(page):
 
 def test_a_simulated_log_is_called_so_at_every_table_and_figure(page):
     root = ElementTree.fromstring(page.read_text(encoding="utf-8").removeprefix("<!DOCTYPE html>"))
-    captions = [*root.iter("figcaption"), *(caption for place in root.iter("section") if place.get("id") in ("answer", "metrics")
-                                            for caption in place.iter("caption"))]
+    sections = [place for place in root.iter("section") if place.get("id") in ("answer", "metrics")]
+    captions = [*root.iter("figcaption"), *(caption for place in sections for caption in place.iter("caption"))]
     assert len(captions) > FIGURES
     assert all("simulated log" in "".join(caption.itertext()) for caption in captions)
 

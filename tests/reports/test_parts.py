@@ -10,7 +10,7 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.reports import cards, figures
+from stages.reports import figures, results
 from stages.reports.answer import answer
 from stages.reports.differences import differences
 from stages.reports.drawing import COLOURS, Picture, clean, require_library
@@ -150,7 +150,7 @@ def test_cards_count_without_dates_users_or_paths(inputs):
 
 
 def test_params_are_those_of_the_run_and_a_change_since_is_told(inputs):
-    assert cards.changed(inputs) == []
+    assert results.changed(inputs) == []
     later = replace(inputs, ran_with=inputs.ran_with | {"lora.rank": 64})
     content = section("model", later)
     assert "rank 64" in content and "has changed since the pipeline ran (lora.rank)" in content
