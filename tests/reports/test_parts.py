@@ -107,6 +107,10 @@ def test_a_study_shows_what_its_file_says_beside_the_numbers(copied):
     heads = ["".join(cell.itertext()) for cell in table.find("thead").iter("th")]
     assert heads[1] == "validation"
     assert [row.find("td").text for row in table.find("tbody")][:2] == [".510", ".610"]
+    rows = inputs.studies[0]["summary"].rows
+    rows[1].facts[:] = [{}, {"valid": {"overall": None}}, {"valid": {"overall": 0.7}}]  # a row that knows of one only
+    table = next(ElementTree.fromstring(f"<p>{section('studies', inputs)}</p>").iter("table"))
+    assert [row.find("td").text for row in table.find("tbody")][:2] == [".510", ".700"]
     assert [cell.text for cell in shares.find("tbody")[0]] == ["a & b", "−7 %"] and "a & b (.1)" in "".join(
         shares.find("caption").itertext())
 
