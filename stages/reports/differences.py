@@ -1,29 +1,28 @@
-"""One row less another on the same windows, with the interval of that difference, under both decisions."""
+"""One row less another on the same windows, each under its own decision, with the interval of that difference."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 import polars as pl
 
 from stages.common.errors import UserError
 from stages.metrics.decisions import decided
 from stages.metrics.summary import difference_of
-from stages.reports.gather import Material
+from stages.reports.inputs import Inputs
+from stages.studies.compare import Estimate
 
-PAIRS = (("dpo", "base"), ("sft", "base"), ("dpo", "sft"), ("dpo", "markov"))
 DECISIONS = ("plain", "adjusted")
+PAIRS = tuple(((first, decision), (second, decision)) for decision in DECISIONS for first, second in (
+    ("dpo", "base"), ("sft", "base"), ("dpo", "sft"), ("dpo", "markov")))
 
 _SLACK = 1e-6  # between a difference of metrics and the one measured again
 
+Option = tuple[str, str]
+"""A row and its decision."""
 
-@dataclass(frozen=True)
-class Difference:
+
+class Difference(Estimate):
     """`low` and `high` bound the 95 % interval; None where nothing was resampled."""
-
-    value: float
-    low: float | None
-    high: float | None
 
     @property
     def sign(self) -> int | None:
@@ -33,55 +32,43 @@ class Difference:
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
 
-Differences = dict[tuple[str, str, str], dict[str, Difference]]
-"""By decision and the two rows; then by metric, such as `balanced.tail`."""
+Differences = dict[tuple[Option, Option], dict[str, Difference]]
+"""By the two options; then by metric, such as `balanced.tail`."""
 
 
-def differences(material: Material) -> Differences:
-    """The pairs of `PAIRS` of which both predictions are there.
+def differences(inputs: Inputs, pairs: Iterable[tuple[Option, Option]] = PAIRS) -> Differences:
+    """The pairs of which both predictions are there.
 
     Raises:
         UserError: predictions and metrics are of different runs.
     """
-    found: Differences = {}
-    for decision in DECISIONS:
-        moved = {name: _decided(material, name, decision) for name in {name for pair in PAIRS for name in pair}
-                 if name in material.predictions}
-        for first, second in PAIRS:
-            if first in moved and second in moved:
-                made = difference_of(moved[first], moved[second], material.events, material.vocabulary,
-                                     material.params.evaluate, material.params.data_seed)
-                found[decision, first, second] = _checked(made, material, decision, first, second)
-    return found
+    known = inputs.predictions.keys() & inputs.metrics.keys()
+    there = dict.fromkeys(pair for pair in pairs if {row for row, _ in pair} <= known)
+    frames = {option: _decided(inputs, *option) for option in {option for pair in there for option in pair}}
+    return {(first, second): _difference(inputs, first, second, frames) for first, second in there}
 
 
-def metric(values: dict[str, Any], decision: str, name: str) -> float | None:
-    """A metric of a row, such as `balanced.tail`, under a decision."""
-    split, key = name.split(".")
-    return (values if decision == "plain" else values["adjusted"])[split].get(key)
-
-
-def _decided(material: Material, name: str, decision: str) -> pl.DataFrame:
-    frame, tau = material.predictions[name], material.metrics[name]["adjusted"]["tau"]
-    if decision == "plain" or (frame["log_p"].list.len() != material.vocabulary.height).any():
+def _decided(inputs: Inputs, row: str, decision: str) -> pl.DataFrame:
+    frame = inputs.predictions[row]
+    if decision == "plain" or (frame["log_p"].list.len() != inputs.vocabulary.height).any():
         return frame  # another vocabulary the comparison itself refuses
-    return decided(frame, material.vocabulary["share"].to_numpy(), tau)
+    return decided(frame, inputs.vocabulary["share"].to_numpy(), inputs.metrics[row]["adjusted"]["tau"])
 
 
-def _checked(
-    made: dict[str, Any], material: Material, decision: str, first: str, second: str
+def _difference(
+    inputs: Inputs, first: Option, second: Option, frames: dict[Option, pl.DataFrame]
 ) -> dict[str, Difference]:
+    made = difference_of(frames[first], frames[second], inputs.events, inputs.vocabulary, inputs.params.evaluate,
+                         inputs.params.data_seed)
     found = {}
-    for split, values in made.items():
-        for key, value in values.items():
-            name = f"{split}.{key}"
-            if value["difference"] is None:
-                continue
-            sides = [metric(material.metrics[row], decision, name) for row in (first, second)]
-            if None not in sides and not math.isclose(sides[0] - sides[1], value["difference"], abs_tol=_SLACK):
-                raise UserError(
-                    f"the predictions of {first} and {second} are not those that metrics/eval is of ({name}: "
-                    f"{value['difference']:.4f} against {sides[0] - sides[1]:.4f}); run `dvc repro`, or `dvc checkout`"
-                )
-            found[name] = Difference(value["difference"], value["low"], value["high"])
+    for name, value in ((f"{split}.{key}", value) for split, values in made.items() for key, value in values.items()):
+        if value["difference"] is None:
+            continue
+        sides = [inputs.metric(*option, name).value for option in (first, second)]
+        if None not in sides and not math.isclose(sides[0] - sides[1], value["difference"], abs_tol=_SLACK):
+            raise UserError(
+                f"the predictions of {first[0]} and {second[0]} are not those that the metrics are of ({name}: "
+                f"{value['difference']:.4f} against {sides[0] - sides[1]:.4f}); run `dvc repro`, or `dvc checkout`"
+            )
+        found[name] = Difference(value["difference"], value["low"], value["high"])
     return found

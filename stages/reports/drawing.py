@@ -1,142 +1,99 @@
-"""From Matplotlib's figures to SVG that follows the page's colours, and to PNG in the light ones."""
+"""Plots out of Vega-Lite templates, without a network: SVG that follows the page's colours, PNG in the light ones.
+
+The templates in `.dvc/plots` are those that `dvc plots show` draws with; dvc-render fills them, as DVC does.
+"""
 
 import io
+import json
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from dvc_render.vega import OPTIONAL_ANCHOR_RANGES, VegaRenderer
+from markupsafe import Markup
 
 from stages.common.errors import UserError
-from stages.common.files import atomic_file
-from stages.reports.markup import Html, tag, text
-from stages.reports.palette import LIGHT
+from stages.common.files import atomic_file, read_json
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+TEMPLATES = Path(__file__).parent / "templates"
+DVC_TEMPLATES = Path(__file__).parents[2] / ".dvc" / "plots"
+COLOURS = read_json(TEMPLATES / "colours.json")
+"""The page's colours by scheme, `light` and `dark`, and name."""
 
-DPI = 72
-"""A figure's point is the page's pixel."""
-
-_SCALE = 2  # of PNG
-_COLOURS = 64
-_LARGEST = 1.25  # of the page's pictures, as a multiple of what they were drawn at
-_SETTINGS = {
-    "svg.fonttype": "none", "svg.hashsalt": "behaviorlm", "font.family": "sans-serif", "font.size": 10.5,
-    "text.color": LIGHT["ink"], "axes.labelcolor": LIGHT["muted"], "axes.edgecolor": LIGHT["rule"],
-    "xtick.color": LIGHT["rule"], "ytick.color": LIGHT["rule"], "xtick.labelcolor": LIGHT["muted"],
-    "ytick.labelcolor": LIGHT["muted"], "axes.facecolor": "none", "figure.facecolor": "none", "axes.grid": True,
-    "grid.color": LIGHT["rule"], "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
-    "axes.spines.right": False, "figure.titlesize": 11.5, "figure.titleweight": "bold", "legend.frameon": False,
-    "legend.fontsize": 10, "lines.linewidth": 1.8, "lines.markersize": 4.5,
-    "figure.constrained_layout.use": True, "axes.unicode_minus": True,
-}
+_CONFIG = read_json(TEMPLATES / "vega.json")
+_PNG_SCALE, _PNG_COLOURS = 2, 64
+# allowed neither in XML nor, for the most part, in HTML
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with the words around it.
+    """A plot: its PNG file and its ids in the page go by `name`, and `facts` are the numbers of its caption.
 
     Attributes:
-        name: of its PNG file, and of its ids in the page.
-        label: what it shows, for who cannot see it.
-        caption: what stands below it.
+        spec: Vega or Vega-Lite.
         least_width: pixels below which it scrolls instead of shrinking; 0 for one that fits a phone.
     """
 
     name: str
-    label: str
-    caption: Html
-    figure: "Figure"
+    spec: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
     least_width: int = 0
 
+    @property
+    def svg(self) -> Markup:
+        """An `svg` element in the page's colours, its ids its own."""
+        ids: dict[str, int] = {}
 
-def require_matplotlib() -> None:
-    """Raises: UserError: it is not installed."""
+        def own(tag: re.Match) -> str:  # only within tags: what the data says stays
+            return re.sub(r'(\bid="|url\(#|href="#)([\w-]+)',
+                          lambda found: f"{found[1]}{self.name}-{ids.setdefault(found[2], len(ids))}", tag[0])
+
+        return Markup(re.sub(r"<[^>]*>", own, clean(self._drawn("svg"))))
+
+    def save_png(self, folder: Path) -> None:
+        """Write `folder/<name>.png`, with few colours and so a tenth of the size."""
+        from PIL import Image
+
+        with atomic_file(folder / f"{self.name}.png") as part, Image.open(io.BytesIO(self._drawn("png"))) as image:
+            few = image.convert("RGB").quantize(_PNG_COLOURS, dither=Image.Dither.NONE)
+            few.save(part, format="png", optimize=True)
+
+    def _drawn(self, kind: str) -> Any:
+        """`svg` text, its colours the page's variables, or `png` bytes."""
+        import vl_convert
+
+        text = json.dumps(self.spec | {"config": _CONFIG})
+        for dvc, ours in zip(OPTIONAL_ANCHOR_RANGES["color"], _CONFIG["range"]["category"], strict=True):
+            text = text.replace(dvc, ours)
+        if kind == "png":
+            text = re.sub(r"var\(--(\w+)\)", lambda found: COLOURS["light"].get(found[1], found[0]), text)
+        language = "vega" if "/vega/" in self.spec.get("$schema", "") else "vegalite"
+        scale = {"scale": _PNG_SCALE} if kind == "png" else {}
+        try:
+            return getattr(vl_convert, f"{language}_to_{kind}")(text, allowed_base_urls=[], **scale)
+        except ValueError as error:
+            raise UserError(f"plot {self.name!r} cannot be drawn: {error}") from None
+
+
+def require_library() -> None:
+    """Raises: UserError: what draws the plots is not installed."""
     try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "the report's plots need Matplotlib, which is not installed: pip install -e '.[report]'"
-        ) from None
+        import PIL  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"plots need {error.name}, which is not installed: pip install -e '.[report]'") from None
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Our settings for what is drawn and saved within."""
-    import matplotlib
-
-    # names in scripts that Matplotlib's own font lacks are drawn by the reader's browser
-    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing.*")
-        yield
+def filled(template: str, points: Sequence[dict[str, Any]], title: str, **labels: str) -> dict[str, Any]:
+    """A template with its data, of `templates` or else of `.dvc/plots`; `labels` are x, y, x_label and y_label."""
+    own = TEMPLATES / f"{template}.vl.json"
+    path = own if own.exists() else DVC_TEMPLATES / f"{template}.json"
+    return VegaRenderer(list(points), template, template=str(path), title=title, **labels).get_filled_template()
 
 
-def axes(width: int, height: int, title: str, simulated: bool) -> tuple["Figure", "Axes"]:
-    """A figure of so many pixels with one plot."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    plot = figure.add_subplot()
-    # of the figure, not of the plot: long names of behaviours would leave it no room
-    figure.suptitle(f"{title} (simulated log)" if simulated else title, x=0.01, ha="left")
-    plot.tick_params(length=0)
-    return figure, plot
-
-
-def element(picture: Picture) -> Html:
-    """The figure as an element of the page, its picture inline."""
-    drawing = _svg(picture)
-    width = picture.figure.get_figwidth() * DPI
-    sizes = f"max-width:{_LARGEST * width:.0f}px;min-width:{picture.least_width}px"
-    drawing = tag("div", drawing, style=sizes)
-    if picture.least_width:
-        drawing = tag("div", drawing, cls="scroll", tabindex=0, role="group", aria_label="figure, scrolls sideways")
-    return tag("figure", drawing, tag("figcaption", picture.caption))
-
-
-def save_png(picture: Picture, folder: Path) -> Path:
-    """Write `folder/<name>.png` in the light colours, at twice the size of the page's."""
-    path = folder / f"{picture.name}.png"
-    buffer = io.BytesIO()
-    with style(), atomic_file(path) as part:
-        picture.figure.savefig(buffer, format="png", dpi=DPI * _SCALE, facecolor=LIGHT["paper"])
-        _few_colours(buffer, part)
-    return path
-
-
-def _few_colours(buffer: io.BytesIO, path: Path) -> None:
-    """Write a PNG with a palette, a third of the size."""
-    from PIL import Image
-
-    with Image.open(buffer) as image:
-        image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(path, format="png", optimize=True)
-
-
-def _svg(picture: Picture) -> Html:
-    """The figure as an `svg` element, without what a page with several of them cannot have twice."""
-    buffer = io.StringIO()
-    with style():
-        picture.figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None})
-    content = buffer.getvalue()
-    content = content[content.index("<svg"):]
-    content = re.sub(r"<metadata>.*?</metadata>|<style type=\"text/css\">.*?</style>|<!--.*?-->", "", content,
-                     flags=re.DOTALL)
-    # only within tags: what the data says stays
-    content = re.sub(r"<[^>]*>", lambda match: _in_page(match[0], picture.name), content)
-    content = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", content, count=1)
-    content = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", content, count=1)
-    label = text(picture.label)
-    return Html(content.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip())
-
-
-def _in_page(element: str, name: str) -> str:
-    """A tag with ids of its own, the page's font and the page's colours."""
-    element = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", element)
-    element = re.sub(r"font-family: [^;\"]*;? ?", "", element)
-    for colour, value in LIGHT.items():
-        element = element.replace(value, f"var(--{colour})")
-    return element
+def clean(text: str) -> str:
+    """Control characters become the replacement character."""
+    return _CONTROL.sub("\ufffd", text)

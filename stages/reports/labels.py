@@ -1,39 +1,39 @@
-"""How rows, metrics and numbers read on the page."""
+"""How rows, metrics and numbers read on the page: the one place for their names."""
 
-from stages.reports.differences import Difference
-from stages.reports.gather import Material
-from stages.reports.markup import Html, join, tag
-from stages.studies.table import MISSING, number
+from stages.reports.inputs import Inputs
+from stages.studies.table import MISSING
 
-ROW = {
-    "majority": "Majority", "last": "Last behaviour", "frequent": "Most frequent in the history",
-    "markov": "Markov with hour and place", "base": "No tuning", "sft": "A-Tuning", "dpo": "B-Tuning",
-    "oracle": "Oracle (the simulator’s own p*)", "oracle_adjusted": "Oracle, logits adjusted with τ = 1",
-}
-SHORT = ROW | {"markov": "Markov", "oracle": "the oracle", "base": "no tuning"}
-START = {"anchors": "A-Tuning", "all": "SFT on all", "tail": "SFT on the tail",
-         "tail_and_medium": "SFT on tail and medium", "none": "No SFT"}
-"""What B-Tuning goes on from, by `sft.labels`; it is the paper's A-Tuning on anchors only."""
-NATURAL = {"rec_w": "accuracy", "prec_w": "precision", "hr_at_3": "HR@3", "mrr": "MRR"}
-BALANCED = {"overall": "overall", "head": "head", "medium": "medium", "tail": "tail", "hr_at_3": "HR@3"}
-METRIC = {"natural.rec_w": "accuracy, natural"} | {
-    f"balanced.{name}": f"{read}, balanced" for name, read in BALANCED.items()
+ROW = {"majority": "majority", "last": "last behaviour", "frequent": "most frequent in the history",
+       "markov": "Markov with hour and place", "base": "no tuning", "oracle": "oracle (the simulator’s own p*)"}
+SFT = {"anchors": "SFT on anchors", "all": "SFT on all", "tail": "SFT on the tail",
+       "tail_and_medium": "SFT on tail and medium", "none": "no SFT"}
+"""The first step of tuning by `sft.labels`; the paper's A-Tuning is the one on anchors only."""
+DECISION = {"plain": "plain", "adjusted": "logits adjusted"}
+METRIC = {
+    "natural.rec_w": "accuracy, natural", "natural.prec_w": "precision, natural", "natural.hr_at_3": "HR@3, natural",
+    "natural.mrr": "MRR, natural", "natural.log_loss": "log-loss", "natural.ece": "calibration error",
+    "natural.accuracy_at_50": "accuracy, surest half", "natural.accuracy_at_80": "accuracy, surest 80 %",
+    "natural.aurc": "area under risk–coverage", "balanced.overall": "overall, balanced",
+    "balanced.head": "head, balanced", "balanced.medium": "medium, balanced", "balanced.tail": "tail, balanced",
+    "balanced.hr_at_3": "HR@3, balanced",
 }
 
 
-def start(material: Material) -> str:
-    """The first stage of tuning as it was done in this run."""
-    return START[material.used["sft.labels"]]
+def row_names(inputs: Inputs) -> dict[str, str]:
+    """The rows' names for the middle of a sentence; what was tuned is called what it was tuned on."""
+    labels = inputs.used["sft.labels"]
+    return ROW | {"sft": SFT[labels], "dpo": "DPO alone" if labels == "none" else f"DPO after {SFT[labels]}"}
 
 
-def rows(material: Material) -> dict[str, str]:
-    """`ROW`, the first stage called what it is in this run."""
-    return ROW | {"sft": start(material)}
+def capitalised(name: str) -> str:
+    """For the beginning of a line; what follows the first letter stays."""
+    return name[:1].upper() + name[1:]
 
 
-def shorts(material: Material) -> dict[str, str]:
-    """As `rows`, for the middle of a sentence."""
-    return SHORT | {"sft": start(material)}
+def column_head(column: tuple[str, str]) -> str:
+    """Of a column of a table of metrics: a decision and a metric."""
+    decision, metric = column
+    return METRIC[metric] + ("" if decision == "plain" else f", {DECISION.get(decision, decision)}")
 
 
 def percent(share: float | None) -> str:
@@ -42,26 +42,3 @@ def percent(share: float | None) -> str:
         return MISSING
     value = 100 * share
     return f"{value:.2g} %" if 0 < value < 0.1 else f"{value:.1f} %"
-
-
-def measured(value: float | None, low: float | None = None, high: float | None = None, best: bool = False) -> Html:
-    """A cell: the value, and below it its interval where there is one."""
-    parts = [tag("span", number(value), cls="best" if best else None)]
-    if value is not None and low is not None and high is not None:
-        parts.append(tag("span", f"{number(low)}–{number(high)}", cls="interval"))
-    return join(parts)
-
-
-def change(difference: Difference | None) -> Html:
-    """A cell: a difference with its sign, and its interval."""
-    if difference is None:
-        return Html(MISSING)
-    parts = [tag("span", number(difference.value, sign=True), cls="best" if difference.sign else None)]
-    if difference.low is not None:
-        parts.append(tag("span", f"{number(difference.low)} to {number(difference.high)}", cls="interval"))
-    return join(parts)
-
-
-def simulated_mark(simulated: bool) -> Html:
-    """What stands beside every number of a simulated log."""
-    return Html(" " + tag("span", "simulated log", cls="mark")) if simulated else Html("")

