@@ -1,14 +1,13 @@
-"""Rivals: one file per system of the paper's Table 3, and the trivial ones that every learned row must beat.
+"""Baselines: one file for each of the paper's Table 3, beside the trivial ones that every learned one must beat.
 
-A new one is
+A new one is three files:
 
-1. a file here: a `Recommender` and `run_system` (command.py) for what is trained from nothing, a `LanguageRow` and
-   `run_row` (llm.py) for what is made of a language model; its docstring is its card: what is kept as published, what
+1. its own in systems/: a `Recommender` and `sequential(…)` for what is trained from nothing, a `LanguageBaseline` and
+   `language(…)` for what is made of a language model; its docstring is its card: what is kept as published, what
    differs and why, which check holds it;
-2. a section of params.yaml beside it: the values to try, the default first;
-3. a stage of dvc.yaml beside it, whose list of files `python -m tests.contract.imports baselines/<name>` prints and whose
-   params `python -m tests.contract.reads baselines/<name>`;
-4. its names in the matrix of stage `evaluate` there;
-5. its rows in stages/studies/studies.yaml, table3 and table8;
-6. its tests in tests/baselines.
+2. params.yaml beside this file: a section of values to try, the default first;
+3. dvc.yaml beside this file: a stage, whose list of code `python -m tests.contract.imports baselines/systems/<name>`
+   prints, and its names in the matrix of stage `evaluate`.
+
+Then its rows in stages/studies/studies.yaml, and its tests in tests/baselines.
 """

@@ -87,16 +87,6 @@ def placeholder(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.pad_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
 
 
-class Table:
-    """Soft vectors that were computed before: for scoring, where they no longer change."""
-
-    def __init__(self, vectors: torch.Tensor):
-        self.vectors = vectors.detach()
-
-    def __call__(self, numbers: torch.Tensor) -> torch.Tensor:
-        return self.vectors[numbers]
-
-
 class Projector(nn.Module):
     """A net into a language model's embeddings, times one constant: at the start its vectors are as long as a token's.
 

@@ -32,7 +32,9 @@ class SoftStreamLayout(StreamLayout):
             more than the words do.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, params: PromptParams, size: int, with_users: bool):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, params: PromptParams, size: int, with_users: bool
+    ):
         """
         Args:
             size: ordinary tokens that the model has vectors for.

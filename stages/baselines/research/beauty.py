@@ -1,6 +1,6 @@
-"""SASRec against published figures: Amazon Beauty, the last item of each user told from all others.
+"""SASRec against published figures: Amazon Beauty, the last item of each user predicted from all others.
 
-    python -m tests.baselines.beauty --data amazon_beauty.txt.gz [--objective ce] [--epochs N]
+    python -m stages.baselines.research.beauty --data amazon_beauty.txt.gz [--objective ce] [--epochs N]
 
 Trains the project's own sequences, embedder and blocks as Klenitskiy and Vasilev (2023) trained theirs: 64 dimensions,
 two blocks of one head, dropout .1, 50 items of history, batches of 128 users, Adam at 1e-3, the best epoch by NDCG@10
@@ -10,28 +10,27 @@ as queries are, in that embeddings are not multiplied by √D and weights start 
 and in that a negative may be an item that the user had.
 
 What is too heavy at 54,542 items is computed in another way, which tests hold to be the same number: the softmax block
-by block with its gradient on the way, and one negative's score without all the others.
+by block, read again for its gradient, and one negative's score without all the others.
 """
 
-import argparse
 import copy
 import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from polars.exceptions import PolarsError
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from stages.baselines.sequential.causal import OBJECTIVES, Objective
-from stages.baselines.sequential.sequences import NO_LABEL, Batch, Sequences
+from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
+from stages.baselines.research.command import parser_of
+from stages.baselines.sequential.objectives import OBJECTIVES, Objective
+from stages.baselines.sequential.sasrec import SASRec
 from stages.baselines.sequential.training import device
-from stages.baselines.systems.sasrec import SASRec
 from stages.common.console import Track, console, track
 from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
@@ -107,7 +106,7 @@ class ManyItems(SASRec):
         hidden, label = self.labelled(batch)
         items = self.embedder.behaviors.weight[: self.embedder.size]
         if self.objective == "ce":
-            return ItemSoftmax.apply(hidden, items, label) / len(label)
+            return item_softmax(hidden, items, label) / len(label)
         shift = torch.randint(1, len(items), label.shape, generator=generator).to(label.device)
         own = (hidden * items[label]).sum(dim=-1)
         other = (hidden * items[(label + shift) % len(items)]).sum(dim=-1)
@@ -130,33 +129,16 @@ class ManyItems(SASRec):
         return torch.cat(hidden)[place.argsort()], batch.label.flatten()[place.sort().values]
 
 
-class ItemSoftmax(torch.autograd.Function):
+def item_softmax(hidden: torch.Tensor, items: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Sum of the softmax cross-entropies of `label` (N,) by inner products of hidden (N, D) with items (V, D).
 
-    Both gradients are computed on the way, block by block: the N × V scores never stand in memory.
+    Block by block, each computed again for its gradient: the N × V scores never stand in memory.
     """
+    def loss(rows: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(rows @ items.T, label, reduction="sum")
 
-    @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, items: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        total, grad_hidden, grad_items = hidden.new_zeros(()), torch.empty_like(hidden), torch.zeros_like(items)
-        block = hidden.new_empty(min(_LOSS_ROWS, len(hidden)), len(items))
-        for start in range(0, len(hidden), _LOSS_ROWS):
-            rows, wanted = hidden[start : start + _LOSS_ROWS], label[start : start + _LOSS_ROWS, None]
-            scores = torch.mm(rows, items.T, out=block[: len(rows)])
-            log_p = torch.log_softmax(scores, dim=1, out=scores)
-            chosen = log_p.gather(1, wanted)
-            total -= chosen.sum()
-            p = log_p.exp_().scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
-            torch.mm(p, items, out=grad_hidden[start : start + _LOSS_ROWS])
-            grad_items.addmm_(p.T, rows)
-        ctx.save_for_backward(grad_hidden, grad_items)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        grad_hidden, grad_items = ctx.saved_tensors
-        return grad_hidden * grad, grad_items * grad, None
+    blocks = zip(hidden.split(_LOSS_ROWS), label.split(_LOSS_ROWS), strict=True)
+    return sum(checkpoint(loss, *block, use_reentrant=False) for block in blocks)
 
 
 @torch.inference_mode()
@@ -218,8 +200,7 @@ def train(log: Log, objective: Objective, epochs: int, seed: int, progress: Trac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.baselines.beauty", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("beauty", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="a line `user item` for each interaction, gzip or not")
     parser.add_argument("--objective", choices=OBJECTIVES, help="one of them only (default: both)")
     parser.add_argument("--epochs", type=at_least_1, default=EPOCHS, help="at most (default: %(default)s)")
