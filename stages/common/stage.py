@@ -167,7 +167,7 @@ class Stage:
         given = {name: None if paths[name] is None else kind.read(paths[name]) for name, kind in self.reads.items()}
         given |= {name: getattr(args, name) for name in self.options}
         if self.resumes:
-            key = fingerprint(params.model_dump(), [*(paths[name] for name in self.reads), CODE])
+            key = fingerprint(params.model_dump(), [*filter(None, map(paths.get, self.reads)), CODE])
             given["scratch"] = checkpoint_folder(self.name, key)
         with ExitStack() as stack:
             for name, kind in {**self.reads, **self.writes}.items():

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.baselines.language.soft import Projector, attach, count, placeholder
+from stages.baselines.language.soft import Projector, attach, placeholder
 from stages.model import likelihood
 from stages.model.likelihood import score
 from stages.model.llama import LlamaDecoder
@@ -130,7 +130,3 @@ def test_the_placeholder_is_an_ordinary_token_that_no_text_holds(tiny_base):
     assert found in tokenizer.all_special_ids and found < len(tokenizer)
     embedding = attach(load_base(tiny_base, torch.float32), tokenizer)
     assert embedding.size == len(tokenizer) and embedding.placeholder == found
-
-
-def test_soft_tokens_are_counted():
-    assert count([1, 59, 60, 75], 60) == 2

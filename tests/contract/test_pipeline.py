@@ -166,7 +166,7 @@ def test_every_section_of_params_is_used_by_some_stage():
 
 
 def test_every_baseline_is_fitted_and_evaluated():
-    stages = {name.removeprefix("baselines:"): stage for name, stage in STAGES.items() if name.startswith("baselines:")}
+    stages = dict(stages_of(BASELINES))
     evaluate = stages.pop("evaluate")
     assert {script_of(f"baselines:{name}") for name in stages} == SYSTEMS
     assert stages.pop("timing")["matrix"] == {"model": list(MODELS)}, "ours are timed as they are"

@@ -12,6 +12,7 @@ from tests.end_to_end.project import Project, stages_run
 from tests.small_log import all_behaviors, small_log, small_windows
 
 COPIED = ("stages", "data", ".dvcignore", "dvc.yaml", "params.yaml")
+NAMES = ("bert4rec_id", "often_id", "often_next")
 PIPELINES = ("dvc.yaml", "stages/baselines/dvc.yaml")
 SYSTEM = '''"""Every behaviour as often as it happens."""
 
@@ -60,8 +61,8 @@ often:
 def project(environment, tmp_path) -> Project:
     """A copy in which every stage's outputs are there and up to date: a small log, and else a word in each file."""
     project = Project(tmp_path / "repository", environment)
-    ours = Project(ROOT, environment).git("ls-files", "--cached", "--others", "--exclude-standard", *COPIED).splitlines()
-    for name in ours:
+    listed = Project(ROOT, environment).git("ls-files", "--cached", "--others", "--exclude-standard", *COPIED)
+    for name in listed.splitlines():
         if (ROOT / name).is_file() and not name.endswith("dvc.lock"):
             (project.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, project.folder / name)
@@ -87,7 +88,7 @@ def add_baseline(project: Project) -> dict[str, str]:
     pipeline, settings = ((folder / name).read_text(encoding="utf-8") for name in ("dvc.yaml", "params.yaml"))
     like = pipeline[pipeline.index("  bert4rec:\n"):].partition("\n\n")[0]
     added = pipeline.replace("  evaluate:\n", f"{like.replace('bert4rec', 'often')}\n\n  evaluate:\n")
-    added = added.replace("        - bert4rec_id\n", "        - bert4rec_id\n        - often_id\n        - often_next\n")
+    added = added.replace("        - bert4rec_id\n", "".join(f"        - {each}\n" for each in NAMES))
     return {"systems/often.py": SYSTEM, "params.yaml": settings + SETTINGS, "dvc.yaml": added}
 
 

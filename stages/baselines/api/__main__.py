@@ -74,27 +74,6 @@ class Settings(Section):
     timeout: Annotated[float, Field(gt=0)]
 
 
-class Allowance:
-    """Tokens that may be used, over all runs: what a question is expected to take is set aside before it is sent."""
-
-    def __init__(self, most: int, used: int):
-        self.most, self.used = most, used
-        self._lock = threading.Lock()
-
-    def take(self, estimate: int) -> bool:
-        """Set `estimate` aside; False if that much is not left."""
-        with self._lock:
-            if self.used + estimate > self.most:
-                return False
-            self.used += estimate
-            return True
-
-    def settle(self, estimate: int, taken: int) -> None:
-        """Put `taken` in the place of `estimate`."""
-        with self._lock:
-            self.used += taken - estimate
-
-
 def chosen(wanted: pl.DataFrame, settings: Settings, seed: int) -> pl.DataFrame:
     """The rows of `tested` that are asked, a seeded choice: more of them include those of fewer.
 
@@ -131,33 +110,42 @@ def log_p(numbers: np.ndarray, label: np.ndarray, share: np.ndarray, mass: float
 
 
 def ask(
-    requests: Requests, cache: Cache, client: Client, questions: Questions, allowance: Allowance, parallel: int
+    requests: Requests, cache: Cache, client: Client, questions: Questions, used: int, settings: Settings
 ) -> None:
     """Ask all of `requests`, by their keys, and keep the answers in the cache as they come.
 
+    Args:
+        used: tokens, in all runs so far; what a question is expected to take is set aside before it is sent.
+
     Raises:
-        UserError: the endpoint gave up, or the allowance is used up. What was answered is in the cache, that which
-            was on its way when it happened included.
+        UserError: the endpoint gave up, or the tokens are used up. What was answered is in the cache, that which was
+            on its way when it happened included.
     """
+    most, lock = settings.max_tokens_total, threading.Lock()
+
     def one(key: str, request: dict[str, Any]) -> None:
+        nonlocal used
         if client.stop.is_set():
             raise Stopped
         estimate = questions.estimate(request)
         try:
-            if not allowance.take(estimate):
-                raise UserError(
-                    f"api.max_tokens_total: {allowance.most:,}: no room for another question, {allowance.used:,} tokens"
-                    " are used; what was answered is kept. Raise it and run the same command again to go on"
-                )
+            with lock:
+                if used + estimate > most:
+                    raise UserError(
+                        f"api.max_tokens_total: {most:,}: no room for another question, {used:,} tokens are used; what "
+                        "was answered is kept. Raise it and run the same command again to go on"
+                    )
+                used += estimate
             answer = client.ask(request)
             cache.put(key, answer)
         except BaseException:
             client.stop.set()  # here, before this thread takes up the next question
             raise
-        allowance.settle(estimate, answer.tokens(estimate))
+        with lock:
+            used += answer.tokens(estimate) - estimate
 
     errors: list[BaseException] = []
-    with track("asking", len(requests)) as progress, ThreadPoolExecutor(parallel) as pool:
+    with track("asking", len(requests)) as progress, ThreadPoolExecutor(settings.parallel) as pool:
         try:
             for future in as_completed([pool.submit(one, *item) for item in requests.items()]):
                 error = future.exception()
@@ -194,24 +182,15 @@ def predictions(task: Task, settings: Settings, cache: Cache) -> tuple[pl.DataFr
         estimates = {key: questions.estimate(request) for key, request in zip(keys, requests, strict=True)}
         used = sum(answer.tokens(estimates[key]) for key, answer in found.items())
         expected = sum(estimates[key] for key in missing)
-        _announce(len(wanted), len(found), len(missing), used, expected, settings)
-        client = Client(settings.attempts, settings.timeout)
-        ask(missing, cache, client, questions, Allowance(settings.max_tokens_total, used), settings.parallel)
+        plan = (f"{settings.model}: {len(wanted):,} windows, {len(missing):,} questions to ask, {len(found):,} "
+                f"answered before with {used:,} tokens; about {expected:,} tokens more, api.max_tokens_total is "
+                f"{settings.max_tokens_total:,}")
+        if used + expected > settings.max_tokens_total:
+            raise UserError(f"{plan}: nothing was sent. Raise it, or lower api.natural and api.per_behavior")
+        console.print(plan, soft_wrap=True)
+        ask(missing, cache, Client(settings.attempts, settings.timeout), questions, used, settings)
         found |= {key: cache.get(key) for key in missing}
     return _read(wanted, [found[key] for key in keys], task, settings, questions)
-
-
-def _announce(windows: int, known: int, missing: int, used: int, expected: int, settings: Settings) -> None:
-    """Say what it will take, before anything is sent.
-
-    Raises:
-        UserError: more than is allowed.
-    """
-    text = (f"{settings.model}: {windows:,} windows, {missing:,} questions to ask, {known:,} answered before with "
-            f"{used:,} tokens; about {expected:,} tokens more, api.max_tokens_total is {settings.max_tokens_total:,}")
-    if used + expected > settings.max_tokens_total:
-        raise UserError(f"{text}: nothing was sent. Raise it, or lower api.natural and api.per_behavior")
-    console.print(text, soft_wrap=True)
 
 
 def _read(

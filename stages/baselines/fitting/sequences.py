@@ -73,7 +73,8 @@ class Sequences:
         log = EventLog.of(events, vocabulary)
         self.size, self.length = vocabulary.height, length
         self.names = vocabulary["behavior"].to_list()
-        self._rows = {split: _rows(windows, split) for split in ("train", "valid")}
+        self._rows = {split: windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
+                      for split in ("train", "valid")}
         for split, rows in self._rows.items():
             if not len(rows):
                 raise UserError(f"windows: none of split {split}; the log has too few users, or too short ones")
@@ -160,7 +161,3 @@ class Sequences:
         fields = (behavior[now], weekday[now], hour[now], place[now], weekday[later], hour[later], place[later], label,
                   self._first[rows[:, -1]])
         return Batch(*(torch.from_numpy(np.ascontiguousarray(field)).long() for field in fields))
-
-
-def _rows(windows: pl.DataFrame, split: str) -> np.ndarray:
-    return windows.filter(pl.col("split") == split)["row"].sort().to_numpy()

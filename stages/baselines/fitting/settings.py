@@ -76,13 +76,10 @@ def read_settings(path: Path, section: str, kind: type[Values]) -> tuple[Budget,
         UserError: the file is absent or no YAML; a key is unknown, missing or out of its range; all faults are named.
     """
     content = read_yaml(path)
-
-    def section_of(name: str, model: type[Values]) -> Values:
+    for name in ("budget", section):
         if not isinstance(content, dict) or name not in content:
             raise UserError(f"{path}: {name}: missing")
-        return checked(content[name], model, path, name)
-
-    return section_of("budget", Budget), section_of(section, kind)
+    return checked(content["budget"], Budget, path, "budget"), checked(content[section], kind, path, section)
 
 
 def choices(values: Section, trials: int, seed: int) -> list[dict[str, Any]]:

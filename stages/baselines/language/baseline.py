@@ -168,7 +168,7 @@ class LanguageBaseline(ABC):
         return loss
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All in which one setting's result differs from another's: the adapter's weights, the projector's, its constants."""
+        """All in which results of settings differ: the adapter's weights, the projector's, its constants."""
         beside = {} if self.projector is None else self.projector.state_dict(prefix="projector.", keep_vars=True)
         return lora_weights(self.model) | beside
 

@@ -13,8 +13,6 @@ What is too heavy at 54,542 items is computed in another way, which tests hold t
 by block, read again for its gradient, and one negative's score without all the others.
 """
 
-import copy
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,11 +25,11 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
-from stages.baselines.research.command import parser_of
+from stages.baselines.research.command import parser_of, train
 from stages.baselines.sequential.objectives import OBJECTIVES, Objective
 from stages.baselines.sequential.sasrec import SASRec
 from stages.baselines.sequential.training import device
-from stages.common.console import Track, console, track
+from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
 from stages.windows.cut import positions
@@ -42,11 +40,8 @@ PUBLISHED = {"bce": (0.0246, 0.0126), "ce": (0.0533, 0.0327)}
 LENGTH, BATCH, RATE, EPOCHS, PATIENCE, VALID_USERS = 50, 128, 1e-3, 100, 10, 10_000
 SETTINGS = {"dimensions": 64, "blocks": 2, "heads": 1, "dropout": 0.1}
 
-_CUTOFF = 10
-_LOSS_ROWS = 64
-_GROUPS = 8
-_USERS_AT_ONCE = 256
-_FEWEST_ITEMS = 3
+_CUTOFF, _FEWEST_ITEMS = 10, 3
+_LOSS_ROWS, _USERS_AT_ONCE = 64, 256
 
 
 @dataclass(frozen=True)
@@ -100,10 +95,11 @@ def read_log(path: Path, length: int = LENGTH) -> Log:
 
 
 class ManyItems(SASRec):
-    """SASRec whose loss needs no scores of all positions at once, and little time for users of few items."""
+    """SASRec whose loss needs no scores of all positions at once."""
 
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        hidden, label = self.labelled(batch)
+        known = batch.label != NO_LABEL
+        hidden, label = self.encoder(self.embedder(batch), batch.padding)[known], batch.label[known]
         items = self.embedder.behaviors.weight[: self.embedder.size]
         if self.objective == "ce":
             return item_softmax(hidden, items, label) / len(label)
@@ -111,22 +107,6 @@ class ManyItems(SASRec):
         own = (hidden * items[label]).sum(dim=-1)
         other = (hidden * items[(label + shift) % len(items)]).sum(dim=-1)
         return functional.softplus(-own).mean() + functional.softplus(other).mean()
-
-    def labelled(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states `(N, D)` of the positions that have a label, and the labels `(N,)`.
-
-        Sequences of like length are read together: half of them have three items or fewer, in fifty columns.
-        """
-        hidden, place = [], []
-        number = torch.arange(batch.label.numel(), device=batch.label.device).view_as(batch.label)
-        for group in (~batch.padding).sum(dim=1).argsort().chunk(_GROUPS):
-            columns = ~batch.padding[group].all(dim=0)
-            part = batch.by_position(lambda field, group=group, columns=columns: field[group][:, columns])
-            known = part.label != NO_LABEL
-            hidden.append(self.encoder(self.embedder(part), part.padding)[known])
-            place.append(number[group][:, columns][known])
-        place = torch.cat(place)
-        return torch.cat(hidden)[place.argsort()], batch.label.flatten()[place.sort().values]
 
 
 def item_softmax(hidden: torch.Tensor, items: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -168,35 +148,24 @@ def hit_rate_and_ndcg(rank: np.ndarray) -> tuple[float, float]:
     return float(hit.mean()), float(np.where(hit, 1 / np.log2(rank + 1), 0).mean())
 
 
-def train(log: Log, objective: Objective, epochs: int, seed: int, progress: Track) -> tuple[ManyItems, int]:
+def fit(log: Log, objective: Objective, epochs: int, seed: int) -> tuple[ManyItems, int]:
     """The model at its best epoch by validation NDCG@10, and that epoch's number, 1 and up."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     model = ManyItems(log.sequences, SETTINGS, "id", objective).to(device())
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     valid = np.sort(rng.permutation(log.valid)[:VALID_USERS])
-    best, best_epoch, weights = -1.0, 0, {}
-    targets = len(log.sequences.train_rows())
-    for epoch in range(1, epochs + 1):
+
+    def one_epoch(epoch: int) -> None:
         model.train()
-        began, losses = time.monotonic(), []
         for batch in log.sequences.epoch(BATCH, rng):
             loss = model.loss(batch.to(device()), generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
-            done = (batch.label != NO_LABEL).sum().item() / targets
-            progress.advance(done, f"epoch {epoch}, loss {losses[-1]:.3f}")
-        rate, gain = hit_rate_and_ndcg(ranks(model, log, valid))
-        console.print(f"{objective}, epoch {epoch}: loss {np.mean(losses):.4f}, validation HR@10 {rate:.4f}, NDCG@10 "
-                      f"{gain:.4f}, {time.monotonic() - began:.0f} s")
-        if gain > best:
-            best, best_epoch, weights = gain, epoch, copy.deepcopy(model.state_dict())
-        elif epoch - best_epoch >= PATIENCE:
-            break
-    model.load_state_dict(weights)
-    return model, best_epoch
+
+    return model, train(f"SASRec {objective}", model, epochs, PATIENCE, one_epoch,
+                        lambda: hit_rate_and_ndcg(ranks(model, log, valid))[1])
 
 
 def main() -> None:
@@ -213,8 +182,7 @@ def main() -> None:
     log = read_log(args.data)
     console.print(f"{len(log.item):,} interactions of {len(log.test):,} users with {log.sequences.size:,} items")
     for objective in [args.objective] if args.objective else OBJECTIVES:
-        with track(f"SASRec {objective}, epochs", args.epochs) as progress:
-            model, epoch = train(log, objective, args.epochs, args.seed, progress)
+        model, epoch = fit(log, objective, args.epochs, args.seed)
         found = hit_rate_and_ndcg(ranks(model, log, log.test))
         for name, value, published in zip(("HR@10", "NDCG@10"), found, PUBLISHED[objective], strict=True):
             print(f"{objective} {name}: {value:.4f} at epoch {epoch}, published {published:.4f}")

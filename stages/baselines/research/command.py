@@ -1,12 +1,17 @@
-"""What the research commands share: options, the tables of `dvc repro windowing`, and a draw of training users."""
+"""What the research commands share: options, the tables of `dvc repro windowing`, people drawn, and early stopping."""
 
 import argparse
+import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from torch import nn
 
 from stages.common import tables
+from stages.common.console import track
+from stages.common.errors import UserError
 from stages.common.params import PARAMS
 
 READ = ("events", "windows", "vocabulary")
@@ -35,3 +40,28 @@ def of_users(events: pl.DataFrame, windows: pl.DataFrame, most: int | None) -> p
     user, train = events["user"].to_numpy()[windows["row"].to_numpy()], (windows["split"] == "train").to_numpy()
     drawn = np.random.default_rng(0).permutation(np.unique(user[train]))[:most]
     return windows.filter(pl.Series(~train | np.isin(user, drawn)))
+
+
+def train(
+    title: str, model: nn.Module, epochs: int, patience: int, one_epoch: Callable[[int], None],
+    validate: Callable[[], float],
+) -> int:
+    """Train until validation no longer rises; the model ends as at its best epoch, whose number, 1 and up, is returned.
+
+    Raises:
+        UserError: no validation gave a number.
+    """
+    best, best_epoch, weights = float("-inf"), 0, {}
+    with track(f"{title}, epochs", epochs) as progress:
+        for epoch in range(1, epochs + 1):
+            one_epoch(epoch)
+            score = validate()
+            progress.advance(1, f"{score:.4f}")
+            if score > best:
+                best, best_epoch, weights = score, epoch, copy.deepcopy(model.state_dict())
+            elif epoch - best_epoch >= patience:
+                break
+    if not weights:
+        raise UserError(f"{title}: its scores are no numbers")
+    model.load_state_dict(weights)
+    return best_epoch

@@ -17,7 +17,6 @@ its side.
 """
 
 import contextlib
-import copy
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,12 +29,12 @@ import torch
 
 from stages.baselines.fitting.sequences import Sequences
 from stages.baselines.fitting.settings import Budget, Transformer
-from stages.baselines.research.command import add_log, of_users, parser_of, read_log
+from stages.baselines.research.command import add_log, of_users, parser_of, read_log, train
 from stages.baselines.sequential.ranks import mean_reciprocal_rank
 from stages.baselines.sequential.sasrec import SASRec
 from stages.baselines.sequential.training import fit, predict
 from stages.baselines.systems import bert4rec
-from stages.common.console import console, track
+from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
 from stages.metrics.bootstrap import Metrics, paired_difference
@@ -110,8 +109,8 @@ def fit_theirs(name: str, sequences: Sequences, chosen_by: np.ndarray, seed: int
         config = Config(model=name, dataset="windows", config_dict=settings)
         init_seed(seed, reproducibility=True)
         dataset = create_dataset(config)
-        train, _, _ = data_preparation(config, dataset)
-        model = get_model(name)(config, train.dataset)
+        batches, _, _ = data_preparation(config, dataset)
+        model = get_model(name)(config, batches.dataset)
         trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     # a behaviour that no training window shows has no number there, and is never its answer
     number = np.array([dataset.field2token_id["item_id"].get(str(each), 0) for each in range(sequences.size + 1)])
@@ -132,19 +131,9 @@ def fit_theirs(name: str, sequences: Sequences, chosen_by: np.ndarray, seed: int
         return np.concatenate(found)
 
     chosen_by, label = sequences.known(chosen_by)
-    best, best_epoch, weights, most = -1.0, 0, {}, OURS[name].epochs[0]
-    with track(f"{name}, RecBole's, epochs", most) as progress:
-        for epoch in range(1, most + 1):
-            trainer._train_epoch(train, epoch, show_progress=False)
-            score = mean_reciprocal_rank(scores(chosen_by), label)
-            progress.advance(1, f"{score:.4f}")
-            if score > best:
-                best, best_epoch, weights = score, epoch, copy.deepcopy(model.state_dict())
-            if epoch - best_epoch >= PATIENCE:
-                break
-    if not weights:
-        raise UserError(f"{name}: RecBole's scores are no numbers")
-    model.load_state_dict(weights)
+    train(f"{name}, RecBole's", model, OURS[name].epochs[0], PATIENCE,
+          lambda epoch: trainer._train_epoch(batches, epoch, show_progress=False),
+          lambda: mean_reciprocal_rank(scores(chosen_by), label))
     return scores
 
 

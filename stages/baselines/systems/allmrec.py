@@ -20,7 +20,7 @@ training; gradients reach the projectors alone; a behaviour's two codes come to 
 (tests/baselines/test_allmrec.py).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ CODE = 128
 """Dimensions of a code."""
 
 _STREAM = 8  # tells the draw of stage 1's events from the others of the same seed
-_ITEM_WEIGHT, _TEXT_WEIGHT = 0.5, 0.2  # of the reconstruction losses
+_LOSSES = {"recommendation": 1.0, "matching": 1.0, "item": 0.5, "text": 0.2}  # and their weights
 
 
 class Settings(Trained):
@@ -71,20 +71,6 @@ class Autoencoder(nn.Module):
         return codes, self.decoder(codes)
 
 
-@dataclass(frozen=True)
-class Losses:
-    """The four losses of some users, each a mean; positives and negatives are added up."""
-
-    recommendation: torch.Tensor
-    matching: torch.Tensor
-    item: torch.Tensor
-    text: torch.Tensor
-
-    @property
-    def total(self) -> torch.Tensor:
-        return self.recommendation + self.matching + _ITEM_WEIGHT * self.item + _TEXT_WEIGHT * self.text
-
-
 class Codes(nn.Module):
     """Both autoencoders over fixed vectors of V behaviours: the recommender's `(V, D)` and their texts' `(V, E)`."""
 
@@ -94,16 +80,20 @@ class Codes(nn.Module):
         self.register_buffer("text_vectors", texts)
         self.items, self.texts = Autoencoder(items.shape[1]), Autoencoder(texts.shape[1])
 
-    def losses(self, users: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Losses:
-        """Of users' states `(B, D)`, the behaviours that followed `(B,)`, and ones that did not `(B,)`."""
+    def losses(
+        self, users: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The four of `_LOSSES`, each a mean, of users' states `(B, D)`, the behaviours that followed `(B,)`, and ones
+        that did not `(B,)`."""
         both = torch.stack([positive, negative])
         code, decoded = self.items(self.item_vectors[both])
         text_code, text_decoded = self.texts(self.text_vectors[both])
         score = (users * decoded).mean(dim=-1)  # a mean, not a sum: published so
-        return Losses(
-            F.softplus(-score[0]).mean() + F.softplus(score[1]).mean(), 2 * F.mse_loss(code, text_code),
-            2 * F.mse_loss(decoded, self.item_vectors[both]), 2 * F.mse_loss(text_decoded, self.text_vectors[both]),
-        )
+        return {
+            "recommendation": F.softplus(-score[0]).mean() + F.softplus(score[1]).mean(),
+            "matching": 2 * F.mse_loss(code, text_code), "item": 2 * F.mse_loss(decoded, self.item_vectors[both]),
+            "text": 2 * F.mse_loss(text_decoded, self.text_vectors[both]),
+        }
 
     @torch.no_grad()
     def agreement(self) -> float:
@@ -136,8 +126,8 @@ def fit_codes(
         for _ in range(settings.matching_epochs):
             for chosen in torch.randperm(len(label), generator=generator).split(settings.matching_batch_size):
                 shift = torch.randint(1, len(items), chosen.shape, generator=generator)
-                loss = codes.losses(users[chosen], label[chosen], (label[chosen] + shift) % len(items)).total
-                loss.backward()
+                losses = codes.losses(users[chosen], label[chosen], (label[chosen] + shift) % len(items))
+                sum(_LOSSES[name] * loss for name, loss in losses.items()).backward()
                 optimizer.step()
                 optimizer.zero_grad()
             progress.advance(1, f"agreement {codes.agreement():.3f}")
