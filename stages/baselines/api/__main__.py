@@ -54,8 +54,6 @@ LARGEST_TAU = 2.0
 _STREAM = 9  # tells this draw from the others of the same seed
 _OUTCOMES = ("valid", "refused", "invalid")
 
-Requests = dict[str, dict[str, Any]]
-
 
 class Params(PromptParams):
     seed: Seed
@@ -110,7 +108,8 @@ def log_p(numbers: np.ndarray, label: np.ndarray, share: np.ndarray, mass: float
 
 
 def ask(
-    requests: Requests, cache: Cache, client: Client, questions: Questions, used: int, settings: Settings
+    requests: dict[str, dict[str, Any]], cache: Cache, client: Client, questions: Questions, used: int,
+    settings: Settings,
 ) -> None:
     """Ask all of `requests`, by their keys, and keep the answers in the cache as they come.
 

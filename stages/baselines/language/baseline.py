@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -91,8 +91,8 @@ class LanguageBaseline(ABC):
     kind: type[Trained]
     modules: str | tuple[str, ...]
     params: LanguageParams
-    model: nn.Module
-    projector: nn.Module | None = None
+    model: PeftModel
+    projector: Any = None
 
     def __init__(self, task: Task, model: Path):
         """
@@ -201,7 +201,7 @@ class LanguageBaseline(ABC):
         self.prepare_vectors()
         return Fitted(self, settings, found, trials)
 
-    def _sequences(self, split: Literal["train", "valid"], number: int, limit: int) -> list[TokenSequence]:
+    def _sequences(self, split: str, number: int, limit: int) -> list[TokenSequence]:
         """As stage `instructions` chooses them."""
         rows = self.task.windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
         if not len(rows):

@@ -17,6 +17,7 @@ of fewer people, is what can be counted there.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -146,9 +147,9 @@ def oracle_of(path: Path, task: Task) -> Answers | None:
     wanted = task.tested()
     if not path.exists() or not (oracle := oracle_rows(wanted, tables.scan("oracle", path))).height:
         return None
-    # to be refused now, and not after all fits
-    oracle_log_p(oracle, wanted["row"].to_numpy(), BEHAVIORS, task.vocabulary)
-    return lambda asked: oracle_log_p(oracle, asked, BEHAVIORS, task.vocabulary)
+    answers = partial(oracle_log_p, oracle, names=BEHAVIORS, vocabulary=task.vocabulary)
+    answers(wanted["row"].to_numpy())  # to be refused now, and not after all fits
+    return answers
 
 
 def main() -> None:
