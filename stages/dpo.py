@@ -13,13 +13,15 @@ import polars as pl
 from datasets import Dataset
 from trl import DPOConfig
 
+from stages.common.draws import first_of_each, stream
 from stages.common.errors import UserError
 from stages.common.params import Seed
 from stages.common.stage import COUNTS, Stage, place, table
 from stages.model.likelihood import score
 from stages.model.load import adapter_folder, load_adapter, load_tokenizer
 from stages.model.resolve import read_manifest
-from stages.prompts.layouts import Layout, layout_of, prompts
+from stages.prompts.layout import Layout, prompts
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
 from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
@@ -41,7 +43,7 @@ def dpo(
     Looks are the mean over behaviours of the accuracy on validation windows, the A-tuned adapter's being the first.
     """
     tokenizer = load_tokenizer(model)
-    log = EventLog.of(events, vocabulary)
+    log = EventLog.from_tables(events, vocabulary)
     layout = layout_of(tokenizer, log, params)
     samples = pair_tokens(pairs, layout, vocabulary)
     policy = load_adapter(model)
@@ -94,11 +96,8 @@ def validation(
     rows, behavior = valid["row"].to_numpy(), log.behavior[valid["row"].to_numpy()]
     if not len(rows):
         raise UserError("windows: none of split valid; the log has too few users, or too short ones")
-    rng = np.random.default_rng([seed, 4])
-    order = rng.permutation(len(rows))
-    chosen = np.sort(np.concatenate([
-        order[behavior[order] == b][: params.valid_per_behavior] for b in np.unique(behavior)
-    ]))
+    order = stream(seed, "dpo validation").permutation(len(rows))
+    chosen = np.sort(order[first_of_each(behavior[order], params.valid_per_behavior)])
     rows, behavior = rows[chosen], behavior[chosen]
     tokens = prompts(layout, rows)
 

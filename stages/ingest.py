@@ -14,12 +14,13 @@ import polars as pl
 
 from stages.common import errors, tables
 from stages.common.console import track
+from stages.common.names import case_twins
 from stages.common.params import Section, Seed
 from stages.common.stage import COUNTS, Stage, place, streamed_table, table
 from stages.events import taxonomy
 from stages.events.assembly import Log, read_log
 from stages.events.formats import FORMATS
-from stages.events.rules import CURES, IGNORED, Rule
+from stages.events.rules import IGNORED, Rule
 from stages.events.settings import Ingest, Simulator, Source
 
 _EXAMPLES = 3  # of each rule, in an error
@@ -63,7 +64,9 @@ def ingest(params: Params, taxonomies: Path, oracle: Path) -> tuple[pl.DataFrame
 
 
 def _simulate(params: Params, oracle: Path) -> Log:
-    from stages.events.simulator import log as simulator  # with SciPy, which real logs need not wait for
+    from stages.events.simulator import (
+        log as simulator,  # with SciPy, which real logs need not wait for
+    )
 
     people, parts = params.simulator, []
 
@@ -82,7 +85,7 @@ def _simulate(params: Params, oracle: Path) -> Log:
 def _explain(refused: pl.DataFrame) -> str:
     parts = []
     for rule, count in refused["rule"].value_counts().sort("count", "rule", descending=[True, False]).iter_rows():
-        parts.append(f"  {rule}: {count:,} rows; {CURES[Rule(rule)]}")
+        parts.append(f"  {rule}: {count:,} rows; {Rule(rule).cure}")
         for file, line, _, text in refused.filter(pl.col("rule") == rule).head(_EXAMPLES).iter_rows():
             parts.append(f"    {file}: line {line}: {text[:200]!r}" if text else f"    {file}: line {line}")
     return "\n".join(parts)
@@ -105,14 +108,12 @@ def _check_events(log: Log, name: str) -> pl.DataFrame:
             f"{name}: all {events.height:,} events are {counts['behavior'][0]!r}; there is nothing to predict. Check "
             "source.columns.behavior and source.taxonomy"
         )
-    spelt: dict[str, tuple[str, int]] = {}
-    for label, count in counts.iter_rows():
-        other, others = spelt.setdefault(label.casefold(), (label, count))
-        if other != label:
-            raise errors.UserError(
-                f"{name}: {other!r} ({others:,} rows) and {label!r} ({count:,} rows) differ in case only; merge them "
-                "by a taxonomy: a CSV with the header raw,behavior in data/taxonomy, named in source.taxonomy"
-            )
+    if twins := case_twins(counts["behavior"]):
+        spelt = " and ".join(f"{label!r} ({count:,} rows)" for label, count in map(counts.row, twins))
+        raise errors.UserError(
+            f"{name}: {spelt} differ in case only; merge them by a taxonomy: a CSV with the header raw,behavior in "
+            "data/taxonomy, named in source.taxonomy"
+        )
     return counts
 
 

@@ -4,17 +4,18 @@ Sequences hold every label; which of them a loss is put on is `sft.labels`' choi
 training see the same sequences.
 """
 
-import numpy as np
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.params import Seed
 from stages.common.stage import COUNTS, Stage, place, table_folder
 from stages.common.stage import table as table_file
 from stages.model.load import load_tokenizer
 from stages.prompts.conversations import encode_conversation
-from stages.prompts.layouts import Layout, TokenSequence, layout_of, table
+from stages.prompts.layout import Layout, TokenSequence, table
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.prompts.settings import Instructions, PromptParams
 
@@ -29,16 +30,15 @@ def instructions(
     tokenizer: PreTrainedTokenizerBase, params: Params,
 ) -> tuple[dict[str, pl.DataFrame], dict]:
     """Tables `train`, `valid` and `auxiliary` of token sequences, and the counts."""
-    layout = layout_of(tokenizer, EventLog.of(events, vocabulary), params)
+    layout = layout_of(tokenizer, EventLog.from_tables(events, vocabulary), params)
     limits = {"train": params.instructions.train_targets, "valid": params.instructions.valid_targets}
     frames, counts = {}, {"layout": params.prompt.layout}
-    for number, (split, limit) in enumerate(limits.items()):
-        rng = np.random.default_rng([params.seed, number])
+    for split, limit in limits.items():
         rows = windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
         if not len(rows):
             raise UserError(f"no window of split {split}: the log has too few users, or too short ones")
         before = layout.dropped
-        sequences = layout.sequences(rows, limit, rng)
+        sequences = layout.sequences(rows, limit, stream(params.seed, f"instructions {split}"))
         frames[split] = table(sequences)
         counts[split] = _counts(sequences, layout, layout.dropped - before)
     chats = [encode_conversation(tokenizer, turns) for turns in conversations["turns"].to_list()]

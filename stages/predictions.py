@@ -11,7 +11,8 @@ from stages.common import tables
 from stages.common.stage import COUNTS, Stage, place, table
 from stages.model.likelihood import score
 from stages.model.load import load_merged, load_tokenizer
-from stages.prompts.layouts import layout_of, prompts
+from stages.prompts.layout import prompts
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
 from stages.windows.settings import Predictions
@@ -31,7 +32,7 @@ def predictions(
         UserError: there is no test window, or no validation window.
     """
     wanted = tested(events, windows, params.predictions, params.data_seed)
-    layout = layout_of(load_tokenizer(model), EventLog.of(events, vocabulary), params)
+    layout = layout_of(load_tokenizer(model), EventLog.from_tables(events, vocabulary), params)
     result = score(
         load_merged(model), prompts(layout, wanted["row"].to_list()), layout.answers, f"predictions of {model.name}"
     )

@@ -6,13 +6,15 @@ import numpy as np
 import polars as pl
 
 from stages.common import tables
+from stages.common.draws import first_of_each, stream
 from stages.common.errors import UserError
 from stages.common.params import Seed
 from stages.common.stage import COUNTS, Stage, place
 from stages.common.stage import table as table_file
 from stages.model.likelihood import Scores, score
 from stages.model.load import load_merged, load_tokenizer
-from stages.prompts.layouts import layout_of, prompts
+from stages.prompts.layout import prompts
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
 from stages.windows.settings import Scoring
@@ -32,7 +34,7 @@ def scoring(
         UserError: there is no training window.
     """
     rows = pool(events, windows, params.scoring.pool_per_behavior, params.seed)
-    log = EventLog.of(events, vocabulary)
+    log = EventLog.from_tables(events, vocabulary)
     layout = layout_of(load_tokenizer(model), log, params)
     result = score(load_merged(model), prompts(layout, rows), layout.answers, "scoring training windows")
     frame = table(rows, log.behavior[rows], result, vocabulary)
@@ -53,12 +55,14 @@ def pool(events: pl.DataFrame, windows: pl.DataFrame, per_behavior: int, seed: i
     train = windows.filter(pl.col("split") == "train").select("row").sort("row")
     if not len(train):
         raise UserError("windows: none of split train; the log has too few users, or too short ones")
-    train = train.with_columns(behavior=events["behavior"].gather(train["row"]))
-    chosen = []
-    for number, (_, group) in enumerate(train.sort("behavior", "row").group_by("behavior", maintain_order=True)):
-        rng = np.random.default_rng([seed, 2, number])
-        chosen.append(rng.permutation(group["row"].to_numpy())[:per_behavior])
-    return np.sort(np.concatenate(chosen))
+    train = train.with_columns(behavior=events["behavior"].gather(train["row"])).sort("behavior", "row")
+    # a draw of its own for each behaviour
+    drawn = pl.concat(
+        group[stream(seed, "scoring pool", number).permutation(len(group))]
+        for number, group in enumerate(train.partition_by("behavior", maintain_order=True))
+    )
+    groups = drawn["behavior"].rank("dense").to_numpy()
+    return np.sort(drawn["row"].to_numpy()[first_of_each(groups, per_behavior)])
 
 
 def table(rows: np.ndarray, behavior: np.ndarray, result: Scores, vocabulary: pl.DataFrame) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.params import Positive, Section, Seed, Share, key_of
 from stages.common.stage import COUNTS, Stage, table
@@ -50,7 +51,7 @@ def selection(
     rule, kept = RULES[params.method], []
     for number, group in enumerate(scores.sort("behavior", "row").partition_by("behavior", maintain_order=True)):
         size = sizes[group["behavior"][0]]
-        kept.append(group[np.sort(rule(group, size, np.random.default_rng([seed, 3, number])))])
+        kept.append(group[np.sort(rule(group, size, stream(seed, "selection", number)))])
     chosen = pl.concat(kept).sort("row")
     if not len(chosen):
         raise UserError(f"selection.method: {params.method}: keeps no window; the model makes no mistake of that kind")
@@ -97,7 +98,9 @@ def difficulty(scores: pl.DataFrame, params: Selection) -> np.ndarray:
 
 def _kmeans(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
     """Difficulty-weighted k-means++ seeding over the embeddings: hard windows, far from each other."""
-    from sklearn.cluster import kmeans_plusplus  # a second of start-up that the other rules need not pay
+    from sklearn.cluster import (
+        kmeans_plusplus,  # a second of start-up that the other rules need not pay
+    )
 
     weight = group["difficulty"].to_numpy().astype(np.float64)
     # weights of zero would leave nothing to draw from once all others are taken

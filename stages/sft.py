@@ -14,6 +14,7 @@ from datasets import concatenate_datasets
 from peft import PeftModel
 from trl import SFTConfig
 
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.params import Section, Seed
 from stages.common.stage import COUNTS, Stage, place, table, table_folder
@@ -111,7 +112,7 @@ def auxiliary_share(
     wanted = epsilon * sum(lengths)
     if wanted and not len(sizes):
         raise UserError(f"sft.epsilon: {epsilon}: there are no conversations to mix in")
-    rng = np.random.default_rng([seed, 1])
+    rng = stream(seed, "sft auxiliary")
     chosen: list[int] = []
     total = 0
     while total < wanted:

@@ -31,9 +31,9 @@ def windowing(
         UserError: no user has enough events, a split has no usable user, or the training users know one behaviour only.
     """
     settings, seed = params.windowing, params.data_seed
-    log = windows.histories(events.lazy())
+    log = windows.read_histories(events.lazy())
     usable = log.lengths > settings.min_history
-    split = windows.split_of(log.users, seed, settings.fold)
+    split = windows.split_users(log.users, seed, settings.fold)
     _check_users(log.users[usable], split[usable], log.lengths, settings, seed)
 
     vocabulary = windows.train_vocabulary(log, split == "train", settings.anchor_threshold)
@@ -42,7 +42,7 @@ def windowing(
             f"the training users know only one behaviour, {vocabulary['behavior'][0]!r}: there is nothing to predict; "
             "check source.columns.behavior and source.taxonomy in params.yaml"
         )
-    made = windows.windows(log, split, vocabulary["behavior"], seed, settings.min_history, settings.natural,
+    made = windows.make_windows(log, split, vocabulary["behavior"], seed, settings.min_history, settings.natural,
                            settings.balanced_per_behavior)
     counts = _counts(made, vocabulary, split, usable, settings.balanced_per_behavior)
     return made.table, vocabulary, frequencies(vocabulary), counts
@@ -61,7 +61,7 @@ def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, set
             "are needed, one each for training, validation and test: bring more users or lower windowing.min_history"
         )
     if missing := [name for name in ("train", "valid", "test") if name not in split]:
-        fits = next((s for s in range(10_000) if len(set(windows.split_of(usable, s, settings.fold))) == 3), None)
+        fits = next((s for s in range(10_000) if len(set(windows.split_users(usable, s, settings.fold))) == 3), None)
         cure = "bring more users" + (f", or set data_seed to {fits}, which gives each split one" if fits is not None else "")
         raise errors.UserError(
             f"split {' and '.join(missing)} got none of the {len(usable)} users that are long enough (data_seed {seed}); "

@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 
 from stages.common import tables
+from stages.common.draws import positions
 from stages.model.settings import Lora
 from stages.params import Params
-from stages.windows.cut import positions, vocabulary
+from stages.windows.cut import vocabulary
 from tests.events.helpers import params_with
 
 # One begins another, one begins with another's first word, one is of another script; the last two are tail.
@@ -38,7 +39,12 @@ def small_log(lengths: Sequence[int] = (40, 40, 30, 30, 25, 25), seed: int = 0, 
 def all_behaviors() -> pl.DataFrame:
     """Table `vocabulary` of BEHAVIORS as they are drawn."""
     counts = (np.array(SHARES) * 1000).round().astype(int)
-    return vocabulary(pl.DataFrame({"behavior": np.repeat(BEHAVIORS, counts)}), ANCHORS_ABOVE)
+    return vocabulary(pl.DataFrame({"behavior": BEHAVIORS, "train_events": counts}), ANCHORS_ABOVE)
+
+
+def vocabulary_of(train: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
+    """Table `vocabulary` of the training users' events."""
+    return vocabulary(train.group_by("behavior").agg(train_events=pl.len().cast(pl.Int64)), anchor_threshold)
 
 
 def small_windows(events: pl.DataFrame, splits: Sequence[str], min_history: int = 3) -> pl.DataFrame:

@@ -18,7 +18,8 @@ from stages.common.errors import UserError
 from stages.dpo import dpo, pair_tokens, validation
 from stages.model.likelihood import score
 from stages.model.load import load_adapter, load_merged, load_tokenizer
-from stages.prompts.layouts import make_layout, prompts
+from stages.prompts.layout import prompts
+from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
 from tests.events.helpers import write_params
 from tests.small_log import BEHAVIORS, a_tuned, all_behaviors, small_log, small_params, small_windows
@@ -61,7 +62,7 @@ def run(log, model, scratch, micro_batch=8, **changes):
 
 
 def layout_of(events, model):
-    return make_layout(load_tokenizer(model), EventLog.of(events, all_behaviors()), small_params().prompt, 6, 3, 0)
+    return make_layout(load_tokenizer(model), EventLog.from_tables(events, all_behaviors()), small_params().prompt, 6, 3, 0)
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,16 @@ import polars as pl
 import pytest
 import torch
 
-from stages.prompts.settings import Prompt
+from stages.common.draws import positions
 from stages.events.simulator.log import BEHAVIORS
 from stages.model.likelihood import score
 from stages.model.load import load_base, load_tokenizer
-from stages.prompts.layouts import make_layout, prompts
+from stages.prompts.layout import prompts
+from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
-from stages.windows.cut import positions, vocabulary
+from stages.prompts.settings import Prompt
 from tests.events.helpers import simulated_log
+from tests.small_log import vocabulary_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -31,9 +33,9 @@ def model(real_base):
 def windows(tokenizer):
     """Prompts of the default layout over a simulated log, and the 35 answers."""
     events, _ = simulated_log(0, 60, 30, 12)
-    labels = vocabulary(pl.concat([events.select("behavior"), pl.DataFrame({"behavior": BEHAVIORS})]), 0.01)
+    labels = vocabulary_of(pl.concat([events.select("behavior"), pl.DataFrame({"behavior": BEHAVIORS})]), 0.01)
     prompt = Prompt(layout="stream", context="next", max_tokens=1024, stream_events=40)
-    layout = make_layout(tokenizer, EventLog.of(events, labels), prompt, 20, 5, 0)
+    layout = make_layout(tokenizer, EventLog.from_tables(events, labels), prompt, 20, 5, 0)
     usable = np.flatnonzero(positions(events["user"].to_numpy()) >= 5)
     rows = np.random.default_rng(0).choice(usable, 40, replace=False)
     return prompts(layout, rows), layout.answers

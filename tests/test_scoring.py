@@ -5,7 +5,8 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.model.likelihood import Scores, score
 from stages.model.load import load_merged, load_tokenizer
-from stages.prompts.layouts import make_layout, prompts
+from stages.prompts.layout import prompts
+from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
 from stages.scoring import pool, scoring, table
 from tests.small_log import BEHAVIORS, a_tuned, all_behaviors, small_log, small_params, small_windows
@@ -91,7 +92,7 @@ def test_the_stage_scores_the_tuned_model_on_prompts_of_the_layout(tiny_base, tm
     frame, counts = scoring(events, windows, vocabulary, params, model)
     tables.check(frame, "scores", "x")
     rows = pool(events, windows, 2, 0)
-    made = make_layout(load_tokenizer(model), EventLog.of(events, vocabulary), params.prompt, 6, 3, 0)
+    made = make_layout(load_tokenizer(model), EventLog.from_tables(events, vocabulary), params.prompt, 6, 3, 0)
     expected = score(load_merged(model), prompts(made, rows), made.answers)
     assert frame["row"].to_list() == rows.tolist()
     assert frame["behavior"].equals(events["behavior"].gather(rows))

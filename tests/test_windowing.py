@@ -10,7 +10,7 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.hashing import pseudonym
 from stages.windowing import windowing
-from stages.windows.cut import split_of
+from stages.windows.cut import split_users
 from tests.events.helpers import ROOT, params_with, write_params
 
 
@@ -42,7 +42,7 @@ def test_tables_and_metrics_agree():
 
 def test_a_label_that_only_test_users_know_is_reported():
     events = log([30] * 40)
-    test = pl.Series(split_of(events["user"].to_numpy(), 0) == "test")
+    test = pl.Series(split_users(events["user"].to_numpy(), 0) == "test")
     renamed = test & (pl.col("behavior") == "a")
     events = events.with_columns(behavior=pl.when(renamed).then(pl.lit("z")).otherwise("behavior"))
     _, vocabulary, _, metrics = windowing(events, params_with())

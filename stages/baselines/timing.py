@@ -13,7 +13,8 @@ from stages.baselines.fitting.stage import MODEL, PIPELINE, READS
 from stages.common.stage import COUNTS, Stage
 from stages.model.likelihood import score
 from stages.model.load import load_merged, load_tokenizer
-from stages.prompts.layouts import layout_of, prompts
+from stages.prompts.layout import prompts
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
 from stages.windows.settings import Predictions
@@ -29,7 +30,7 @@ def timing(
 ) -> dict[str, Any]:
     """Milliseconds a window of the model in a folder with base.json, and an adapter if it has one."""
     rows = tested(events, windows, params.predictions, params.data_seed)["row"].to_list()
-    layout = layout_of(load_tokenizer(model), EventLog.of(events, vocabulary), params)
+    layout = layout_of(load_tokenizer(model), EventLog.from_tables(events, vocabulary), params)
     merged = load_merged(model)
     found = latency_ms(lambda row: score(merged, prompts(layout, [row]), layout.answers, ""), rows)
     return {"layout": params.prompt.layout, "context": params.prompt.context, "latency_ms": found}

@@ -1,1 +1,1 @@
-"""Comparisons with the tools that people use today, each in one process, ours and theirs in turn."""
+"""Comparisons with the tools that people use today, each in one process, ours and the baseline in turn."""

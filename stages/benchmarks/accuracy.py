@@ -5,102 +5,89 @@ each one's schedule is as long as its measured rate says, so that the rate has c
 same validation windows are then scored, each model's in the layout that it was trained on.
 """
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, Trainer
 
-from stages.benchmarks.data import Material, labels_among, stretches
-from stages.benchmarks.sft import (
-    PACKED, Choice, count_targets, our_rate, our_sequences, our_trainer, their_choice, their_trainer, their_windows,
-    trials,
-)
-from stages.benchmarks.sizes import Sizes
+from stages.benchmarks import sft
+from stages.benchmarks.data import Inputs
 from stages.benchmarks.timing import Comparison, Row
-from stages.benchmarks.training import Clock, trained
+from stages.benchmarks.training import Clock, train
 from stages.common.console import console
 from stages.model.likelihood import score
 from stages.model.load import load_merged, save_adapter
 from stages.model.resolve import read_manifest
-from stages.prompts.layouts import Layout, prompts
+from stages.prompts.layout import Layout, prompts
 
 # More than this many targets is more than a trial of minutes can see.
 _MOST_TARGETS = 60_000
 
 
-def compare(
-    material: Material, sizes: Sizes, folder: Path, choice: Choice | None, ours_only: bool = False
-) -> Comparison:
-    """Accuracy of both sides; `choice` are theirs' settings where the comparison `sft` has found them."""
+def compare(inputs: Inputs, ours_only: bool = False, choice: sft.Choice | None = None) -> Comparison:
+    """Accuracy of both sides; `choice` is the baseline's settings where the comparison `sft` has found them."""
+    seconds, seed = inputs.sizes.accuracy_seconds, inputs.params.seed
     if choice is None and not ours_only:
-        choice = find_choice(material, sizes, folder)
-    few = our_sequences(material, stretches(material, sizes.sft_targets // 4, material.params.seed))
-    rate = our_rate(material, few, folder)
-    wanted = int(min(_MOST_TARGETS, 1.5 * rate * sizes.accuracy_seconds))
-    rows = stretches(material, wanted, material.params.seed)
-    valid = validation_rows(material, sizes.accuracy_windows)
-    console.print(f"accuracy: {sizes.accuracy_seconds:.0f} s of training on either side")
-    ours, our_clock, targets = train_ours(material, rows, rate, sizes.accuracy_seconds, folder)
-    our_accuracy = accuracy(material, material.stream, ours, valid, folder / "ours_trained")
-    base = load_merged(material.model)
-    details = {"validation_windows": len(valid), "our_seconds": our_clock.seconds, "our_steps": our_clock.steps,
-               "our_targets": targets, "our_accuracy_untrained": right(material, material.stream, base, valid)}
-    if choice is None:
-        return Comparison([Row("accuracy after the same time", "", "accuracy", [our_accuracy], rule="higher")], details)
-    theirs, their_clock = train_theirs(material, rows, choice, sizes.accuracy_seconds, folder)
-    their_accuracy = accuracy(material, material.window, theirs, valid, folder / "their_trained")
-    details |= {"their_seconds": their_clock.seconds, "their_steps": their_clock.steps,
-                "their_accuracy_untrained": right(material, material.window, base, valid)}
-    console.print(f"  ours {our_accuracy:.3f}, theirs {their_accuracy:.3f}")
+        choices, _ = sft.find_choices(inputs, sft.chosen_windows(inputs))
+        choice = max(choices, key=lambda choice: choice.rate, default=None)
+    rate = sft.our_rate(inputs, sft.our_sequences(inputs, inputs.stretches(inputs.sizes.sft_targets // 4, seed)))
+    rows = inputs.stretches(int(min(_MOST_TARGETS, 1.5 * rate * seconds)), seed)
+    valid, base = validation_rows(inputs, inputs.sizes.accuracy_windows), load_merged(inputs.model)
+    console.print(f"accuracy: {seconds:.0f} s of training on either side")
+    sides = {"our": (inputs.stream, lambda: train_ours(inputs, rows, rate, seconds))}
+    if choice is not None:
+        sides["baseline"] = (inputs.window, lambda: train_baseline(inputs, rows, choice, seconds))
+    reached: dict[str, list[float]] = {"our": [], "baseline": []}
+    details: dict[str, Any] = {"validation_windows": len(valid)}
+    for side, (layout, run) in sides.items():
+        trainer, clock, targets = run()
+        reached[side] = [accuracy(inputs, layout, trainer, valid)]
+        details |= {f"{side}_seconds": clock.seconds, f"{side}_steps": clock.steps, f"{side}_targets": targets,
+                    f"{side}_accuracy_untrained": share_right(inputs, layout, base, valid)}
+        console.print(f"  {side} accuracy {reached[side][0]:.3f}")
     return Comparison([Row(
-        f"validation accuracy after {sizes.accuracy_seconds:.0f} s of SFT", "TRL SFTTrainer, its better settings",
-        "accuracy", [our_accuracy], [their_accuracy], rule="higher",
+        f"validation accuracy after {seconds:.0f} s of SFT", "TRL SFTTrainer, its better settings", "accuracy",
+        reached["our"], reached["baseline"], rule="higher",
     )], details)
 
 
-def find_choice(material: Material, sizes: Sizes, folder: Path) -> Choice | None:
-    """Theirs' better settings, from one trial of each."""
-    rows = stretches(material, sizes.sft_targets, material.params.seed)
-    batches, seen = trials(material, their_choice(material, rows, sizes.sft_windows), sizes, folder)
-    choices = [Choice(packing, batch, seen[PACKED[packing]]["rates"][str(batch)]) for packing, batch in batches.items()]
-    return max(choices, key=lambda choice: choice.rate, default=None)
-
-
-def validation_rows(material: Material, count: int) -> np.ndarray:
+def validation_rows(inputs: Inputs, count: int) -> np.ndarray:
     """Rows of validation windows as they come, a seeded choice."""
-    rows = material.rows("valid")
-    rows = rows[material.log.behavior[rows] < material.log.vocabulary_size]
-    return np.sort(np.random.default_rng([material.params.seed, 15]).permutation(rows)[:count])
+    rows = inputs.rows("valid")
+    rows = rows[inputs.log.behavior[rows] < inputs.log.vocabulary_size]
+    return np.sort(np.random.default_rng([inputs.params.seed, 15]).permutation(rows)[:count])
 
 
-def train_ours(material: Material, rows: np.ndarray, rate: float, seconds: float, folder: Path):
+def train_ours(inputs: Inputs, rows: np.ndarray, rate: float, seconds: float) -> tuple[Trainer, Clock, float]:
     """Our trainer after `seconds`, its clock, and the labelled targets that its steps took."""
-    sequences, clock = our_sequences(material, rows), Clock(seconds)
-    batch = material.params.sft.batch_size
-    targets_a_step = batch * count_targets(material, sequences) / len(sequences)
-    steps = max(1, round(rate * seconds / targets_a_step))
-    trainer = trained(our_trainer(material, sequences, folder, [clock], max_steps=steps))
-    return trainer, clock, clock.steps * targets_a_step
+    sequences = sft.our_sequences(inputs, rows)
+    a_step = inputs.params.sft.batch_size * sft.count_targets(inputs, sequences) / len(sequences)
+    trainer = sft.our_trainer(inputs, sequences, max_steps=max(1, round(rate * seconds / a_step)))
+    clock = train(trainer, seconds)
+    return trainer, clock, clock.steps * a_step
 
 
-def train_theirs(material: Material, rows: np.ndarray, choice: Choice, seconds: float, folder: Path):
-    """Their trainer after `seconds`, and its clock."""
-    labels = np.random.default_rng([material.params.seed, 16]).permutation(labels_among(material, rows))
+def train_baseline(
+    inputs: Inputs, rows: np.ndarray, choice: sft.Choice, seconds: float
+) -> tuple[Trainer, Clock, float]:
+    """The baseline's trainer after `seconds`, its clock, and the windows that its steps took."""
     enough = int(2 * choice.rate * seconds) + 8 * choice.batch
-    clock, windows = Clock(seconds), their_windows(material, labels[:enough])
-    windows_a_step = max(8, choice.batch * (2 if choice.packing else 1))
-    steps = max(1, round(choice.rate * seconds / windows_a_step))
-    trainer = their_trainer(material, windows, choice.packing, choice.batch, folder, [clock], max_steps=steps)
-    return trained(trainer), clock
+    labels = np.random.default_rng([inputs.params.seed, 16]).permutation(inputs.labels_among(rows))[:enough]
+    a_step = max(8, choice.batch * (2 if choice.packing else 1))
+    trainer = sft.baseline_trainer(inputs, sft.baseline_windows(inputs, labels), choice,
+                                   max_steps=max(1, round(choice.rate * seconds / a_step)))
+    clock = train(trainer, seconds)
+    return trainer, clock, clock.steps * a_step
 
 
-def accuracy(material: Material, layout: Layout, trainer: Trainer, rows: np.ndarray, folder: Path) -> float:
+def accuracy(inputs: Inputs, layout: Layout, trainer: Trainer, rows: np.ndarray) -> float:
     """Accuracy of what was trained, the adapter merged as the pipeline does it."""
-    save_adapter(trainer.accelerator.unwrap_model(trainer.model), read_manifest(material.model), folder)
-    return right(material, layout, load_merged(folder), rows)
+    folder = inputs.folder / "trained"
+    save_adapter(trainer.accelerator.unwrap_model(trainer.model), read_manifest(inputs.model), folder)
+    return share_right(inputs, layout, load_merged(folder), rows)
 
 
-def right(material: Material, layout: Layout, model: PreTrainedModel, rows: np.ndarray) -> float:
+def share_right(inputs: Inputs, layout: Layout, model: PreTrainedModel, rows: np.ndarray) -> float:
     """Share of windows whose true behaviour is the likeliest candidate."""
-    log_p = score(model, prompts(layout, rows), layout.answers, "validation").log_p
-    return float((log_p.argmax(axis=1) == material.log.behavior[rows]).mean())
+    log_p = score(model, prompts(layout, rows.tolist()), layout.answers, "validation").log_p
+    return float((log_p.argmax(axis=1) == inputs.log.behavior[rows]).mean())

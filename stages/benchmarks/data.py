@@ -1,127 +1,176 @@
-"""What all comparisons read: the simulated log of the default params, its windows, and both prompt layouts."""
+"""What a benchmark reads (a simulated log, its windows, both prompt layouts), and how much of it."""
 
+import json
+import os
 import subprocess
 import sys
-from dataclasses import dataclass
-from functools import cached_property
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
-from ruamel.yaml import YAML
-from transformers import PreTrainedTokenizerBase
 
-import stages
 from stages.common import tables
 from stages.common.errors import UserError
-from stages.params import Params, read_all
 from stages.model.load import load_tokenizer
-from stages.prompts.layouts import Layout, layout_of
+from stages.params import Params, read_all
+from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 
+ROOT = Path(__file__).parents[2]
 # The simulator knows 35 behaviours, and the comparison is for 37 candidates.
 CANDIDATES = 37
 _MORE = ("Walking the dog", "Booking a hotel", "Doing laundry", "Visiting a museum", "Repairing a bicycle", "Gardening")
 
 
 @dataclass(frozen=True)
-class Material:
-    """Tables, params and the model folder (with base.json) of a benchmark."""
+class Sizes:
+    """Ours and the baseline get what keeps each busy for seconds; rates do not depend on it, noise and patience do."""
+
+    rounds: int  # of each side, in turn
+    sft_targets: int  # labelled targets of ours, and windows of the baseline
+    sft_windows: int
+    batches: tuple[int, ...]  # windows a forward pass that the baseline may choose from
+    accuracy_seconds: float  # of training on either side, and validation windows afterwards
+    accuracy_windows: int
+    score_windows: int
+    baseline_score_windows: int
+    score_batches: tuple[int, ...]  # requests a forward pass that the baseline may choose from
+    exact_windows: int  # whose log-probabilities are compared in float32
+    pairs: int
+    baseline_pairs: int
+    predictions: int
+    baseline_predictions: int
+    rows: tuple[int, ...]  # of raw log, for ingest and windowing, which pandas takes minutes for
+    ingest_rounds: int = 1
+
+
+FULL = Sizes(
+    rounds=3, sft_targets=800, sft_windows=16, batches=(1, 4, 8), accuracy_seconds=150, accuracy_windows=120,
+    score_windows=96, baseline_score_windows=2, score_batches=(1, 4, 8, 16), exact_windows=2, pairs=32,
+    baseline_pairs=8, predictions=300, baseline_predictions=12, rows=(5_000_000, 50_000_000),
+)
+QUICK = Sizes(
+    rounds=2, sft_targets=400, sft_windows=8, batches=(1, 4), accuracy_seconds=45, accuracy_windows=40,
+    score_windows=48, baseline_score_windows=1, score_batches=(1, 8), exact_windows=1, pairs=16,
+    baseline_pairs=8, predictions=100, baseline_predictions=4, rows=(500_000,),
+)
+# An accelerator does in a blink what keeps two cores busy for seconds.
+_ON_GPU = {
+    "sft_targets": 20, "sft_windows": 32, "accuracy_seconds": 1 / 3, "accuracy_windows": 4, "score_windows": 20,
+    "baseline_score_windows": 16, "pairs": 16, "baseline_pairs": 16, "predictions": 5, "baseline_predictions": 5,
+}
+
+
+def on_gpu(sizes: Sizes) -> Sizes:
+    """As many times as much for an accelerator, in its batches."""
+    more = {name: times * getattr(sizes, name) for name, times in _ON_GPU.items()}
+    return replace(sizes, batches=(8, 32), score_batches=(16, 64), **more)
+
+
+@dataclass
+class Inputs:
+    """What all comparisons of language models read: tables, params, sizes, and two folders.
+
+    `model` holds base.json; `folder` is for what is made on the way.
+    """
 
     events: pl.DataFrame
     windows: pl.DataFrame
     vocabulary: pl.DataFrame
     params: Params
+    sizes: Sizes
     model: Path
+    folder: Path
 
-    @cached_property
-    def log(self) -> EventLog:
-        return EventLog.of(self.events, self.vocabulary)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.model)
-
-    @cached_property
-    def stream(self) -> Layout:
-        """Our layout: one sequence of events, each a target."""
-        return self._layout("stream")
-
-    @cached_property
-    def window(self) -> Layout:
-        """The paper's layout: one prompt a target."""
-        return self._layout("window")
-
-    @cached_property
-    def trained(self) -> list[int]:
-        """Numbers of the behaviours that are labels: the anchors, on both sides."""
-        return np.flatnonzero(self.vocabulary["is_anchor"].to_numpy()).tolist()
+    def __post_init__(self) -> None:
+        self.log = EventLog.from_tables(self.events, self.vocabulary)
+        self.tokenizer = load_tokenizer(self.model)
+        # ours: one sequence of events, each a target; the paper's: one prompt a target
+        self.stream, self.window = (self._layout(name) for name in ("stream", "window"))
+        # numbers of the behaviours that are labels: the anchors, on both sides
+        self.trained = np.flatnonzero(self.vocabulary["is_anchor"].to_numpy()).tolist()
 
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split's targets, ascending."""
         return self.windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
 
-    def _layout(self, name: str) -> Layout:
+    def labels_among(self, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows` whose behaviour is trained on."""
+        return rows[np.isin(self.log.behavior[rows], self.trained)]
+
+    def stretches(self, targets: int, seed: int) -> np.ndarray:
+        """Rows of training targets in whole stretches of events, as one stream holds them: at least `targets` labelled.
+
+        A seeded choice of stretches; the rows are ascending. Fewer where the log has no more.
+        """
+        rows = self.rows("train")
+        _, stretch = np.unique(self.stream.sequence_starts(rows), return_inverse=True)
+        labels = np.bincount(stretch, weights=np.isin(self.log.behavior[rows], self.trained))
+        order = np.random.default_rng([seed, 11]).permutation(len(labels))
+        enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1
+        return rows[np.isin(stretch, order[:enough])]
+
+    def _layout(self, name: str) -> Any:
         prompt = self.params.prompt.model_copy(update={"layout": name})
         return layout_of(self.tokenizer, self.log, self.params.model_copy(update={"prompt": prompt}))
 
 
-def simulated(params: Path, model: Path, folder: Path) -> Material:
+def with_source(params: Path, out: Path, /, **source: str) -> Path:
+    """Write params with another source to `out`."""
+    content = read_all(params).model_dump(by_alias=True)
+    content["source"] |= source
+    out.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+    return out
+
+
+def simulated(params: Path, sizes: Sizes, model: Path, folder: Path) -> Inputs:
     """Simulate a log and make windows of it by the stages' own commands, in `folder`, whatever source `params` name."""
-    yaml = YAML()
-    content = yaml.load(Path(params).read_text(encoding="utf-8"))
-    content["source"]["format"] = "simulated"
-    copy = folder / "params.yaml"
-    with open(copy, "w", encoding="utf-8") as file:
-        yaml.dump(content, file)
-    _stage("ingest", params=copy, out=folder / "events.parquet", quarantine=folder / "quarantine.parquet",
-           oracle=folder / "oracle.parquet", metrics=folder / "ingest.json")
-    _stage("windowing", params=copy, events=folder / "events.parquet", out=folder / "windows.parquet",
-           vocabulary=folder / "vocabulary.parquet", metrics=folder / "windowing.json",
-           plot=folder / "frequencies.csv")
-    return Material(
-        events=tables.read("events", folder / "events.parquet"),
-        windows=tables.read("windows", folder / "windows.parquet"),
-        vocabulary=widened(tables.read("vocabulary", folder / "vocabulary.parquet"), CANDIDATES),
-        params=read_all(copy), model=model,
+    copy = with_source(params, folder / "params.json", format="simulated")
+    run_stages(copy, folder)
+    events, windows, vocabulary = (
+        tables.read(name, folder / f"{name}.parquet") for name in ("events", "windows", "vocabulary")
     )
+    return Inputs(events, windows, widened(vocabulary, CANDIDATES), read_all(copy), sizes, model, folder)
 
 
 def widened(vocabulary: pl.DataFrame, candidates: int) -> pl.DataFrame:
     """The vocabulary with behaviours that nobody in the log has, up to `candidates`."""
     more = [name for name in _MORE if name not in set(vocabulary["behavior"])][: max(0, candidates - len(vocabulary))]
-    extra = pl.DataFrame(
-        {"behavior": more, "train_events": [0] * len(more), "share": [0.0] * len(more), "group": ["tail"] * len(more),
-         "is_anchor": [False] * len(more)},
-        schema=tables.SCHEMAS["vocabulary"],
+    extra = pl.DataFrame({"behavior": more}, schema={"behavior": pl.String}).select(
+        "behavior", train_events=0, share=0.0, group=pl.lit("tail"), is_anchor=False
     )
-    return pl.concat([vocabulary, extra])
+    return pl.concat([vocabulary, extra.cast(dict(vocabulary.schema))])
 
 
-def stretches(material: Material, targets: int, seed: int) -> np.ndarray:
-    """Rows of training targets in whole stretches of events, as one stream holds them: at least `targets` labelled.
+def run_stages(params: Path, out: Path) -> tuple[float, float]:
+    """Make the tables of `ingest` and `windowing` in the folder `out`: seconds and peak gigabytes of both.
 
-    A seeded choice of stretches; the rows are ascending. Fewer where the log has no more.
+    Raises:
+        UserError: with what the command said, where it fails.
     """
-    rows = material.rows("train")
-    _, stretch = np.unique(material.stream.starts_of(rows), return_inverse=True)
-    labels = np.bincount(stretch, weights=np.isin(material.log.behavior[rows], material.trained))
-    order = np.random.default_rng([seed, 11]).permutation(len(labels))
-    enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1
-    return rows[np.isin(stretch, order[:enough])]
+    paths = {name: out / f"{name}.parquet" for name in ("events", "quarantine", "oracle", "windows", "vocabulary")}
+    runs = [
+        timed("stages.ingest", params=params, taxonomies=out, out=paths["events"], quarantine=paths["quarantine"],
+              oracle=paths["oracle"], counts=out / "ingest.json"),
+        timed("stages.windowing", params=params, events=paths["events"], out=paths["windows"],
+              vocabulary=paths["vocabulary"], counts=out / "windowing.json", plot=out / "frequencies.csv"),
+    ]
+    return sum(seconds for seconds, _ in runs), max(gigabytes for _, gigabytes in runs)
 
 
-def labels_among(material: Material, rows: np.ndarray) -> np.ndarray:
-    """Those of `rows` whose behaviour is trained on."""
-    return rows[np.isin(material.log.behavior[rows], material.trained)]
-
-
-def _stage(name: str, **paths: Path) -> None:
-    """Run a stage's command as a person would."""
-    options = [part for option, path in paths.items() for part in (f"--{option}", str(path.resolve()))]
-    ran = subprocess.run(
-        [sys.executable, "-m", f"stages.{name}", *options], cwd=Path(stages.__file__).parents[1],
-        capture_output=True, text=True, check=False,
-    )
-    if ran.returncode:
-        raise UserError(f"stage {name} failed:\n{ran.stderr.strip()}")
+def timed(module: str, *arguments: Any, **options: Any) -> tuple[float, float]:
+    """Wall-clock seconds and peak gigabytes of `python -m module`, a process of its own."""
+    words = [*map(str, arguments), *(f"--{name}={value}" for name, value in options.items())]
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT, text=True, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE)
+    said = child.stderr.read() if child.stderr else ""
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise UserError(f"{module} failed:\n{said[-2000:].strip()}")
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    return time.perf_counter() - start, used.ru_maxrss * unit / 1e9

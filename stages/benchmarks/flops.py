@@ -21,41 +21,28 @@ _FED_BY_EMBEDDINGS = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model costs operations.
+    """What of a model costs operations."""
 
-    Attributes:
-        layers: of the decoder.
-        width: heads times their dimension.
-        linear: weights of the decoder's linear layers.
-        linear_first: those of the first layer's q, k and v.
-        adapter: weights of the adapters at these layers.
-        adapter_first: weights of the adapters' first halves (A) at the first layer's q, k and v.
-        head: weights of the language-model head.
-    """
-
-    layers: int
-    width: int
-    linear: int
-    linear_first: int
-    adapter: int
-    adapter_first: int
-    head: int
+    layers: int  # of the decoder
+    width: int  # heads times their dimension
+    linear: int  # weights of the decoder's linear layers
+    linear_first: int  # those of the first layer's q, k and v
+    adapter: int  # weights of the adapters at these layers
+    adapter_first: int  # weights of the adapters' first halves (A) at the first layer's q, k and v
+    head: int  # weights of the language-model head
 
     @classmethod
     def of(cls, model: torch.nn.Module, rank: int = 0) -> "Shape":
         """Of a plain causal language model; `rank` is that of the adapters it is trained with."""
-        config = model.config
-        layers = model.get_decoder().layers
-        linears = [(number, name, part) for number, layer in enumerate(layers)
-                   for name, part in layer.named_modules() if isinstance(part, torch.nn.Linear)]
-        first = [part for number, name, part in linears
-                 if number == 0 and name.rpartition(".")[2] in _FED_BY_EMBEDDINGS]
+        config, layers = model.config, model.get_decoder().layers
+        linears = [part for part in layers.modules() if isinstance(part, torch.nn.Linear)]
+        first = [part for name, part in layers[0].named_modules() if name.rpartition(".")[2] in _FED_BY_EMBEDDINGS]
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             layers=len(layers), width=config.num_attention_heads * head_dim,
-            linear=sum(part.weight.numel() for _, _, part in linears),
+            linear=sum(part.weight.numel() for part in linears),
             linear_first=sum(part.weight.numel() for part in first),
-            adapter=sum(rank * (part.in_features + part.out_features) for _, _, part in linears),
+            adapter=sum(rank * (part.in_features + part.out_features) for part in linears),
             adapter_first=sum(rank * part.in_features for part in first),
             head=config.hidden_size * config.vocab_size,
         )
@@ -75,14 +62,9 @@ class Flops:
 
 
 def training(shape: Shape, prefix: int, steps: int, read: Sequence[int], labelled: int) -> Flops:
-    """Of optimizer steps on sequences that all begin with the same tokens.
+    """Of optimizer `steps` on sequences that all begin with the same `prefix` tokens, which each step reads once.
 
-    Args:
-        shape: of the model with its adapters.
-        prefix: tokens that all sequences begin with.
-        steps: optimizer steps, each of which reads the prefix once.
-        read: tokens of each sequence that are read, the prefix included: those before its last label.
-        labelled: labels in all, each of which asks the head once.
+    `read` are the tokens of each sequence before its last label, the prefix included; each of the labels asks the head.
     """
     tokens = steps * prefix + sum(count - prefix for count in read)
     keys = steps * _attended(prefix, 0) + sum(_attended(count - prefix, prefix) for count in read)
@@ -94,24 +76,19 @@ def training(shape: Shape, prefix: int, steps: int, read: Sequence[int], labelle
 
 
 def scoring(shape: Shape, prefix: int, lengths: Sequence[int], answers: Sequence[Sequence[int]]) -> Flops:
-    """Of weighing all answers after each prompt, the model's weights being merged.
+    """Of scoring all answers after each prompt, adapters merged.
 
-    Args:
-        shape: of the model.
-        prefix: tokens that all prompts begin with.
-        lengths: tokens of each prompt, the prefix included.
-        answers: token lists, which share what they begin with; the last token of one is predicted and not read.
+    All prompts begin with the same `prefix` tokens, which `lengths` include. Answers share what they begin with; the
+    last token of one is predicted and not read.
     """
     nodes = {tuple(answer[:end]) for answer in answers for end in range(1, len(answer))}
-    depths = [len(node) for node in nodes]
     tokens = prefix + sum(length - prefix + len(nodes) for length in lengths)
     keys = _attended(prefix, 0) + sum(
-        _attended(length - prefix, prefix) + len(nodes) * length + sum(depths) for length in lengths
+        _attended(length - prefix, prefix) + len(nodes) * length + sum(map(len, nodes)) for length in lengths
     )
-    asked = len(lengths) * (len(nodes) + 1)
     return Flops(
         linear=2.0 * tokens * shape.linear, attention=4.0 * shape.width * shape.layers * keys,
-        head=2.0 * asked * shape.head,
+        head=2.0 * len(lengths) * (len(nodes) + 1) * shape.head,
     )
 
 

@@ -1,149 +1,101 @@
 """Raw log to windows: the commands `stages.ingest` and `stages.windowing` against the same work in pandas.
 
-Each run is a process of its own, timed from its start to its end, imports included. Ours and theirs take turns.
+Each run is a process of its own, timed from its start to its end, imports included. Ours and the baselines take turns.
 """
 
-import functools
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import polars as pl
 
+from stages.benchmarks.data import ROOT, run_stages, timed, with_source
+from stages.benchmarks.machine import installed
+from stages.benchmarks.timing import Comparison, Row
 from stages.common.console import track
-from stages.common.parallel import side_by_side
-from stages.params import read_all
 from stages.events.simulator import log as simulator
-from stages.events.simulator.days import PLACES, START
+from stages.events.simulator.days import PLACES
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("csv", "parquet")
 VARIANTS = {"usual": "pandas, user by user", "vectorised": "pandas, vectorised"}
 
 _DAYS, _EVENTS_PER_DAY = 45, 12.0
-_TIMES_FASTER, _SECONDS, _GIGABYTES, _TIMES_LARGER = 15, 180, 8, 11  # the targets; the middle two for 50 million rows
+_TIMES_FASTER, _TIMES_LARGER = 15, 11  # targets
+_LIMITS = {"seconds": ("s", 180), "peak_gigabytes": ("GB", 8)}  # units, and targets for 50 million rows
 
 
 def compare(
-    rows: Sequence[int], rounds: int, folder: Path, kinds: Sequence[str] = KINDS, theirs_up_to: int = 5_000_000
-) -> dict[str, Any]:
-    """Time ours and both ways of pandas in turn.
+    rows: Sequence[int], rounds: int, folder: Path, kinds: Sequence[str] = KINDS, pandas_up_to: int = 5_000_000
+) -> Comparison:
+    """Time ours and both ways of pandas in turn; `runs` of the details holds every run, with their medians.
 
     Args:
         rows: of the logs.
         rounds: of every run.
         folder: for the logs and what is made of them: about 90 bytes a row of the largest log, cleared on the way.
-        theirs_up_to: pandas reads no larger logs: it needs about 400 bytes of memory a row.
-
-    Returns:
-        `rows`: lines for the table of the benchmark; `runs`: seconds, rows a second and peak gigabytes of every run,
-        by kind, rows and side, with their medians.
+        pandas_up_to: pandas reads no larger logs: it needs about 400 bytes of memory a row.
     """
-    sides = ["ours", *(VARIANTS if _has_pandas() else ())]
-    work = [(kind, size, side) for kind in kinds for size in sorted(rows) for side in sides
-            if side == "ours" or size <= theirs_up_to]
-    runs: dict[str, dict[str, Any]] = {}
-    with track("ingest against pandas, runs", rounds * len(work)) as bar:
+    runs: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    variants = VARIANTS if installed("pandas") else {}
+    sides = {size: ["ours", *(variants if size <= pandas_up_to else ())] for size in sorted(rows)}
+    with track("ingest against pandas, runs", rounds * len(kinds) * sum(map(len, sides.values()))) as bar:
         for kind in kinds:
-            for size in sorted(rows):
+            for size, names in sides.items():
                 log = folder / f"log.{kind}"
                 write_log(log, size)
                 params = write_params(folder / "params.json", log)
-                taken = {side: [] for k, s, side in work if (k, s) == (kind, size)}
-                for _ in range(rounds):
-                    for side, found in taken.items():
-                        found.append(run(side, params, log, folder))
-                        bar.advance(1, f"{side}, {size:,} rows of {kind}: {found[-1][0]:.1f} s")
-                runs |= {f"{kind}, {size:,} rows, {side}": _summary(found, size) for side, found in taken.items()}
+                found: dict[str, list[tuple[float, float]]] = {side: [] for side in names}
+                for side in names * rounds:
+                    found[side].append(run(side, params, log, folder))
+                    bar.advance(1, f"{side}, {size:,} rows of {kind}: {found[side][-1][0]:.1f} s")
+                runs[kind, size] = {side: _summary(several, size) for side, several in found.items()}
                 log.unlink()
-    lines = [line for kind in kinds for line in _lines(runs, kind, sorted(rows))]
-    return {"rows": lines, "runs": runs}
-
-
-def _has_pandas() -> bool:
-    try:
-        import pandas  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return Comparison([row for kind in kinds for row in _rows(runs, kind, sorted(rows))], {"runs": {
+        f"{kind}, {size:,} rows, {side}": summary
+        for (kind, size), of_sides in runs.items() for side, summary in of_sides.items()
+    }})
 
 
 def _summary(found: list[tuple[float, float]], size: int) -> dict[str, Any]:
     seconds, gigabytes = (list(values) for values in zip(*found, strict=True))
-    return {
-        "seconds": seconds, "rows_per_second": [size / each for each in seconds], "peak_gigabytes": gigabytes,
-        "median": {"seconds": median(seconds), "rows_per_second": size / median(seconds),
-                   "peak_gigabytes": median(gigabytes)},
-    }
+    values = {"seconds": seconds, "rows_per_second": [size / each for each in seconds], "peak_gigabytes": gigabytes}
+    return values | {"median": {name: median(several) for name, several in values.items()}}
 
 
-def _lines(runs: dict[str, Any], kind: str, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Lines of the benchmark's table."""
-    ours = {size: runs[f"{kind}, {size:,} rows, ours"] for size in rows}
-    for size in rows:
+def _rows(runs: dict[tuple[str, int], Any], kind: str, sizes: Sequence[int]) -> Iterator[Row]:
+    """Rows of the benchmark's table."""
+    for size in sizes:
         for side, name in VARIANTS.items():
-            if theirs := runs.get(f"{kind}, {size:,} rows, {side}"):
-                yield {"work": f"ingest + windowing, {kind}, {size:,} rows", "against": name, "unit": "rows/s",
-                       "ours": ours[size]["rows_per_second"], "theirs": theirs["rows_per_second"], "rule": "rates",
-                       "target": _TIMES_FASTER}
-    most, work = rows[-1], f"ingest + windowing, {kind}, {rows[-1]:,} rows"
-    limits = (_SECONDS, _GIGABYTES) if most == 50_000_000 else (None, None)
-    for name, unit, limit in zip(("seconds", "peak_gigabytes"), ("s", "GB"), limits, strict=True):
-        yield {"work": work, "against": "", "unit": unit, "ours": ours[most][name], "rule": "at_most", "target": limit}
-    if len(rows) > 1:
-        ratio = ours[most]["median"]["seconds"] / ours[rows[0]]["median"]["seconds"]
-        tenfold = most == 10 * rows[0]
-        yield {"work": f"{work}, over {rows[0]:,}", "against": "", "unit": "times the seconds", "ours": [ratio],
-               "rule": "at_most", "target": _TIMES_LARGER if tenfold else None}
+            if baseline := runs[kind, size].get(side):
+                yield Row(f"ingest + windowing, {kind}, {size:,} rows", name, "rows/s",
+                          runs[kind, size]["ours"]["rows_per_second"], baseline["rows_per_second"],
+                          target=_TIMES_FASTER)
+    least, most = sizes[0], sizes[-1]
+    work, ours = f"ingest + windowing, {kind}, {most:,} rows", runs[kind, most]["ours"]
+    for name, (unit, limit) in _LIMITS.items():
+        yield Row(work, "", unit, ours[name], rule="at_most", target=limit if most == 50_000_000 else None)
+    if most > least:
+        ratio = ours["median"]["seconds"] / runs[kind, least]["ours"]["median"]["seconds"]
+        yield Row(f"{work}, over {least:,}", "", "times the seconds", [ratio], rule="at_most",
+                  target=_TIMES_LARGER if most == 10 * least else None)
 
 
 def run(side: str, params: Path, log: Path, folder: Path) -> tuple[float, float]:
     """Seconds and peak gigabytes of one run of `ours` or a variant of pandas; its tables stay in `folder` / `side`.
 
     Raises:
-        RuntimeError: with what the command said, where it fails.
+        UserError: with what the command said, where it fails.
     """
     out = folder / side
     out.mkdir(exist_ok=True)
-    if side != "ours":
-        return _timed("ingest_pandas", "-m", "stages.benchmarks.ingest_pandas", side, params, log, out)
-    tables = {name: out / f"{name}.parquet" for name in ("events", "quarantine", "oracle", "windows", "vocabulary")}
-    first = _timed("ingest", "-m", "stages.ingest", "--params", params, "--taxonomies", out, "--out", tables["events"],
-                   "--quarantine", tables["quarantine"], "--oracle", tables["oracle"], "--metrics", out / "ingest.json")
-    second = _timed("windowing", "-m", "stages.windowing", "--params", params, "--events", tables["events"], "--out",
-                    tables["windows"], "--vocabulary", tables["vocabulary"], "--metrics", out / "windowing.json",
-                    "--plot", out / "frequencies.csv")
-    return first[0] + second[0], max(first[1], second[1])
-
-
-def _timed(name: str, *arguments: Any) -> tuple[float, float]:
-    """Wall-clock seconds and peak gigabytes of a Python process."""
-    start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE, text=True)
-    said = child.stderr.read()
-    _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
-    if child.returncode:
-        raise RuntimeError(f"{name}: {said[-2000:]}")
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-    return seconds, used.ru_maxrss * unit / 1e9
+    return run_stages(params, out) if side == "ours" else timed(
+        "stages.benchmarks.ingest_pandas", side, params, log, out)
 
 
 def write_params(path: Path, log: Path) -> Path:
     """The repository's params for a log of format `table`."""
-    content = read_all(ROOT / "params.yaml").model_dump(by_alias=True)
-    content["source"] |= {"format": "table", "path": str(log), "taxonomy": "none"}
-    path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
-    return path
+    return with_source(ROOT / "params.yaml", path, format="table", path=str(log), taxonomy="none")
 
 
 def write_log(path: Path, rows: int) -> None:
@@ -155,12 +107,12 @@ def write_log(path: Path, rows: int) -> None:
     log = _simulated(rows).sort("time", maintain_order=True).head(rows).lazy()
     row = pl.int_range(pl.len())
     log = log.select(pl.when(row % 1000 == 1).then(pl.all().shift(1)).otherwise(pl.all()))
+    place, behavior = pl.col("place").cast(pl.String), pl.col("behavior").cast(pl.String)
     texts = log.select(
-        user=pl.when(row % 2000 == 7).then(pl.lit("")).otherwise(pl.format("user-{}", "user")),
-        time=pl.lit(START).cast(pl.Datetime("us")) + pl.duration(seconds="time"),
-        place=pl.when(row % 2000 == 11).then(pl.lit("")).otherwise(_named("place", PLACES)),
+        user=pl.when(row % 2000 == 7).then(pl.lit("")).otherwise(pl.format("user-{}", "user")), time="time",
+        place=pl.when(row % 2000 == 11).then(pl.lit("")).otherwise(place),
         behavior=pl.when(row % 5000 == 13).then(pl.lit("")).when(row % 5000 == 17).then(pl.lit("x" * 101))
-        .otherwise(_named("behavior", simulator.BEHAVIORS)),
+        .otherwise(behavior),
     )
     if path.suffix == ".parquet":
         texts.sink_parquet(path)
@@ -168,24 +120,14 @@ def write_log(path: Path, rows: int) -> None:
         texts.with_columns(pl.col("time").dt.to_string("%Y-%m-%d %H:%M:%S")).sink_csv(path, quote_style="never")
 
 
-def _named(column: str, names: Sequence[str]) -> pl.Expr:
-    return pl.col(column).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-
-
 def _simulated(rows: int) -> pl.DataFrame:
-    """At least `rows` events: numbers of users, seconds, numbers of places and behaviours; in few bytes a row."""
-    users, parts, made = min(2048, int(rows / (_DAYS * _EVENTS_PER_DAY)) + 10), [], 0
-    jobs: Iterator[Callable[[], pl.DataFrame]] = (
-        functools.partial(_people, np.arange(first, first + users)) for first in range(0, 2**31, users))
-    for part in side_by_side(jobs):
-        parts.append(part)
-        made += part.height
+    """At least `rows` events, of users with short names, in few bytes a row."""
+    parts: list[pl.DataFrame] = []
+    users = made = 0
+    small = {"user": pl.UInt32, "place": pl.Enum(PLACES), "behavior": pl.Enum(simulator.BEHAVIORS)}
+    for events, _ in simulator.blocks(0, rows // 400 + 50, _DAYS, _EVENTS_PER_DAY):
+        parts.append(events.with_columns(user=users + pl.col("user").rle_id()).cast(small))
+        users, made = int(parts[-1]["user"][-1]) + 1, made + events.height
         if made >= rows:
-            return pl.concat(parts)
-    raise AssertionError("people without number have events without number")
-
-
-def _people(numbers: np.ndarray) -> pl.DataFrame:
-    plan, behavior, _ = simulator.simulate(0, numbers, _DAYS, _EVENTS_PER_DAY)
-    return pl.DataFrame({"user": numbers[plan.user].astype(np.uint32), "time": plan.seconds.astype(np.int32),
-                         "place": plan.place.astype(np.uint8), "behavior": behavior.astype(np.uint8)})
+            break
+    return pl.concat(parts)

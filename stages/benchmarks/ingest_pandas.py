@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from stages.common.hashing import bits, pseudonym, uniform
-from stages.params import Params, read_all
 from stages.events.rules import CHAT, CONTROL, LONGEST, MISSING, Rule
+from stages.params import Params, read_all
 
 _MICROSECONDS = "%Y-%m-%d %H:%M:%S.%f"
 _SPLIT, _NATURAL, _BALANCED = range(200, 203)  # as in stages.windows.cut: the draws are the same
@@ -26,11 +27,10 @@ def run(variant: str, params: Params, log: Path, folder: Path) -> None:
     """Read `log` and write the tables `events`, `quarantine`, `windows`, `vocabulary` and the counts into `folder`."""
     fast = variant == "vectorised"
     events, quarantine = _events(log, fast)
-    events.to_parquet(folder / "events.parquet", index=False)
-    quarantine.to_parquet(folder / "quarantine.parquet", index=False)
     windows, vocabulary = (_vectorised_windows if fast else _usual_windows)(events, params)
-    windows.to_parquet(folder / "windows.parquet", index=False)
-    vocabulary.to_parquet(folder / "vocabulary.parquet", index=False)
+    tables = {"events": events, "quarantine": quarantine, "windows": windows, "vocabulary": vocabulary}
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
     counts = {
         "rows": len(events) + len(quarantine), "events": len(events), "users": int(events["user"].nunique()),
         "behaviors": int(events["behavior"].nunique()), "places": int(events["place"].nunique()),
@@ -41,33 +41,28 @@ def run(variant: str, params: Params, log: Path, folder: Path) -> None:
 
 
 def _events(log: Path, fast: bool) -> tuple[Any, Any]:
-    import pandas as pd
-
-    if log.suffix == ".parquet":
+    """The tables `events` and `quarantine`."""
+    parquet = log.suffix == ".parquet"
+    if parquet:
         raw, first = pd.read_parquet(log), 1
         raw[["user", "place", "behavior"]] = raw[["user", "place", "behavior"]].fillna("")
+        time, no_time = raw["time"], raw["time"].isna()
     else:
-        raw = pd.read_csv(log, dtype=str, keep_default_na=False, engine="pyarrow" if fast else "c")
-        first = 2
-    time = raw["time"] if log.suffix == ".parquet" else pd.to_datetime(raw["time"], format="ISO8601", errors="coerce")
-    in_range = time.dt.year.between(1990, 2100)
-    no_time = raw["time"].isna() if log.suffix == ".parquet" else _absent(raw["time"])
-    if fast:
-        user, no_user = _by_value(raw["user"], _pseudonyms), _by_value(raw["user"], _absent)
-        label, area = _by_value(raw["behavior"], _clean), _by_value(raw["place"], _area)
-        broken, misplaced = _by_value(raw["behavior"], _label_rule), _by_value(raw["place"], _area_rule)
-    else:
-        user, no_user = raw["user"].str.strip().map(pseudonym).astype("uint64"), _absent(raw["user"])
-        label, area = _clean(raw["behavior"]), _area(raw["place"])
-        broken, misplaced = _label_rule(raw["behavior"]), _area_rule(raw["place"])
-    rule = pd.Series(np.select(
-        [no_user, no_time, time.isna(), ~in_range, broken != "", misplaced != ""],
-        [Rule.NO_USER.value, Rule.NO_TIME.value, Rule.TIME.value, Rule.TIME_RANGE.value, broken, misplaced], ""),
-        dtype="str")
+        raw, first = pd.read_csv(log, dtype=str, keep_default_na=False, engine="pyarrow" if fast else "c"), 2
+        time, no_time = pd.to_datetime(raw["time"], format="ISO8601", errors="coerce"), _absent(raw["time"])
+    each = _by_value if fast else lambda column, function: function(column)
+    refused = {
+        Rule.NO_USER.value: each(raw["user"], _absent), Rule.NO_TIME.value: no_time, Rule.TIME.value: time.isna(),
+        Rule.TIME_RANGE.value: ~time.dt.year.between(1990, 2100),
+    }
+    broken, misplaced = each(raw["behavior"], _label_rule), each(raw["place"], _area_rule)
+    rule = pd.Series(np.select([*refused.values(), broken != "", misplaced != ""], [*refused, broken, misplaced], ""),
+                     dtype="str")
     twice = (rule == "") & raw.duplicated()
-    events = pd.DataFrame({"user": user, "time": time.astype("datetime64[us]"), "place": area, "behavior": label})
+    events = pd.DataFrame({"user": each(raw["user"], _pseudonyms), "time": time.astype("datetime64[us]"),
+                           "place": each(raw["place"], _area), "behavior": each(raw["behavior"], _clean)})
     bad, again = raw[rule != ""], events[twice]
-    written = bad["time"].dt.strftime(_MICROSECONDS) if log.suffix == ".parquet" else bad["time"]
+    written = bad["time"].dt.strftime(_MICROSECONDS) if parquet else bad["time"]
     quarantine = pd.concat([
         pd.DataFrame({"line": bad.index + first, "rule": rule[bad.index], "text": _text(bad, written)}),
         pd.DataFrame({"line": again.index + first, "rule": Rule.DUPLICATE.value,
@@ -84,8 +79,6 @@ def _text(rows: Any, time: Any) -> Any:
 
 def _by_value(column: Any, function: Any) -> Any:
     """`function` of a column, computed once for each distinct value."""
-    import pandas as pd
-
     codes, values = pd.factorize(column)
     return function(pd.Series(values, dtype="str")).take(codes).reset_index(drop=True)
 
@@ -103,12 +96,10 @@ def _clean(text: Any) -> Any:
 
 
 def _label_rule(text: Any) -> Any:
-    import pandas as pd
-
     text = text.str.strip()
-    rules = [_absent(text), text.str.contains(CONTROL), text.str.contains(CHAT), text.str.len() > LONGEST]
-    names = [Rule.NO_BEHAVIOR, Rule.CONTROL, Rule.CHAT, Rule.LONG]
-    return pd.Series(np.select(rules, [name.value for name in names], ""), dtype="str")
+    rules = {Rule.NO_BEHAVIOR.value: _absent(text), Rule.CONTROL.value: text.str.contains(CONTROL),
+             Rule.CHAT.value: text.str.contains(CHAT), Rule.LONG.value: text.str.len() > LONGEST}
+    return pd.Series(np.select(list(rules.values()), list(rules), ""), dtype="str")
 
 
 def _area(text: Any) -> Any:
@@ -121,21 +112,16 @@ def _area_rule(text: Any) -> Any:
 
 def _usual_windows(events: Any, params: Params) -> tuple[Any, Any]:
     """User by user."""
-    import pandas as pd
-
     settings, seed = params.windowing, params.data_seed
-    histories = {"train": [], "valid": [], "test": []}
+    histories: dict[str, list[Any]] = {"train": [], "valid": [], "test": []}
     for user, history in events.groupby("user", sort=False):
         histories[_split(np.array([user], np.uint64), seed)[0]].append(history)
     vocabulary = _vocabulary(pd.concat(histories["train"])["behavior"], settings.anchor_threshold)
-    made = {}
+    least, windows = settings.min_history, {}
     for split, of_users in histories.items():
-        windows = []
-        for history in of_users:
-            window = history.iloc[settings.min_history :].assign(position=range(settings.min_history, len(history)))
-            windows.append(window[window["behavior"].isin(vocabulary["behavior"])])
-        made[split] = pd.concat(windows)
-    return _table(made, vocabulary, params), vocabulary
+        found = pd.concat([each.iloc[least:].assign(position=range(least, len(each))) for each in of_users])
+        windows[split] = found[found["behavior"].isin(vocabulary["behavior"])]
+    return _table(windows, params), vocabulary
 
 
 def _vectorised_windows(events: Any, params: Params) -> tuple[Any, Any]:
@@ -147,9 +133,9 @@ def _vectorised_windows(events: Any, params: Params) -> tuple[Any, Any]:
     position = events.groupby(codes, sort=False).cumcount()
     usable = (position >= settings.min_history) & events["behavior"].isin(vocabulary["behavior"])
     test = usable & (split == "test")
-    made = {name: events.loc[usable & (split == name), []] for name in ("train", "valid")}
-    made["test"] = events[test].assign(position=position[test])
-    return _table(made, vocabulary, params), vocabulary
+    windows = {name: events.loc[usable & (split == name), []] for name in ("train", "valid")}
+    windows["test"] = events[test].assign(position=position[test])
+    return _table(windows, params), vocabulary
 
 
 def _split(users: np.ndarray, seed: int) -> np.ndarray:
@@ -165,26 +151,19 @@ def _vocabulary(train: Any, anchor_threshold: float) -> Any:
     return counts.assign(share=share, group=group, is_anchor=share > anchor_threshold)
 
 
-def _table(made: dict[str, Any], vocabulary: Any, params: Params) -> Any:
+def _table(windows: dict[str, Any], params: Params) -> Any:
     """The table `windows` of the windows of each split, test windows with their position."""
-    import pandas as pd
-
-    settings, seed, test = params.windowing, params.data_seed, made["test"]
+    settings, seed, test = params.windowing, params.data_seed, windows["test"]
     keys = (test["user"].to_numpy(), test["time"].to_numpy().view("int64"), test["position"].to_numpy())
     drawn = test.assign(natural=bits(seed, _NATURAL, *keys), balanced=bits(seed, _BALANCED, *keys))
     drawn = drawn.sort_values("natural", kind="stable")
     size = min(settings.natural, len(drawn) // 2)
     natural, rest = drawn[:size], drawn[size:].sort_values("balanced", kind="stable")
     balanced = rest.groupby("behavior").head(settings.balanced_per_behavior)
-    rows = {"train": made["train"], "valid": made["valid"], "natural": natural, "balanced": balanced}
+    rows = {"train": windows["train"], "valid": windows["valid"], "natural": natural, "balanced": balanced}
     return pd.concat([pd.DataFrame({"row": np.sort(part.index), "split": name}) for name, part in rows.items()],
                      ignore_index=True)
 
 
-def main() -> None:
-    variant, params, log, folder = sys.argv[1:]
-    run(variant, read_all(Path(params)), Path(log), Path(folder))
-
-
 if __name__ == "__main__":
-    main()
+    run(sys.argv[1], read_all(Path(sys.argv[2])), Path(sys.argv[3]), Path(sys.argv[4]))

@@ -2,19 +2,24 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
+from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from stages.benchmarks.timing import now
-from stages.model.load import compute_dtype, device
+from stages.common.device import device
+from stages.model.load import compute_dtype
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "pandas", "polars", "numpy")
+# The tools that we compare with come from an extra, so that nobody has to install them to use the project.
+EXTRA = "pip install -e '.[benchmark]'"
 # The edge of the matrices whose product is the peak that shares are taken of.
 EDGE = 4096
-_SECONDS_OF_PEAK = 1.0
 
 
 def describe() -> dict[str, Any]:
@@ -22,23 +27,24 @@ def describe() -> dict[str, Any]:
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return {
         "processor": _processor(), "cores": len(allowed), "threads": torch.get_num_threads(),
-        "memory_bytes": _memory(), "accelerator": _accelerator(), "dtype": str(compute_dtype()).removeprefix("torch."),
+        "memory_bytes": psutil.virtual_memory().total, "dtype": str(compute_dtype()).removeprefix("torch."),
+        "accelerator": torch.cuda.get_device_name(device()) if torch.cuda.is_available() else None,
         "system": platform.platform(), "python": platform.python_version(),
     }
 
 
 def versions() -> dict[str, str | None]:
     """Versions of what takes part; None for a package that is not installed."""
-    found: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    found = {each.name.replace("-", "_"): each.version for each in distributions()}
+    return {package: found.get(package) for package in PACKAGES}
 
 
-def peak(edge: int = EDGE, seconds: float = _SECONDS_OF_PEAK) -> float:
+def installed(module: str) -> bool:
+    """Whether a baseline can be imported."""
+    return find_spec(module) is not None
+
+
+def peak(edge: int = EDGE, seconds: float = 1.0) -> float:
     """Floating-point operations a second of a product of two square matrices, in the dtype that models run in here.
 
     Products are repeated until `seconds` are over, at least three, after one that does not count.
@@ -52,21 +58,18 @@ def peak(edge: int = EDGE, seconds: float = _SECONDS_OF_PEAK) -> float:
     return products * 2 * edge**3 / (now() - start)
 
 
+def heading(machine: Mapping[str, Any], versions: Mapping[str, str | None]) -> str:
+    """The machine, the threads and the versions in two lines."""
+    where = f"{machine['accelerator']}; " if machine["accelerator"] else ""
+    packages = ", ".join(f"{name} {number or '(not installed)'}" for name, number in versions.items())
+    return (
+        f"{where}{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; "
+        f"{machine['threads']} threads, {machine['dtype']}\n{packages}"
+    )
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return None
-
-
-def _accelerator() -> str | None:
-    return torch.cuda.get_device_name(device()) if torch.cuda.is_available() else None
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

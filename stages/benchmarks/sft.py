@@ -1,197 +1,185 @@
 """Labelled targets a second in SFT: ours against TRL's SFTTrainer on one window a sample.
 
 Both train the same adapter on targets of the same stretches of the same log, in the same dtype, at the same rate;
-conversations, looks at validation data and checkpoints are left out on both sides. Theirs gets token ids and a
-completion mask, hence the same tokens as our layout `window`, and the better of its packing on and off, each with the
-best batch of a trial, eight windows an optimizer step. Its activation checkpointing is off: it costs time, and memory
-is not short.
+conversations, validation and checkpoints are left out on both sides. The baseline gets token ids and a completion mask,
+hence the same tokens as our layout `window`, and the better of its packing on and off, each with the best batch of a
+trial, eight windows an optimizer step. Its activation checkpointing is off: it costs time, and memory is not short.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from stages.benchmarks import flops
-from stages.benchmarks.data import Material, labels_among, stretches
+from stages.benchmarks.data import Inputs
 from stages.benchmarks.machine import peak
-from stages.benchmarks.sizes import Sizes
 from stages.benchmarks.timing import Comparison, Row, alternate
-from stages.benchmarks.training import NO_LOOKS, Clock, fastest, listening, their_arguments, trained
+from stages.benchmarks.training import NO_VALIDATION, baseline_arguments, fastest, listening, train
 from stages.common.console import console
 from stages.model.likelihood import shared_prefix
 from stages.model.load import load_base, new_adapter
-from stages.prompts.layouts import table
+from stages.prompts.layout import table
 from stages.training.loop import arguments, steps_per_epoch
 from stages.training.sft_trainer import IGNORED, MICRO_BATCH, SequenceTrainer, labelled
 
-PACKED = {False: "packing off", True: "packing on"}
 # Tokens of a packed row, its default: about two windows fit.
 _PACK = 1024
-# Samples an optimizer step of theirs: the paper's eight windows.
+# Samples an optimizer step of the baseline: the paper's eight windows.
 _STEP = {False: 8, True: 4}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The settings of theirs that were fastest in a trial: whether it packs, and with which batch."""
+    """Settings of the baseline: whether it packs, its batch, and the windows a second that it reached with both."""
 
     packing: bool
     batch: int
-    rate: float
+    rate: float = 0.0
+
+    def __str__(self) -> str:
+        return f"packing {'on' if self.packing else 'off'}, batch {self.batch}"
 
 
-def compare(
-    material: Material, sizes: Sizes, folder: Path, ours_only: bool = False
-) -> tuple[Comparison, Choice | None]:
-    """Targets a second of both sides, and the share of the peak that ours uses; and theirs' better settings."""
-    rows = stretches(material, sizes.sft_targets, material.params.seed)
-    sequences = our_sequences(material, rows)
-    chosen = their_choice(material, rows, sizes.sft_windows)
+def compare(inputs: Inputs, ours_only: bool = False) -> Comparison:
+    """Targets a second of both sides, and the share of the peak that ours uses.
+
+    Among the details, `choice` is the baseline's better settings, for the comparison of accuracy.
+    """
+    sequences = our_sequences(inputs, inputs.stretches(inputs.sizes.sft_targets, inputs.params.seed))
+    windows = chosen_windows(inputs)
     console.print("SFT: warming up")
-    our_rate(material, sequences[: material.params.sft.batch_size], folder)
-    sides = {"peak": lambda _: peak(), "ours": lambda _: our_rate(material, sequences, folder)}
-    batches, details = {}, {}
-    if not ours_only:
-        batches, details["trials"] = trials(material, chosen, sizes, folder)
-    for packing, batch in batches.items():
-        sides[PACKED[packing]] = lambda _, p=packing, b=batch: their_rate(material, chosen, p, b, folder)
-    results = alternate(sides, sizes.rounds)
-    theirs = [max(values) for values in zip(*(results[PACKED[p]] for p in batches), strict=True)] if batches else []
-    best = max(batches, key=lambda p: np.median(results[PACKED[p]]), default=None)
-    choice = None if best is None else Choice(best, batches[best], float(np.median(results[PACKED[best]])))
-    needed, targets = needed_flops(material, sequences), count_targets(material, sequences)
-    details |= {
-        "our_targets": targets, "our_sequences": len(sequences),
-        "our_tokens": int(sequences["input_ids"].list.len().sum()),
-        "their_windows": len(chosen), "their_tokens_a_window": float(np.mean([len(w) for w in chosen["input_ids"]])),
-        "flops_a_target": {"linear": needed.linear / targets, "total": needed.total / targets},
-        "peak_flops_a_second": results["peak"], "their_rates": {PACKED[p]: results[PACKED[p]] for p in batches},
-    }
+    our_rate(inputs, sequences[: inputs.params.sft.batch_size])
+    choices, trials = ([], {}) if ours_only else find_choices(inputs, windows)
+    sides: dict[str, Callable[[int], float]] = {"peak": lambda _: peak(), "ours": lambda _: our_rate(inputs, sequences)}
+    for choice in choices:
+        sides[str(choice)] = partial(lambda choice, _: baseline_rate(inputs, windows, choice), choice)
+    results = alternate(sides, inputs.sizes.rounds)
+    rates = {str(choice): results[str(choice)] for choice in choices}
+    choices = [replace(choice, rate=float(np.median(rates[str(choice)]))) for choice in choices]
+    best = max(choices, key=lambda choice: choice.rate, default=None)
+    targets = count_targets(inputs, sequences)
+    shares, flops_a_target = peak_rows("SFT", needed_flops(inputs, sequences), targets, results)
     speed = Row(
-        "SFT", "TRL SFTTrainer, the better of packing on and off", "labelled targets/s", results["ours"], theirs,
-        target=25, note=f"theirs: {PACKED[best]}, batch {batches[best]}" if choice else "",
+        "SFT", "TRL SFTTrainer, the better of packing on and off", "labelled targets/s", results["ours"],
+        [max(values) for values in zip(*rates.values(), strict=True)], target=25, note=str(best or ""),
     )
-    return Comparison([speed, *peak_rows("SFT", needed, targets, results)], details), choice
+    return Comparison([speed, *shares], {
+        "trials": trials, "choice": asdict(best) if best else None, "baseline_rates": rates, "our_targets": targets,
+        "our_sequences": len(sequences), "our_tokens": int(sequences["input_ids"].list.len().sum()),
+        "baseline_windows": len(windows),
+        "baseline_tokens_a_window": float(np.mean([len(ids) for ids in windows["input_ids"]])),
+        "flops_a_target": flops_a_target, "peak_flops_a_second": results["peak"],
+    })
 
 
-def peak_rows(work: str, needed: flops.Flops, units: int, results: dict[str, list[float]]) -> list[Row]:
-    """Shares of the peak, each round's of its own; `results` holds `peak`, and `ours` in units a second."""
-    def shares(operations: float) -> list[float]:
-        return [rate * operations / units / top for rate, top in zip(results["ours"], results["peak"], strict=True)]
+def find_choices(inputs: Inputs, windows: Dataset) -> tuple[list[Choice], dict[str, Any]]:
+    """After warming up, the fastest batch without and with packing, where it runs at all, and what was tried."""
+    choices: list[Choice] = []
+    trials: dict[str, Any] = {}
+    few = windows.select(range(min(len(windows), max(8, *inputs.sizes.batches))))
+    for packing in (False, True):  # which puts about two windows into a row
+        options = dict.fromkeys(Choice(packing, max(1, size // (1 + packing))) for size in inputs.sizes.batches)
+        with listening("trl", "transformers") as heard:
+            fastest(list(options)[:1], lambda option: baseline_rate(inputs, windows.select([0]), option), "warm-up,")
+            best, rates = fastest(list(options), lambda option: baseline_rate(inputs, few, option), "TRL,")
+        trials[f"packing {'on' if packing else 'off'}"] = {"rates": rates, "warnings": heard}
+        if best is not None:
+            choices.append(replace(best, rate=rates[str(best)]))
+    return choices, trials
 
-    against = "a measured product of 4096² matrices, same dtype"
+
+def peak_rows(
+    work: str, needed: flops.Flops, units: int, results: dict[str, list[float]]
+) -> tuple[list[Row], dict[str, float]]:
+    """Shares of each round's `peak` that `ours`, in units a second, uses; and operations a unit."""
+    flops_a_unit = {"linear": needed.linear / units, "total": needed.total / units}
+    labels = {"linear": ("linear layers only", None), "total": ("with attention and head", 0.5)}
     return [
-        Row(f"FLOPs used, {work}", against, "share, linear layers only", shares(needed.linear), rule="at_least"),
-        Row(f"FLOPs used, {work}", against, "share, with attention and head", shares(needed.total), rule="at_least",
-            target=0.5),
-    ]
+        Row(f"FLOPs used, {work}", "a measured product of 4096² matrices, same dtype", f"share, {label}",
+            [rate * flops_a_unit[part] / top for rate, top in zip(results["ours"], results["peak"], strict=True)],
+            rule="at_least", target=target)
+        for part, (label, target) in labels.items()
+    ], flops_a_unit
 
 
-def our_sequences(material: Material, rows: np.ndarray) -> pl.DataFrame:
+def our_sequences(inputs: Inputs, rows: np.ndarray) -> pl.DataFrame:
     """Streams that hold each of `rows` as a target once."""
-    return table(material.stream.sequences(rows, len(rows), np.random.default_rng(material.params.seed)))
+    return table(inputs.stream.sequences(rows, len(rows), np.random.default_rng(inputs.params.seed)))
 
 
-def count_targets(material: Material, sequences: pl.DataFrame) -> int:
+def count_targets(inputs: Inputs, sequences: pl.DataFrame) -> int:
     """Targets with a label on them."""
-    return int(sequences["target_behavior"].explode().is_in(material.trained).sum())
+    return int(sequences["target_behavior"].explode().is_in(inputs.trained).sum())
 
 
-def their_choice(material: Material, rows: np.ndarray, count: int) -> Dataset:
-    """A seeded choice among the labelled ones of `rows`, one prompt and completion each."""
-    labels = labels_among(material, rows)
-    chosen = np.random.default_rng([material.params.seed, 12]).permutation(labels)[:count]
-    return their_windows(material, chosen)
+def chosen_windows(inputs: Inputs) -> Dataset:
+    """A seeded choice of labelled windows among our targets, one prompt and completion each."""
+    rows = inputs.labels_among(inputs.stretches(inputs.sizes.sft_targets, inputs.params.seed))
+    order = np.random.default_rng([inputs.params.seed, 12]).permutation(rows)
+    return baseline_windows(inputs, order[: inputs.sizes.sft_windows])
 
 
-def their_windows(material: Material, rows: np.ndarray) -> Dataset:
+def baseline_windows(inputs: Inputs, rows: np.ndarray) -> Dataset:
     """Token ids and completion masks of windows in the paper's layout."""
-    ids, masks = [], []
-    for row in rows.tolist():
-        prompt, answer = material.window.prompt(row), material.window.answers[material.log.behavior[row]]
-        ids.append(prompt + answer)
-        masks.append([0] * len(prompt) + [1] * len(answer))
-    return Dataset.from_dict({"input_ids": ids, "completion_mask": masks})
+    prompts = [inputs.window.prompt(row) for row in rows.tolist()]
+    answers = [inputs.window.answers[behavior] for behavior in inputs.log.behavior[rows]]
+    pairs = list(zip(prompts, answers, strict=True))
+    return Dataset.from_dict({
+        "input_ids": [prompt + answer for prompt, answer in pairs],
+        "completion_mask": [[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs],
+    })
 
 
-def our_trainer(
-    material: Material, sequences: pl.DataFrame, folder: Path, callbacks: list[TrainerCallback], **changes: Any
-) -> SequenceTrainer:
-    """The trainer of stage `sft`, without looks; `changes` are of its configuration."""
-    params, samples = material.params, labelled(sequences, material.trained)
+def our_trainer(inputs: Inputs, sequences: pl.DataFrame, **changes: Any) -> SequenceTrainer:
+    """The trainer of stage `sft`, without validation; `changes` are of its configuration."""
+    params, samples = inputs.params, labelled(sequences, inputs.trained)
     schedule = params.sft.model_copy(update={"epochs": 1})
-    settings = arguments(schedule, len(samples), folder / "ours", params.seed, MICRO_BATCH) | NO_LOOKS | changes
+    settings = arguments(schedule, len(samples), inputs.folder / "ours", params.seed, MICRO_BATCH)
     return SequenceTrainer(
-        model=new_adapter(material.model, params.lora, params.seed),
-        args=SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}), train_dataset=samples,
-        processing_class=material.tokenizer, callbacks=callbacks, schedule=schedule,
+        model=new_adapter(inputs.model, params.lora, params.seed),
+        args=SFTConfig(**settings | NO_VALIDATION | changes, dataset_kwargs={"skip_prepare_dataset": True}),
+        train_dataset=samples, processing_class=inputs.tokenizer, schedule=schedule,
     )
 
 
-def their_trainer(
-    material: Material, windows: Dataset, packing: bool, batch: int, folder: Path, callbacks: list[TrainerCallback],
-    **changes: Any,
-) -> SFTTrainer:
+def baseline_trainer(inputs: Inputs, windows: Dataset, choice: Choice, **changes: Any) -> SFTTrainer:
     """TRL's own trainer on the same adapter."""
-    params = material.params
-    settings = their_arguments(str(folder / "theirs"), params.seed, params.sft.learning_rate, batch, _STEP[packing])
-    settings |= {"num_train_epochs": 1, "completion_only_loss": True, "packing": packing, "max_length": _PACK,
+    params = inputs.params
+    settings = baseline_arguments(
+        str(inputs.folder / "baseline"), params.seed, params.sft.learning_rate, choice.batch, _STEP[choice.packing]
+    )
+    settings |= {"num_train_epochs": 1, "completion_only_loss": True, "packing": choice.packing, "max_length": _PACK,
                  "activation_checkpointing": False}
-    if not packing:
+    if not choice.packing:
         settings["train_sampling_strategy"] = "group_by_length"
     return SFTTrainer(
-        model=new_adapter(material.model, params.lora, params.seed), args=SFTConfig(**settings | changes),
-        train_dataset=windows, processing_class=material.tokenizer, callbacks=callbacks,
+        model=new_adapter(inputs.model, params.lora, params.seed), args=SFTConfig(**settings | changes),
+        train_dataset=windows, processing_class=inputs.tokenizer,
     )
 
 
-def our_rate(material: Material, sequences: pl.DataFrame, folder: Path) -> float:
+def our_rate(inputs: Inputs, sequences: pl.DataFrame) -> float:
     """Labelled targets a second, over one pass."""
-    clock = Clock()
-    trained(our_trainer(material, sequences, folder, [clock]))
-    return count_targets(material, sequences) / clock.seconds
+    return count_targets(inputs, sequences) / train(our_trainer(inputs, sequences)).seconds
 
 
-def their_rate(material: Material, windows: Dataset, packing: bool, batch: int, folder: Path) -> float:
+def baseline_rate(inputs: Inputs, windows: Dataset, choice: Choice) -> float:
     """Windows a second, over one pass; each carries one labelled target."""
-    clock = Clock()
-    trained(their_trainer(material, windows, packing, batch, folder, [clock]))
-    return len(windows) / clock.seconds
+    return len(windows) / train(baseline_trainer(inputs, windows, choice)).seconds
 
 
-def trials(
-    material: Material, windows: Dataset, sizes: Sizes, folder: Path
-) -> tuple[dict[bool, int], dict[str, Any]]:
-    """The faster batch with and without packing, where theirs runs at all, and what was tried; it warms up as well."""
-    batches: dict[bool, int] = {}
-    seen: dict[str, Any] = {}
-    few = windows.select(range(min(len(windows), max(8, *sizes.batches))))
-    # packing puts about two windows into a row
-    for packing, sizes_tried in ((False, sizes.batches), (True, {max(1, size // 2): None for size in sizes.batches})):
-        with listening("trl", "transformers") as heard:
-            fastest([1], lambda size, p=packing: their_rate(material, windows.select([0]), p, size, folder), "warm-up")
-            batch, rates = fastest(
-                sizes_tried, lambda size, p=packing: their_rate(material, few, p, size, folder),
-                f"TRL, {PACKED[packing]}",
-            )
-        seen[PACKED[packing]] = {"rates": rates, "warnings": heard}
-        if batch is not None:
-            batches[packing] = batch
-    return batches, seen
-
-
-def needed_flops(material: Material, sequences: pl.DataFrame) -> flops.Flops:
+def needed_flops(inputs: Inputs, sequences: pl.DataFrame) -> flops.Flops:
     """Operations of one pass of ours over `sequences`."""
-    samples = labelled(sequences, material.trained)
+    samples = labelled(sequences, inputs.trained)
     read = [max(at for at, label in enumerate(labels) if label != IGNORED) for labels in samples["labels"]]
     return flops.training(
-        flops.Shape.of(load_base(material.model), material.params.lora.rank),
-        prefix=shared_prefix(samples["input_ids"]), steps=steps_per_epoch(len(samples), material.params.sft.batch_size),
+        flops.Shape.of(load_base(inputs.model), inputs.params.lora.rank),
+        prefix=shared_prefix(samples["input_ids"]), steps=steps_per_epoch(len(samples), inputs.params.sft.batch_size),
         read=read, labelled=sum(label != IGNORED for labels in samples["labels"] for label in labels),
     )

@@ -1,28 +1,27 @@
-"""What will this person do next? Reads events and questions as JSON Lines, answers each question as they come.
+"""What will this person do next? Reads events and questions as JSON Lines, answers each question as it comes.
 
-An event is a line such as {"time": "2024-05-06T16:20", "place": "home", "behavior": "Gaming"}; a line without a behavior
-asks what it will be, and one line of JSON answers it:
+An event is a line such as {"time": "2024-05-06T16:20", "place": "home", "behavior": "Gaming"}; a line without a
+behavior asks what it will be, and one line of JSON answers it:
 
     {"line": 8, "predictions": [{"behavior": "Gaming", "probability": 0.41}, ...]}
 
-Behaviors are named as in the vocabulary, after any taxonomy; a place may be left out. Times are local, or have an offset
-if params.yaml has a source.time_zone, and each person's lines stand in their order. Lines of several people are told
-apart by a key "user" (text or a whole number), which goes no further than this program's memory. What a person's events
-left in the model is kept between the lines, so an answer costs the new events, not the history; layout stream is
-needed. With --order-only an answer has "at_least" and "at_most" for "probability". A bad line ends the program.
+Behaviors are named as in the vocabulary, after any taxonomy; a place may be left out. Times are local, or have an
+offset if params.yaml has a source.time_zone, and each person's lines stand in their order. A key "user" (text or a
+whole number) says whose a line is; it goes no further than this program's memory. What a person's events left in the
+model is kept between the lines, so an answer costs the new events, not the history; layout stream is needed. With
+--order-only an answer has "at_least" and "at_most" instead of "probability". A bad line ends the program.
 
 --decision says what an answer goes by: plain, the likeliest first; calibrated, the same with probabilities at the
 temperature chosen on validation; adjusted, the largest p(y|x) / π(y)^τ first, with τ chosen on validation, so that rare
 behaviours get their turn. Temperature and τ stand in the model's metrics, which `dvc repro` writes.
 
-A question's time and place count where prompt.context is next; where it is history or id they are ignored (a time has to
-be there all the same), as are with id those of the events, but for their order.
+A question's time and place count where prompt.context is next; where it is history or id they are ignored (a time has
+to be there all the same). With id those of the events are ignored too, except for their order.
 """
 
 import argparse
 import json
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,14 +35,15 @@ import polars as pl
 from stages.common import tables
 from stages.common.errors import UserError, run
 from stages.common.files import read_json
+from stages.common.names import case_twins, check_printable
 from stages.common.stage import at_least_1
-from stages.params import Params, read_all
 from stages.events.rules import clean
 from stages.metrics.adjust import adjusted, tempered
 from stages.model.load import load_merged, load_tokenizer
+from stages.params import Params, read_all
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
-from stages.serving.session import Candidates, Session
+from stages.serving.session import Session, SharedModel
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,8 @@ class Decision:
         if name == "plain":
             return cls()
         try:
-            found = read_json(metrics)
-            if name == "adjusted":
-                return cls(tau=found["adjusted"]["tau"])
-            return cls(temperature=found["calibrated"]["temperature"])
+            found = read_json(metrics)[name]
+            return cls(tau=found["tau"]) if name == "adjusted" else cls(temperature=found["temperature"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"--decision {name}: {metrics}: no metrics of stage evaluate; `dvc repro` writes them, and "
                             "--metrics names others") from None
@@ -87,17 +85,14 @@ class Predictor:
             UserError: the layout is not `stream`, in whose prompts alone the history stands before all that changes.
         """
         if params.prompt.layout != "stream":
-            raise UserError(
-                f"prompt.layout: {params.prompt.layout}: a history can be kept between predictions in layout stream only"
-            )
-        nothing = EventLog.of(pl.DataFrame(schema=tables.SCHEMAS["events"]), vocabulary)
-        self.layout = layout_of(load_tokenizer(model), nothing, params)
+            raise UserError(f"prompt.layout: {params.prompt.layout}: a history can be kept between predictions in "
+                            "layout stream only")
+        no_events = EventLog.from_tables(pl.DataFrame(schema=tables.SCHEMAS["events"]), vocabulary)
+        self.layout = layout_of(load_tokenizer(model), no_events, params)
         self.zone, self.decision, self.share = params.source.time_zone, decision, vocabulary["share"].to_numpy()
         self.numbers = {behavior: number for number, behavior in enumerate(self.layout.candidates)}
-        self.candidates = Candidates(
-            load_merged(model), self.layout.prefix, self.layout.answers, params.windowing.history,
-            params.prompt.max_tokens,
-        )
+        self.model = SharedModel(load_merged(model), self.layout.prefix, self.layout.answers, params.windowing.history,
+                                 params.prompt.max_tokens)
 
     def person(self) -> "Person":
         """Someone of whom nothing is known yet."""
@@ -108,21 +103,20 @@ class Person:
     """One person's state."""
 
     def __init__(self, predictor: Predictor):
-        self.predictor, self.session = predictor, Session(predictor.candidates)
+        self.predictor, self.session = predictor, Session(predictor.model)
         self.latest: datetime | None = None
 
     def append(self, time: datetime, place: str, behavior: str) -> None:
         """They did something, at a local time (or one with an offset, where the log's time zone is set).
 
         Raises:
-            UserError: the place or the behaviour, which need not be a candidate, cannot stand in a prompt, or the time is
-                before the last event's.
+            UserError: the place or the behaviour, which need not be a candidate, cannot stand in a prompt, or the time
+                is before the last event's.
         """
-        time = self._local(time)
-        twin = next((name for name in self.predictor.numbers if name.casefold() == behavior.casefold()), behavior)
-        if twin != behavior:
-            raise UserError(f"behavior {behavior!r}: the vocabulary writes it {twin!r}")
-        tokens = self._fitting(self.predictor.layout.event(time.weekday(), time.hour, place, behavior))
+        time, candidates = self._local_time(time), self.predictor.layout.candidates
+        if twins := case_twins([*candidates, behavior]):
+            raise UserError(f"behavior {behavior!r}: the vocabulary writes it {candidates[twins[0]]!r}")
+        tokens = self._checked(self.predictor.layout.event_tokens(time.weekday(), time.hour, place, behavior))
         self.session.append(tokens, self.predictor.numbers.get(behavior, -1))
         self.latest = time
 
@@ -140,21 +134,19 @@ class Person:
         Raises:
             UserError: as `append`.
         """
-        context: list[int] = []
-        if self.predictor.layout.told == "next":
-            time = self._local(time)
-            context = self._fitting(self.predictor.layout.context(time.weekday(), time.hour, place))
-        weighed = self.session.weigh(context, top)
-        names = [self.predictor.layout.candidates[number] for number in weighed.candidates]
+        layout, context = self.predictor.layout, []
+        if layout.context == "next":
+            time = self._local_time(time)
+            context = self._checked(layout.context_tokens(time.weekday(), time.hour, place))
+        scored = self.session.score(context, top)
+        names = [layout.candidates[number] for number in scored.candidates]
         if top is None:
-            p, order = self._decided(np.asarray(weighed.candidates), np.asarray(weighed.low, dtype=np.float64))
+            p, order = self._decide(scored.candidates, scored.low)
             return [{"behavior": names[place], "probability": float(p[place])} for place in order]
-        return [
-            {"behavior": n, "at_least": float(low), "at_most": float(high)}
-            for n, low, high in zip(names, weighed.low, weighed.high, strict=True)
-        ]
+        return [{"behavior": name, "at_least": float(low), "at_most": float(high)}
+                for name, low, high in zip(names, scored.low, scored.high, strict=True)]
 
-    def _decided(self, numbers: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(self, numbers: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the candidates `numbers` (V,) under the decision, and their places, the answer first."""
         decision = self.predictor.decision
         with np.errstate(divide="ignore"):  # a candidate's probability may round to 0
@@ -165,7 +157,7 @@ class Person:
             return p, np.arange(len(p))
         return p, np.argsort(-adjusted(log_p, self.predictor.share[numbers], decision.tau)[0], kind="stable")
 
-    def _local(self, time: datetime) -> datetime:
+    def _local_time(self, time: datetime) -> datetime:
         if time.tzinfo is not None:
             if not self.predictor.zone:
                 raise UserError(f"time {time.isoformat()!r}: has an offset; give local time, or set source.time_zone")
@@ -174,11 +166,10 @@ class Person:
             raise UserError(f"time {time.isoformat()!r}: before the last event's, {self.latest.isoformat()!r}")
         return time
 
-    def _fitting(self, tokens: list[int]) -> list[int]:
-        if len(tokens) > (room := self.predictor.candidates.room):
-            raise UserError(
-                f"place and behavior are {len(tokens)} tokens long; beside the instruction, prompt.max_tokens leaves {room}"
-            )
+    def _checked(self, tokens: list[int]) -> list[int]:
+        if len(tokens) > (room := self.predictor.model.room):
+            raise UserError(f"place and behavior are {len(tokens)} tokens long; beside the instruction, "
+                            f"prompt.max_tokens leaves {room}")
         return tokens
 
 
@@ -193,7 +184,7 @@ def answers(lines: Iterable[str], predictor: Predictor, top: int, order_only: bo
         if not line.strip():
             continue
         try:
-            user, time, place, behavior = _parsed(line)
+            user, time, place, behavior = _parse(line)
             if user not in people:
                 people[user] = predictor.person()
             person = people[user]
@@ -206,7 +197,7 @@ def answers(lines: Iterable[str], predictor: Predictor, top: int, order_only: bo
         yield {"line": number, "predictions": predictions}
 
 
-def _parsed(line: str) -> tuple[Any, datetime, str, str | None]:
+def _parse(line: str) -> tuple[Any, datetime, str, str | None]:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -224,18 +215,17 @@ def _parsed(line: str) -> tuple[Any, datetime, str, str | None]:
     user = found.get("user")
     if isinstance(user, bool) or not isinstance(user, str | int | None):
         raise UserError("user: text or a whole number is needed")
-    return user, time, _text(found, "place") or "unknown", _text(found, "behavior")
+    return user, time, _read_name(found, "place") or "unknown", _read_name(found, "behavior")
 
 
-def _text(found: dict[str, Any], key: str) -> str | None:
+def _read_name(found: dict[str, Any], key: str) -> str | None:
     """A name as stage `ingest` writes it; None where there is none."""
     value = found.get(key)
     if value is None:
         return None
     if not isinstance(value, str):
         raise UserError(f"{key} {value!r}: text is needed")
-    if bad := next((c for c in value if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None):
-        raise UserError(f"{key} {value!r}: has the control character {bad!r}; names are one line of printable text")
+    check_printable(value, key)
     return pl.select(clean(pl.lit(value))).item()
 
 
@@ -252,7 +242,7 @@ def main() -> None:
                         help="JSON Lines (default: standard input)")
     parser.add_argument("--top", type=at_least_1, default=5, help="candidates in an answer (default: %(default)s)")
     parser.add_argument("--order-only", action="store_true",
-                        help="weigh no more candidates than their order needs: faster, probabilities as bounds")
+                        help="score no more candidates than their order needs: faster, probabilities as bounds")
     parser.add_argument("--decision", choices=("plain", "calibrated", "adjusted"), default="plain",
                         help="what an answer goes by, see above (default: %(default)s)")
     parser.add_argument("--metrics", type=Path,

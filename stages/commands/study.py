@@ -3,29 +3,28 @@
     python -m stages.study table4 --dry          # the plan, the stages to run, an estimate of the time
     python -m stages.study table4                # run what is not finished yet, then write metrics/studies/…
 
-Studies and settings are entries of stages/studies/studies.yaml. Stop it whenever you like: the same command continues, and a
-finished study runs nothing. Every row is an experiment: `dvc exp apply NAME` puts it into the workspace.
+Studies and settings are entries of stages/studies/studies.yaml. Stop it whenever you like: the same command continues,
+and a finished study runs nothing. Every row is an experiment: `dvc exp apply NAME` puts it into the workspace.
 """
 
 import argparse
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from stages.common import tables
 from stages.common.console import console
+from stages.common.params import read_yaml
 from stages.common.errors import run
 from stages.common.files import cache_folder
 from stages.common.stage import at_least_1
 from stages.params import read_all
 from stages.studies import view
-from stages.studies.collect import Results
 from stages.studies.definitions import read_overrides, read_studies
 from stages.studies.durations import Durations
-from stages.studies.experiments import Queue, finished
+from stages.studies.experiments import Queue
 from stages.studies.pipeline import Pipeline
 from stages.studies.plan import in_turn, plan
-from stages.studies.results import compare
+from stages.studies.repository import finished
+from stages.studies.results import Results, compare
 
 STUDIES = Path("stages/studies/studies.yaml")
 RESULTS = Path("metrics/studies")
@@ -38,19 +37,18 @@ def main() -> None:
     if not args.names:
         view.list_all(catalogue)
         return
+    studies = {name: catalogue.study(name).against(args.reference) for name in args.names}
     params = read_all()
-    workspace = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
+    workspace = read_yaml(Path("params.yaml"))
     request = view.Request(args.setting, catalogue.setting(args.setting), read_overrides(args.set, set(workspace)),
                            args.seeds, tuple(args.rows), args.all_rows, args.reference)
     pipeline, plans = Pipeline(Path()), {}
-    for name in args.names:
-        study = catalogue.study(name).against(args.reference)
+    for name, study in studies.items():
         seeds = list(range(args.seeds)) if args.seeds and study.repeat == "seed" else None
         if args.seeds and not seeds:
             console.print(f"{name}: --seeds has no part in it: it repeats over {study.repeat}")
-        rows = list(study.rows) if args.all_rows else args.rows
-        plans[name] = plan(study, name, request.setting, workspace, pipeline, request.overrides, seeds, rows,
-                           catalogue.method)
+        plans[name] = plan(study, name, request.setting, workspace, pipeline, request.overrides, seeds,
+                           list(study.rows) if args.all_rows else args.rows, catalogue.method)
     durations = Durations(cache_folder() / "durations.json", _behaviors())
     done = finished(Path())
     view.show_plan(plans, done, durations, args.jobs)
@@ -69,9 +67,9 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stages.study", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="studies of stages/studies/studies.yaml; none: list them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"studies of {STUDIES}; none: list them")
     parser.add_argument("--setting", default="default",
-                        help="the log and the sizes, a setting of stages/studies/studies.yaml (default: %(default)s)")
+                        help=f"the log and the sizes, a setting of {STUDIES} (default: %(default)s)")
     parser.add_argument("--seeds", type=at_least_1, metavar="N",
                         help="seeds 0 to N - 1 instead of the study's own; a cross-validation keeps its folds")
     rows = parser.add_mutually_exclusive_group()

@@ -1,1 +1,1 @@
-"""A log becomes events: one file per source, what every source shares, the simulator, and the windows."""
+"""A log becomes events: one file per format, what all formats share, and the simulator."""

@@ -1,7 +1,7 @@
 """Rows of all files of a log become the tables `events` and `quarantine`.
 
-A source (one file each in this folder) yields pieces that make frames with the columns of ROWS; what follows is the
-same for all: users become pseudonyms, labels are cleaned and mapped, each row that breaks a rule is set aside with the
+A format (one file each in `formats`) yields pieces that make frames with the columns of ROWS; what follows is the same
+for all: users become pseudonyms, labels are cleaned and mapped, each row that breaks a rule is set aside with the
 first rule that it breaks, and what is left is sorted. Two rows that agree in every column of the log count once: the
 later is a duplicate. Until they are sorted, rows are kept as numbers: fifty million of them take some two gigabytes.
 """
@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from stages.common import tables
 from stages.common.console import track
 from stages.common.hashing import pseudonym
 from stages.common.parallel import side_by_side
-from stages.events.settings import Source
 from stages.events import reading
 from stages.events.order import repeated, stable_order
 from stages.events.rules import Rule, clean, label_rule, missing
+from stages.events.settings import Source
 from stages.events.values import Values
 
 # What a source's pieces make: `line` from 1 (record, in Parquet), rising; `fingerprint`, a hash of the whole row;
@@ -29,7 +30,10 @@ ROWS = {
     "line": pl.Int64, "fingerprint": pl.UInt64, "problem": pl.String, "user": pl.String, "time": pl.Datetime("us"),
     "place": pl.String, "behavior": pl.String,
 }
-_EVENTS = ("user", "time", "place", "behavior")
+_REFUSED = {"line": pl.Int64, "rule": pl.String, "text": pl.String}
+_OF_THE_ROW = [Rule.EVENT_TYPE.value, Rule.FIELDS.value, Rule.QUOTES.value, Rule.JSON.value]  # no field is right then
+_TEXT = pl.col("text")
+_ABSENT = missing(_TEXT)
 _MEGABYTE = 1e6
 
 
@@ -83,12 +87,13 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None) -> 
         UserError: a file cannot be read at all; refused rows raise nothing.
     """
     files = reading.find_files(Path(source.path), source.files)
-    values = {"user": Values(_users), "place": Values(_places), "behavior": Values(_behaviors(names))}
+    values = {"user": Values(_check_users), "place": Values(_check_places),
+              "behavior": Values(functools.partial(_check_behaviors, taxonomy=names))}
     accepted, refused, rows = _Accepted(), [], 0
     with track("reading the log, MB", sum(file.stat().st_size for file in files) / _MEGABYTE) as bar:
         for number, file in enumerate(files):
             before = 0
-            jobs = (functools.partial(_judge, piece, values) for piece in log_format.read(file, source))
+            jobs = (functools.partial(_check_piece, piece, values) for piece in log_format.read(file, source))
             for good, bad, height, end in side_by_side(jobs):
                 accepted.add(good, number)
                 refused.append(bad.with_columns(file=pl.lit(number, pl.UInt32)))
@@ -96,7 +101,7 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None) -> 
                 bar.advance((end - before) / _MEGABYTE)
                 before = end
     if not rows:
-        return Log(_empty(*_EVENTS), _empty("file", "line", "rule", "text"), 0, len(files))
+        return Log(*(pl.DataFrame(schema=tables.SCHEMAS[name]) for name in ("events", "quarantine")), 0, len(files))
     events, again = _sorted(accepted, {name: found.known() for name, found in values.items()})
     events = log_format.finish(events)
     quarantine = pl.concat([*refused, again]).sort("file", "line")
@@ -106,16 +111,13 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None) -> 
     return Log(events, quarantine, rows, len(files))
 
 
-def _empty(*columns: str) -> pl.DataFrame:
-    kinds = {"user": pl.UInt64, "time": pl.Datetime("us"), "line": pl.Int64}
-    return pl.DataFrame(schema={name: kinds.get(name, pl.String) for name in columns})
-
-
-def _judge(
+def _check_piece(
     piece: reading.Piece, values: dict[str, Values]
 ) -> tuple[dict[str, np.ndarray], pl.DataFrame, int, int]:
-    """Good rows (by column: line, fingerprint, user, time, place, behavior), bad ones (line, rule, text), how many rows
-    there are, and the piece's end. Strings of good rows are numbers of `values`, times are microseconds."""
+    """Accepted rows (by column), refused ones (line, rule, text), how many rows there are, and the piece's end.
+
+    Strings of accepted rows are numbers of `values`, times are microseconds.
+    """
     frame = piece.parse()
     height, text = frame.height, frame["text"]
     frame = frame.select(pl.col(name).cast(kind) for name, kind in ROWS.items())
@@ -126,20 +128,17 @@ def _judge(
     columns = numbers | {"fingerprint": frame["fingerprint"].to_numpy(), "line": _short(frame["line"].to_numpy()),
                          "time": frame["time"].to_physical().to_numpy()}
     if not bad.any():
-        return columns, _empty("line", "rule", "text"), height, piece.end
-    good = ~bad
+        return columns, pl.DataFrame(schema=_REFUSED), height, piece.end
     rules = {name: found.known()["rule"].gather(numbers[name][bad]) for name, found in values.items()}
     mask = pl.Series(bad)
-    set_aside = frame.filter(mask).select(
+    refused = frame.filter(mask).select(
         "line",
-        rule=pl.when(pl.col("problem") == Rule.EVENT_TYPE.value).then(pl.col("problem"))
-        .when(pl.col("problem").is_in([Rule.FIELDS.value, Rule.QUOTES.value, Rule.JSON.value])).then(pl.col("problem"))
-        .when(rules["user"].is_not_null()).then(pl.lit(Rule.NO_USER.value))
-        .otherwise(pl.coalesce("problem", rules["behavior"], rules["place"])),
+        rule=pl.when(pl.col("problem").is_in(_OF_THE_ROW)).then("problem")
+        .otherwise(pl.coalesce(rules["user"], "problem", rules["behavior"], rules["place"])),
         text=text.filter(mask).struct.unnest().select(
             pl.concat_str(pl.all().cast(pl.String), separator=" | ", ignore_nulls=True)).to_series().fill_null(""),
     )
-    return {name: column[good] for name, column in columns.items()}, set_aside, height, piece.end
+    return {name: column[~bad] for name, column in columns.items()}, refused, height, piece.end
 
 
 def _short(lines: np.ndarray) -> np.ndarray:
@@ -147,34 +146,25 @@ def _short(lines: np.ndarray) -> np.ndarray:
     return lines.astype(np.uint32) if len(lines) and lines[-1] < 2**32 else lines
 
 
-def _users(names: pl.Series) -> pl.DataFrame:
-    rule = pl.when(missing(pl.col("name"))).then(pl.lit(Rule.NO_USER.value))
-    known = [pseudonym(name) for name in names.str.strip_chars()]
-    return names.to_frame("name").select(rule=rule, user=pl.Series(known, dtype=pl.UInt64))
+def _check_users(users: pl.Series) -> pl.DataFrame:
+    numbers = pl.Series([pseudonym(user) for user in users.str.strip_chars()], dtype=pl.UInt64)
+    return users.to_frame("text").select(rule=pl.when(_ABSENT).then(pl.lit(Rule.NO_USER.value)), user=numbers)
 
 
-def _behaviors(names: pl.DataFrame | None) -> Callable[[pl.Series], pl.DataFrame]:
-    def judge(values: pl.Series) -> pl.DataFrame:
-        text = pl.col("behavior")
-        frame = values.to_frame("behavior").select(
-            label=clean(text), rule=pl.when(missing(text)).then(pl.lit(Rule.NO_BEHAVIOR.value))
-            .otherwise(label_rule(text)),
-        )
-        if names is None:
-            return frame
-        mapped = frame.join(names.rename({"behavior": "mapped"}), left_on="label", right_on="raw", how="left",
-                            maintain_order="left")
-        return mapped.select(label="mapped", rule=pl.when(pl.col("rule") == Rule.NO_BEHAVIOR.value).then("rule")
-                             .when(pl.col("mapped").is_null()).then(pl.lit(Rule.TAXONOMY.value)))
-    return judge
+def _check_behaviors(behaviors: pl.Series, taxonomy: pl.DataFrame | None) -> pl.DataFrame:
+    absent = pl.when(_ABSENT).then(pl.lit(Rule.NO_BEHAVIOR.value))
+    frame = behaviors.to_frame("text").with_columns(label=clean(_TEXT))
+    if taxonomy is None:
+        return frame.select("label", rule=absent.otherwise(label_rule(_TEXT)))
+    mapped = frame.join(taxonomy, left_on="label", right_on="raw", how="left", maintain_order="left")
+    unknown = pl.when(pl.col("behavior").is_null()).then(pl.lit(Rule.TAXONOMY.value))
+    return mapped.select(label="behavior", rule=absent.otherwise(unknown))
 
 
-def _places(values: pl.Series) -> pl.DataFrame:
-    place = pl.col("place")
-    absent = missing(place)
-    return values.to_frame("place").select(
-        label=pl.when(absent).then(pl.lit("unknown")).otherwise(clean(place)),
-        rule=pl.when(~absent).then(label_rule(clean(place))),
+def _check_places(places: pl.Series) -> pl.DataFrame:
+    return places.to_frame("text").select(
+        label=pl.when(_ABSENT).then(pl.lit("unknown")).otherwise(clean(_TEXT)),
+        rule=pl.when(~_ABSENT).then(label_rule(clean(_TEXT))),
     )
 
 

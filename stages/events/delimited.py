@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from stages.common.errors import UserError
 from stages.events import reading
 from stages.events.rules import Rule
 
@@ -16,13 +17,26 @@ _SEPARATORS = ",\t;|"
 
 def header(path: Path, wanted: list[str]) -> tuple[str, list[str]]:
     """Separator and column names of the file's first line: the usual separator that finds most of `wanted`."""
-    for block in reading.lines(path):
-        if block.height:
-            break
-    first = block["text"][0]
+    _, first = reading.first_line(path)
     options = [(separator, [name.strip() for name in next(csv.reader([first], delimiter=separator))])
                for separator in _SEPARATORS]
     return max(options, key=lambda option: (len(set(option[1]) & set(wanted)), len(option[1])))
+
+
+def check_width(
+    path: Path, names: list[str], separator: str | None, log_format: str, encodings: tuple[str, ...] = ("utf-8",),
+) -> None:
+    """Refuse a file whose first line has another number of fields than the format's `names`.
+
+    Raises:
+        UserError: says how many it has.
+    """
+    line, text = reading.first_line(path, encodings)
+    if text and (found := len(text.split(separator))) != len(names):
+        raise UserError(
+            f"{path}: line {line}: {found} fields separated by {'tabs' if separator else 'spaces'}, and source.format "
+            f"{log_format} has {len(names)}: {', '.join(names)}; for another layout set source.format to table"
+        )
 
 
 def records(
@@ -53,9 +67,9 @@ def _records(
 ) -> pl.DataFrame:
     """The block's records; `skip` says whether to leave the first out."""
     plain = separator is not None and not (quotes and b'"' in block.text)
-    fields = _plain(block, len(names), separator, skip) if plain else None
+    fields = _parse_plain(block, len(names), separator, skip) if plain else None
     if fields is None:
-        return _careful(reading.lines_of(path, block, encodings).slice(int(skip)), names, separator, quotes)
+        return _parse_any(reading.block_lines(path, block, encodings).slice(int(skip)), names, separator, quotes)
     first = block.first + int(skip)
     return pl.DataFrame({
         "line": pl.int_range(first, first + fields.height, dtype=pl.Int64, eager=True),
@@ -65,7 +79,7 @@ def _records(
     })
 
 
-def _plain(block: reading.Block, width: int, separator: str, skip: bool) -> pl.DataFrame | None:
+def _parse_plain(block: reading.Block, width: int, separator: str, skip: bool) -> pl.DataFrame | None:
     """The fields of lines that ask for no care, several times as fast; None where a line may ask for it.
 
     Such lines have `width` fields each, no quotes that mean anything, no marks of an encoding, and none is blank.
@@ -94,7 +108,7 @@ def _fingerprint(fields: pl.DataFrame, separator: str) -> pl.Series:
     return fields.hash_rows(seed=ord(separator))
 
 
-def _careful(block: pl.DataFrame, names: list[str], separator: str | None, quotes: bool) -> pl.DataFrame:
+def _parse_any(block: pl.DataFrame, names: list[str], separator: str | None, quotes: bool) -> pl.DataFrame:
     """The records of any lines."""
     fields, problem = _fields(block["text"], separator, quotes)
     wrong = (fields.list.len() != len(names)) & problem.is_null()

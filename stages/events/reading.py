@@ -115,13 +115,15 @@ def blocks(path: Path) -> Iterator[Block]:
         )
 
 
-def lines(path: Path, encodings: tuple[str, ...] = ("utf-8",)) -> Iterator[pl.DataFrame]:
-    """The file's lines, a frame for each block: see `lines_of`."""
+def first_line(path: Path, encodings: tuple[str, ...] = ("utf-8",)) -> tuple[int, str]:
+    """Number and text of the first line that is not blank; an empty text where all are."""
     for block in blocks(path):
-        yield lines_of(path, block, encodings)
+        if (lines := block_lines(path, block, encodings)).height:
+            return lines["line"][0], lines["text"][0]
+    return 1, ""
 
 
-def lines_of(path: Path, block: Block, encodings: tuple[str, ...] = ("utf-8",)) -> pl.DataFrame:
+def block_lines(path: Path, block: Block, encodings: tuple[str, ...] = ("utf-8",)) -> pl.DataFrame:
     """The block's lines: `line`, their number from 1, and `text`, without line ends. Blank lines are left out.
 
     Args:

@@ -4,54 +4,47 @@ from enum import StrEnum
 
 import polars as pl
 
+from stages.common.names import CONTROL
+
 LONGEST = 100  # characters of a label
 
 MISSING = ["", "nan", "null", "none", "n/a"]
-CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 # the marks of the usual chat templates: ChatML and Llama 3, Llama 2 and Mistral, Gemma, DeepSeek, sentencepiece
 CHAT = r"(?i)<\|[^|]*\|>|<｜[^｜]*｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
 
 
 class Rule(StrEnum):
-    """The rules; each value stands in the table `quarantine`."""
+    """The rules: each one's value stands in the table `quarantine`, its `cure` in the error when it refuses much."""
 
-    FIELDS = "wrong number of fields"
-    QUOTES = "quotes that do not close on the line"
-    JSON = "not a JSON object"
-    EVENT_TYPE = "not an opening"
-    NO_USER = "no user"
-    NO_TIME = "no time"
-    TIME = "unreadable time"
-    TIME_RANGE = "time outside 1990 to 2100"
-    OFFSET = "time with an offset, and source.time_zone is empty"
-    NO_BEHAVIOR = "no behaviour"
-    CONTROL = "control character or line break in a label"
-    CHAT = "chat-template token in a label"
-    LONG = f"label longer than {LONGEST} characters"
-    TAXONOMY = "not in the taxonomy"
-    DUPLICATE = "duplicate of an earlier row"
+    cure: str
+
+    def __new__(cls, value: str, cure: str):
+        rule = str.__new__(cls, value)
+        rule._value_, rule.cure = value, cure
+        return rule
+
+    FIELDS = "wrong number of fields", "the file is damaged, or not of source.format"
+    QUOTES = ("quotes that do not close on the line",
+              "a record must stand on one line, and a quote within quotes must be doubled")
+    JSON = "not a JSON object", "each line must hold one JSON object"
+    EVENT_TYPE = "not an opening", "such rows are no events"
+    NO_USER = "no user", "check source.columns.user"
+    NO_TIME = "no time", "check source.columns.time"
+    TIME = "unreadable time", "check source.time_format"
+    TIME_RANGE = "time outside 1990 to 2100", "check source.time_format: unix counts seconds, unix_ms milliseconds"
+    OFFSET = ("time with an offset, and source.time_zone is empty",
+              "set source.time_zone to the people's time zone, such as Europe/Berlin")
+    NO_BEHAVIOR = "no behaviour", "check source.columns.behavior"
+    CONTROL = "control character or line break in a label", "clean the labels, or map them with a taxonomy"
+    CHAT = "chat-template token in a label", "clean the labels: such marks would end the model's turn"
+    LONG = f"label longer than {LONGEST} characters", "check source.columns.behavior, or map the labels with a taxonomy"
+    TAXONOMY = "not in the taxonomy", "add the names to the taxonomy, or set source.taxonomy to none"
+    DUPLICATE = ("duplicate of an earlier row",
+                 "rows that agree in every column count once; remove the second copy of the data")
 
 
 # Rows that are no events by the format's own definition: kept in quarantine, not counted as refused
 IGNORED = (Rule.EVENT_TYPE,)
-
-# What to look at when a rule refuses too much
-CURES = {
-    Rule.FIELDS: "the file is damaged, or not of source.format",
-    Rule.QUOTES: "a record must stand on one line, and a quote within quotes must be doubled",
-    Rule.JSON: "each line must hold one JSON object",
-    Rule.NO_USER: "check source.columns.user",
-    Rule.NO_TIME: "check source.columns.time",
-    Rule.TIME: "check source.time_format",
-    Rule.TIME_RANGE: "check source.time_format: unix counts seconds, unix_ms milliseconds",
-    Rule.OFFSET: "set source.time_zone to the people's time zone, such as Europe/Berlin",
-    Rule.NO_BEHAVIOR: "check source.columns.behavior",
-    Rule.CONTROL: "clean the labels, or map them with a taxonomy",
-    Rule.CHAT: "clean the labels: such marks would end the model's turn",
-    Rule.LONG: "check source.columns.behavior, or map the labels with a taxonomy",
-    Rule.TAXONOMY: "add the names to the taxonomy, or set source.taxonomy to none",
-    Rule.DUPLICATE: "rows that agree in every column count once; remove the second copy of the data",
-}
 
 
 def missing(text: pl.Expr) -> pl.Expr:

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.common.errors import UserError
+from stages.common.names import case_twins
 from stages.events import reading
 from stages.events.rules import clean, label_rule
 
@@ -63,14 +64,13 @@ def _check_names(path: Path, table: pl.DataFrame) -> None:
     if table.is_empty():
         raise UserError(f"{path}: the taxonomy has a header and no names")
     mapped: dict[str, tuple[int, str]] = {}
-    spelt: dict[str, tuple[int, str]] = {}
     for line, raw, behavior in table.iter_rows():
         before, other = mapped.setdefault(raw, (line, behavior))
         if other != behavior:
             raise UserError(
                 f"{path}: line {line}: {raw!r} is {behavior!r} here and {other!r} on line {before}; keep one"
             )
-        before, other = spelt.setdefault(behavior.casefold(), (line, behavior))
-        if other != behavior:
-            raise UserError(f"{path}: line {line}: {behavior!r} and {other!r} (line {before}) differ in case only; "
-                            "spell them alike")
+    if twins := case_twins(table["behavior"]):
+        (before, _, other), (line, _, behavior) = map(table.row, twins)
+        raise UserError(f"{path}: line {line}: {behavior!r} and {other!r} (line {before}) differ in case only; "
+                        "spell them alike")

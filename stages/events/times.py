@@ -60,17 +60,17 @@ def local_times(values: pl.Series, time_format: str, time_zone: str) -> pl.DataF
     elif values.dtype == pl.String and time_format == "iso":
         quick = values.str.to_datetime(_SECONDS, time_unit="us", strict=False)
     else:
-        return _careful(values, time_format, time_zone)
+        return _parse_any(values, time_format, time_zone)
     within = quick.is_between(_FIRST, _AFTER_LAST, closed="left").fill_null(False)
     problem = pl.repeat(None, len(values), dtype=pl.String, eager=True)
     if not within.all():
         others = (~within).arg_true()
-        found = _careful(values.gather(others), time_format, time_zone)
+        found = _parse_any(values.gather(others), time_format, time_zone)
         quick, problem = quick.scatter(others, found["time"]), problem.scatter(others, found["problem"])
     return pl.DataFrame({"time": quick, "problem": problem})
 
 
-def _careful(values: pl.Series, time_format: str, time_zone: str) -> pl.DataFrame:
+def _parse_any(values: pl.Series, time_format: str, time_zone: str) -> pl.DataFrame:
     """What `local_times` says, of any values."""
     if isinstance(values.dtype, pl.Datetime):
         instant = values.cast(pl.Datetime("us", values.dtype.time_zone))
@@ -131,12 +131,17 @@ def _localise(instant: pl.Series, time_zone: str) -> tuple[pl.Series, pl.Series]
     return instant.dt.convert_time_zone(time_zone).dt.replace_time_zone(None), none
 
 
-def _result(absent: pl.Series, time: pl.Series, refused: pl.Series) -> pl.DataFrame:
-    frame = pl.DataFrame({"absent": absent, "time": time, "refused": refused})
-    rule = (
-        pl.when(pl.col("absent")).then(pl.lit(Rule.NO_TIME.value))
+def time_rule(absent: pl.Expr, offset: pl.Expr | bool = False) -> pl.Expr:
+    """The rule that the column `time` breaks, or null: whether it was written at all, and with an `offset` too many."""
+    return (
+        pl.when(absent).then(pl.lit(Rule.NO_TIME.value))
         .when(pl.col("time").is_null()).then(pl.lit(Rule.TIME.value))
-        .when(pl.col("refused")).then(pl.lit(Rule.OFFSET.value))
+        .when(offset).then(pl.lit(Rule.OFFSET.value))
         .when(~pl.col("time").dt.year().is_between(1990, 2100)).then(pl.lit(Rule.TIME_RANGE.value))
     )
+
+
+def _result(absent: pl.Series, time: pl.Series, refused: pl.Series) -> pl.DataFrame:
+    frame = pl.DataFrame({"absent": absent, "time": time, "refused": refused})
+    rule = time_rule(pl.col("absent"), pl.col("refused"))
     return frame.select(pl.when(rule.is_null()).then("time").alias("time"), problem=rule)

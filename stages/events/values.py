@@ -13,13 +13,13 @@ class Values:
     Threads may share it; the numbers then differ from run to run, and nothing but the strings may be kept.
     """
 
-    def __init__(self, judge: Callable[[pl.Series], pl.DataFrame]):
-        """`judge` says what holds for each of some distinct strings, and in `rule` which rule it breaks, or null."""
-        self._judge = judge
+    def __init__(self, check: Callable[[pl.Series], pl.DataFrame]):
+        """`check` says what each of some distinct strings stands for, and in `rule` which rule it breaks, or null."""
+        self._check = check
         self._strings = pl.Categories.random()
         # Polars forgets the numbers when the last column that has them goes
         self._kept = pl.Series([], dtype=pl.Categorical(self._strings))
-        self._known = judge(pl.Series([], dtype=pl.String))
+        self._known = check(pl.Series([], dtype=pl.String))
         self._refused = np.zeros(0, bool)
         self._lock = threading.Lock()
 
@@ -29,16 +29,13 @@ class Values:
 
     def refused(self, numbers: np.ndarray) -> np.ndarray:
         """Whether each value, by its number, breaks a rule."""
-        self._know(numbers)
+        with self._lock:
+            if len(numbers) and numbers.max() >= self._known.height:
+                new = self._check(self._strings.to_series()[self._known.height :])
+                self._known = self._known.vstack(new)
+                self._refused = np.concatenate([self._refused, new["rule"].is_not_null().to_numpy()])
         return self._refused[numbers]
 
     def known(self) -> pl.DataFrame:
-        """What `judge` said of each value that `refused` was asked about, by its number."""
+        """What `check` said of each value that `refused` was asked about, by its number."""
         return self._known
-
-    def _know(self, numbers: np.ndarray) -> None:
-        with self._lock:
-            if len(numbers) and numbers.max() >= self._known.height:
-                said = self._judge(self._strings.to_series()[self._known.height :])
-                self._known = self._known.vstack(said)
-                self._refused = np.concatenate([self._refused, said["rule"].is_not_null().to_numpy()])

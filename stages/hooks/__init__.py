@@ -1,1 +1,1 @@
-"""What of DVC is changed for this project."""
+"""What of DVC is changed: `-S` reads symbols and recipes, and a checkout does not ask for baselines never run."""

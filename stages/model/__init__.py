@@ -1,1 +1,1 @@
-"""The language model: resolve, load, adapt, weigh candidates, train."""
+"""The language model: resolve, load, read, score candidates."""

@@ -1,4 +1,4 @@
-"""What a language model makes of a behaviour's name by itself: one vector a name."""
+"""Names by themselves as a language model sees them: a vector each."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.model.readers import reader_of
+from stages.model.readers import make_reader
 
 
 @torch.inference_mode()
 def embed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> np.ndarray:
     """The mean over each name's tokens of the last normed hidden states, of unit length: `(N, H)` float32."""
     model.eval()
-    reader = reader_of(model)
+    reader = make_reader(model)
     rows = []
     for name in names:
         ids = torch.tensor([tokenizer(name, add_special_tokens=False)["input_ids"]], device=model.device)

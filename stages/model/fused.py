@@ -1,9 +1,9 @@
 """The steps of a decoder layer as few large operations, each with its own backward pass.
 
 A step of training with adapters does its matrix products at the speed of the machine and loses as much time again
-between them: adapters apart from the weights that they belong to, conversions to float32 and back, a pass over memory for
-each small operation. Here products that read the same input are one, an adapter is added into its layer's result, and
-what a backward pass needs is kept instead of computed again. Weights are frozen, so they have no gradient.
+between them: adapters apart from the weights that they belong to, conversions to float32 and back, a pass over memory
+for each small operation. Here products that read the same input are one, an adapter is added into its layer's result,
+and what a backward pass needs is kept instead of computed again. Weights are frozen, so they have no gradient.
 """
 
 from typing import Any
@@ -24,24 +24,24 @@ class LoraLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, x, weight, bias, a, b):
         y = functional.linear(x, weight, bias)
-        low = None
+        down = None
         if a is not None:
-            low = x @ a.t()
-            y.addmm_(low, b.t())
-        ctx.save_for_backward(x if a is not None else None, weight, a, b, low)
+            down = x @ a.t()
+            y.addmm_(down, b.t())
+        ctx.save_for_backward(x if a is not None else None, weight, a, b, down)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, grad):
-        x, weight, a, b, low = ctx.saved_tensors
+        x, weight, a, b, down = ctx.saved_tensors
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
         if a is None:
             return grad_x, None, None, None, None
-        grad_low = grad @ b
+        grad_down = grad @ b
         if grad_x is not None:
-            grad_x.addmm_(grad_low, a)
-        return grad_x, None, None, grad_low.t() @ x, grad.t() @ low
+            grad_x.addmm_(grad_down, a)
+        return grad_x, None, None, grad_down.t() @ x, grad.t() @ down
 
 
 class RmsNorm(torch.autograd.Function):
@@ -78,11 +78,11 @@ class SwiGlu(torch.autograd.Function):
     def backward(ctx: Context, grad):
         gate_up, active = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
-        both = torch.empty_like(gate_up)
-        grad_gate, grad_up = both.chunk(2, dim=-1)
+        grad_both = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad_both.chunk(2, dim=-1)
         torch.mul(grad, active, out=grad_up)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
-        return both
+        return grad_both
 
 
 class TargetLoss(torch.autograd.Function):
@@ -98,18 +98,18 @@ class TargetLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grads = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden), _HEAD_ROWS):
-            rows, wanted = hidden[start : start + _HEAD_ROWS], targets[start : start + _HEAD_ROWS, None]
-            logits = functional.linear(rows, weight, bias)
+            block = slice(start, start + _HEAD_ROWS)
+            target, logits = targets[block, None], functional.linear(hidden[block], weight, bias)
             if shifts is not None:
                 # in float32 first: bf16 would round what is added
-                logits = logits.float().scatter_add_(1, *(part[start : start + _HEAD_ROWS] for part in shifts))
+                logits = logits.float().scatter_add_(1, *(part[block] for part in shifts))
             log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-            chosen = log_p.gather(1, wanted)
-            total -= chosen.sum()
+            target_log_p = log_p.gather(1, target)
+            total -= target_log_p.sum()
             if grads is not None:
                 p = log_p.exp_()
-                p.scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
-                torch.mm(p.to(weight.dtype), weight, out=grads[start : start + _HEAD_ROWS])
+                p.scatter_add_(1, target, torch.full_like(target_log_p, -1.0))
+                torch.mm(p.to(weight.dtype), weight, out=grads[block])
         ctx.save_for_backward(grads)
         return total
 

@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.common.console import track
+from stages.prompts.conversations import chat_prompt
 
 _BATCH = 24
 _TEMPERATURE, _TOP_P = 0.7, 0.95
@@ -24,7 +25,7 @@ def answer_prompts(
     answers: list[str] = []
     with track("answering everyday prompts", len(prompts)) as progress:
         for start in range(0, len(prompts), _BATCH):
-            batch = [_ask(tokenizer, prompt) for prompt in prompts[start : start + _BATCH]]
+            batch = [chat_prompt(tokenizer, [prompt]) for prompt in prompts[start : start + _BATCH]]
             inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(model.device)
             tokens = model.generate(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=True, temperature=_TEMPERATURE, top_p=_TOP_P,
@@ -36,13 +37,6 @@ def answer_prompts(
             ]
             progress.advance(len(batch))
     return answers
-
-
-def _ask(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    if tokenizer.chat_template is None:
-        return tokenizer(f"User: {prompt}\nAssistant:").input_ids
-    told = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(told, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def _whole_sentences(text: str) -> str:

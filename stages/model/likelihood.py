@@ -1,7 +1,7 @@
 """p(y|x) over all candidates, exactly, with each prompt read once: one function for scoring and evaluation.
 
-What all prompts begin with is read once for all. A prompt that another one begins with (a user's earlier window, while
-the history still grows) is not read at all: its candidates are read behind that part of the other.
+What all prompts begin with is read once for all. A prompt that is the prefix of another (a user's earlier window, while
+the history still grows) is not read by itself: its candidates are read behind that part of the other.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 from stages.common.console import track
 from stages.model.kv_cache import KeysAndValues
 from stages.model.reader import Reader
-from stages.model.readers import reader_of
+from stages.model.readers import make_reader
 from stages.model.tree import AnswerTree, additive, step_log_probs
 
 # Tokens read at once, padding included: enough to keep matrix products busy, little enough for 8 GB. A GPU takes more.
 _TOKENS_A_BATCH = 4096
 _GPU_FACTOR = 8
-_KEPT = 4  # tokens whose keys and values are kept, for each token read at once
+_CACHED_PER_TOKEN = 4  # tokens whose keys and values are kept, for each token read at once
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Scores:
 def score(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], title: str = "scoring"
 ) -> Scores:
-    """Weigh every answer after every prompt: s(y) = sum of log P(token | prompt, earlier tokens), terminator included.
+    """Score every answer after every prompt: s(y) = sum of log P(token | prompt, earlier tokens), terminator included.
 
     Args:
         model: a causal language model, with adapters merged, beside it, or none.
@@ -45,32 +45,31 @@ def score(
         title: what the progress bar says.
     """
     model.eval()
-    reader, head, device = reader_of(model), model.get_output_embeddings(), model.device
+    reader, head, device = make_reader(model), model.get_output_embeddings(), model.device
     limit = _TOKENS_A_BATCH * (1 if device.type == "cpu" else _GPU_FACTOR)
-    tree = AnswerTree.of(answers)
+    tree = AnswerTree.build(answers)
     shared = common_prefix(prompts)
-    past = read_prefix(reader, torch.tensor(prompts[0][:shared], dtype=torch.long, device=device))
+    past = prefill(reader, torch.tensor(prompts[0][:shared], dtype=torch.long, device=device))
     log_p = np.empty((len(prompts), len(answers)), dtype=np.float32)
     embedding = np.empty((len(prompts), model.config.hidden_size), dtype=np.float32)
-    riders = _riders(prompts)
-    longest_first = sorted(riders, key=lambda i: -len(prompts[i]))
-    sizes = {i: len(prompts[i]) - shared for i in riders}
+    prefixes = _group_by_prefix(prompts)
+    sizes = {i: len(prompts[i]) - shared for i in prefixes}
     with track(title, len(prompts)) as progress:
-        for batch in _batches(longest_first, sizes, shared, limit):
+        for batch in _batches(sorted(prefixes, key=lambda i: -len(prompts[i])), sizes, shared, limit):
             hidden, own = _read_prompts(reader, [prompts[i][shared:] for i in batch], shared, past, device)
-            windows = [(at, i) for at, host in enumerate(batch) for i in riders[host]]
-            for few in _few(windows, len(tree.tokens), shared + sizes[batch[0]], limit):
-                hosts, rows = map(list, zip(*few, strict=True))
+            windows = [(place, i) for place, longest in enumerate(batch) for i in prefixes[longest]]
+            for chunk in _chunks(windows, len(tree.tokens), shared + sizes[batch[0]], limit):
+                places, rows = map(list, zip(*chunk, strict=True))
                 ends = [len(prompts[i]) - shared for i in rows]
-                last = hidden[hosts, torch.tensor(ends) - 1]
+                last = hidden[places, torch.tensor(ends) - 1]
                 states = last[:, None]
                 if len(tree.tokens):  # else each answer is one token
-                    behind = read_tree(reader, tree, _behind(past, own, hosts, max(ends)), shared, ends)
+                    behind = read_tree(reader, tree, _gather_past(past, own, places, max(ends)), shared, ends)
                     states = torch.cat([states, behind], dim=1)
                 for i, each in zip(rows, states.to(head.weight.dtype), strict=True):
                     log_p[i] = step_log_probs(each, tree, head).log_softmax(dim=0).cpu().numpy()
                 embedding[rows] = torch.nn.functional.normalize(last.float(), dim=-1).cpu().numpy()
-                progress.advance(len(few))
+                progress.advance(len(chunk))
     return Scores(log_p, embedding)
 
 
@@ -85,8 +84,20 @@ def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
-def read_prefix(reader: Reader, tokens: torch.Tensor) -> KeysAndValues | None:
-    """Keys and values (1, kv, P, D) of each layer after reading `tokens` (P,), None for none; gradients flow through."""
+def _group_by_prefix(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
+    """Prompts that share a prefix: for each that has to be read, those that are its beginning, itself among them."""
+    prefixes: dict[int, list[int]] = {}
+    longest = -1
+    # what a prompt is the beginning of stands right behind it in this order
+    for i in sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]), reverse=True):
+        if longest < 0 or list(prompts[longest][: len(prompts[i])]) != list(prompts[i]):
+            longest = i
+        prefixes.setdefault(longest, []).append(i)
+    return prefixes
+
+
+def prefill(reader: Reader, tokens: torch.Tensor) -> KeysAndValues | None:
+    """Keys and values (1, kv, P, D) of each layer after reading `tokens` (P,), None without any; differentiable."""
     if not len(tokens):
         return None
     return reader.read(tokens[None], torch.arange(len(tokens), device=tokens.device)[None])[1]
@@ -112,18 +123,6 @@ def read_tree(
     return reader.read(ids, positions, past, additive(allowed, past[0][0].dtype).to(device))[0]
 
 
-def _riders(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
-    """For each prompt that is read, the prompts that it begins with, itself among them."""
-    riders: dict[int, list[int]] = {}
-    host = -1
-    # what a prompt is the beginning of stands right behind it in this order
-    for i in sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]), reverse=True):
-        if host < 0 or list(prompts[host][: len(prompts[i])]) != list(prompts[i]):
-            host = i
-        riders.setdefault(host, []).append(i)
-    return riders
-
-
 def _read_prompts(
     reader: Reader, prompts: list[Sequence[int]], shared: int, past: KeysAndValues | None, device: torch.device
 ) -> tuple[torch.Tensor, KeysAndValues]:
@@ -134,15 +133,13 @@ def _read_prompts(
     return reader.read(ids.to(device), shared + torch.arange(ids.shape[1], device=device)[None], past)
 
 
-def _behind(past: KeysAndValues | None, own: KeysAndValues, hosts: list[int], longest: int) -> KeysAndValues:
-    """What a tree sees behind the hosts' prompts: the shared prefix, then their first `longest` tokens."""
-    parts = [(keys[hosts, :, :longest], values[hosts, :, :longest]) for keys, values in own]
+def _gather_past(past: KeysAndValues | None, own: KeysAndValues, places: list[int], longest: int) -> KeysAndValues:
+    """What trees see behind the prompts at `places` of a batch: the shared prefix, then the first `longest` tokens."""
+    parts = [(keys[places, :, :longest], values[places, :, :longest]) for keys, values in own]
     if past is None:
         return parts
-    return [
-        tuple(torch.cat([before.expand(len(hosts), -1, -1, -1), after], dim=2) for before, after in zip(*both, strict=True))
-        for both in zip(past, parts, strict=True)
-    ]
+    return [tuple(torch.cat([before.expand(len(places), -1, -1, -1), after], dim=2)
+                  for before, after in zip(*layers, strict=True)) for layers in zip(past, parts, strict=True)]
 
 
 def _batches(order: list[int], sizes: dict[int, int], shared: int, limit: int) -> list[list[int]]:
@@ -150,13 +147,13 @@ def _batches(order: list[int], sizes: dict[int, int], shared: int, limit: int) -
     batches: list[list[int]] = []
     for i in order:
         longest = sizes[batches[-1][0]] if batches else 0
-        if not batches or (len(batches[-1]) + 1) * max(longest, (shared + longest) / _KEPT) > limit:
+        if not batches or (len(batches[-1]) + 1) * max(longest, (shared + longest) / _CACHED_PER_TOKEN) > limit:
             batches.append([])
         batches[-1].append(i)
     return batches
 
 
-def _few(windows: list[tuple[int, int]], tokens: int, longest: int, limit: int) -> list[list[tuple[int, int]]]:
-    """`windows` in runs whose trees of `tokens` are read at once, each behind a prompt of `longest` tokens at most."""
-    size = max(1, int(limit / max(tokens, longest / _KEPT)))
+def _chunks(windows: list[tuple[int, int]], tokens: int, longest: int, limit: int) -> list[list[tuple[int, int]]]:
+    """`windows` in parts whose trees of `tokens` are read at once, each behind a prompt of `longest` tokens at most."""
+    size = max(1, int(limit / max(tokens, longest / _CACHED_PER_TOKEN)))
     return [windows[start : start + size] for start in range(0, len(windows), size)]

@@ -1,26 +1,26 @@
-"""Decoders of the Llama family (Llama, SmolLM2, Qwen2) on a CPU: the model's own weights, read in fewer, larger steps."""
+"""Decoders of the Llama family (Llama, SmolLM2, Qwen2) on a CPU: the model's own weights in fewer, larger steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from peft.tuners.lora import Linear as LoraLayer
 from transformers import PretrainedConfig
 
-from stages.model.attention import Attend, attend_behind
+from stages.model.attention import Attend, attend_segments
 from stages.model.fused import LoraLinear, RmsNorm, SwiGlu
 from stages.model.kv_cache import KeysAndValues
-from stages.model.reader import Reader, Run
+from stages.model.reader import Reader, Segment
 
 _FAMILY = {"llama", "qwen2"}
 
 
 class UnsupportedModel(Exception):
-    """What it is that this decoder cannot read."""
+    """Says what it is that this decoder cannot read."""
 
 
 class LlamaDecoder(Reader):
-    """Reads tokens as `model.get_decoder()` does, to rounding: with gradients for adapters, through keys and values too.
+    """Reads tokens as `model.get_decoder()` does, up to rounding: with gradients for adapters, and through past tokens.
 
     Weights that read the same input are laid side by side once, and the model's own become views of them, so nothing is
     held twice. Made anew for a model whose modules changed, which costs next to nothing.
@@ -40,20 +40,9 @@ class LlamaDecoder(Reader):
             raise UnsupportedModel("tokens that are tuned and stand in front of every prompt")
         self.decoder = model.get_decoder()
         config = self.config = self.decoder.config
-        _check(config, self.decoder)
+        _check_supported(config, self.decoder)
         self.heads, self.kv = config.num_attention_heads, config.num_key_value_heads
-        self.layers = [
-            _Layer(
-                layer.input_layernorm, JoinedLinear([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]),
-                JoinedLinear([layer.self_attn.o_proj]), layer.post_attention_layernorm,
-                JoinedLinear([layer.mlp.gate_proj, layer.mlp.up_proj]), JoinedLinear([layer.mlp.down_proj]),
-            )
-            for layer in self.decoder.layers
-        ]
-        if few_tokens:
-            for layer in self.layers:
-                for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
-                    linear.reorder()
+        self.layers = [_Layer(layer, few_tokens) for layer in self.decoder.layers]
 
     def read(
         self, ids: torch.Tensor, positions: torch.Tensor, past: KeysAndValues | None = None,
@@ -66,48 +55,44 @@ class LlamaDecoder(Reader):
             hidden = hidden.view(batch * size, -1)
             kept = []
             for number, layer in enumerate(self.layers):
-                old = past[number] if past else (None, None)
-                qkv = layer.qkv(_norm(hidden, layer.norm_in)).view(batch, size, -1)
-                mixed, keys, values = Attend.apply(qkv, cos, sin, *old, mask, self.heads, self.kv)
-                hidden = hidden + layer.out(mixed.view(batch * size, -1))
-                hidden = hidden + layer.down(SwiGlu.apply(layer.gate_up(_norm(hidden, layer.norm_mid))))
+                before = past[number] if past else (None, None)
+                qkv = layer.project(hidden).view(batch, size, -1)
+                mixed, keys, values = Attend.apply(qkv, cos, sin, *before, mask, self.heads, self.kv)
+                hidden = layer.finish(hidden, mixed.view(batch * size, -1))
                 kept.append((keys, values))
             return _norm(hidden, self.decoder.norm).view(batch, size, -1), kept
 
-    def extend(self, ids: torch.Tensor, positions: torch.Tensor, runs: Sequence[Run]) -> torch.Tensor:
+    def extend(self, ids: torch.Tensor, positions: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
         if torch.is_grad_enabled():
-            return super().extend(ids, positions, runs)
-        for run in runs:
-            run.store.reserve(run.tokens)
+            return super().extend(ids, positions, segments)
+        for segment in segments:
+            segment.cache.reserve(segment.tokens)
         with torch.autocast(ids.device.type, enabled=False):
             hidden = self.decoder.embed_tokens(ids)
-            cos, sin = (turn[0] for turn in self.decoder.rotary_emb(hidden, positions[None]))
+            cos, sin = (angle[0] for angle in self.decoder.rotary_emb(hidden, positions[None]))
             for number, layer in enumerate(self.layers):
-                behind = [(*run.store.layers[number], run.store.size, run.tokens, run.mask) for run in runs]
-                qkv = layer.qkv(_norm(hidden, layer.norm_in))
-                hidden = hidden + layer.out(attend_behind(qkv, cos, sin, behind, self.heads, self.kv))
-                hidden = hidden + layer.down(SwiGlu.apply(layer.gate_up(_norm(hidden, layer.norm_mid))))
-            for run in runs:
-                run.store.size += run.tokens
+                each = [(*one.cache.layers[number], one.cache.size, one.tokens, one.mask) for one in segments]
+                mixed = attend_segments(layer.project(hidden), cos, sin, each, self.heads, self.kv)
+                hidden = layer.finish(hidden, mixed)
+            for segment in segments:
+                segment.cache.size += segment.tokens
             return _norm(hidden, self.decoder.norm)
 
 
 class JoinedLinear:
     """Linear layers with the same input as one, their adapters included."""
 
-    def __init__(self, modules: list[torch.nn.Module]):
+    def __init__(self, modules: list[torch.nn.Module], few_tokens: bool = False):
+        """`few_tokens`: keep bf16 weights in oneDNN's own order too, else it reorders them at each product."""
         self.modules = modules
         self.bases = [getattr(module, "base_layer", module) for module in modules]
         self.adapted = self.modules != self.bases
-        self.weight = _side_by_side([base.weight for base in self.bases])
+        self.weight = _join_rows([base.weight for base in self.bases])
         biases = [base.bias for base in self.bases]
-        self.bias = None if biases[0] is None else _side_by_side(biases)
+        self.bias = None if biases[0] is None else _join_rows(biases)
         self.reordered: torch.Tensor | None = None
-
-    def reorder(self) -> None:
-        """Keep the weights in oneDNN's own order too: else it reorders them at each product."""
         on_cpu = self.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        if on_cpu and self.weight.dtype == torch.bfloat16 and not self.adapted:
+        if few_tokens and on_cpu and self.weight.dtype == torch.bfloat16 and not self.adapted:
             self.reordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, 32)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,7 +101,7 @@ class JoinedLinear:
         return LoraLinear.apply(x, self.weight, self.bias, *self._adapters())
 
     def _adapters(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """A (r, in) of all side by side, and B (out, r) block by block, scaled; gradients flow to each adapter's own."""
+        """A (r, in) of all side by side, and B (out, r) block by block, scaled; gradients reach each adapter's own."""
         down, up = [], []
         for module, base in zip(self.modules, self.bases, strict=True):
             names = [] if module is base or module.disable_adapters else module.active_adapters
@@ -130,14 +115,11 @@ class JoinedLinear:
         return torch.cat(down).to(dtype), torch.block_diag(*(block.to(dtype) for block in up))
 
 
-def _side_by_side(parts: list[torch.nn.Parameter]) -> torch.Tensor:
+def _join_rows(parts: list[torch.nn.Parameter]) -> torch.Tensor:
     """All rows as one tensor, of which the parts are views from now on."""
-    at = parts[0].data_ptr()
-    for part in parts:
-        if part.data_ptr() != at or part.untyped_storage().data_ptr() != parts[0].untyped_storage().data_ptr():
-            break
-        at += part.nbytes
-    else:
+    storage, starts = parts[0].untyped_storage().data_ptr(), accumulate((part.nbytes for part in parts), initial=0)
+    joined = [(storage, parts[0].data_ptr() + start) for start in starts][:-1]
+    if [(part.untyped_storage().data_ptr(), part.data_ptr()) for part in parts] == joined:
         rows = sum(len(part) for part in parts)
         return parts[0].detach().as_strided((rows, *parts[0].shape[1:]), parts[0].stride())
     with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode could never be trained through
@@ -147,21 +129,30 @@ def _side_by_side(parts: list[torch.nn.Parameter]) -> torch.Tensor:
     return whole
 
 
-@dataclass(frozen=True)
 class _Layer:
-    norm_in: torch.nn.Module
-    qkv: JoinedLinear
-    out: JoinedLinear
-    norm_mid: torch.nn.Module
-    gate_up: JoinedLinear
-    down: JoinedLinear
+    def __init__(self, layer: torch.nn.Module, few_tokens: bool):
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm_in, self.norm_mid = layer.input_layernorm, layer.post_attention_layernorm
+        self.qkv = JoinedLinear([attention.q_proj, attention.k_proj, attention.v_proj], few_tokens)
+        self.out = JoinedLinear([attention.o_proj], few_tokens)
+        self.gate_up = JoinedLinear([mlp.gate_proj, mlp.up_proj], few_tokens)
+        self.down = JoinedLinear([mlp.down_proj], few_tokens)
+
+    def project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values side by side."""
+        return self.qkv(_norm(hidden, self.norm_in))
+
+    def finish(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """What the layer makes of its input and of the attention's mix."""
+        hidden = hidden + self.out(mixed)
+        return hidden + self.down(SwiGlu.apply(self.gate_up(_norm(hidden, self.norm_mid))))
 
 
 def _norm(hidden: torch.Tensor, norm: torch.nn.Module) -> torch.Tensor:
     return RmsNorm.apply(hidden, norm.weight, norm.variance_epsilon)
 
 
-def _check(config: PretrainedConfig, decoder: torch.nn.Module) -> None:
+def _check_supported(config: PretrainedConfig, decoder: torch.nn.Module) -> None:
     if config.model_type not in _FAMILY:
         raise UnsupportedModel(f"model type {config.model_type}")
     if decoder.embed_tokens.weight.device.type != "cpu":

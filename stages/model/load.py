@@ -7,9 +7,15 @@ from pathlib import Path
 import datasets
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
+from stages.common.device import device
 from stages.common.errors import UserError
 from stages.common.files import atomic_folder
 from stages.common.stage import Kind
@@ -74,7 +80,7 @@ def save_adapter(model: PeftModel, manifest: Manifest, folder: Path) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path, config.revision = manifest.name, manifest.revision or None
     config.target_modules = sorted(config.target_modules)  # a set's order differs from run to run, and with it the hash
-    # adapters leave the embeddings alone; unless told, PEFT asks a model hub whether they were resized
+    # adapters leave the embeddings alone; without this option PEFT asks a model hub whether they were resized
     model.save_pretrained(
         str(folder), selected_adapters=["default"], safe_serialization=True, save_embedding_layers=False
     )
@@ -105,13 +111,6 @@ def compute_dtype() -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() \
         else torch.float32
-
-
-def device() -> torch.device:
-    """This process's accelerator, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
 
 
 def _load(manifest: Manifest, dtype: torch.dtype) -> PreTrainedModel:

@@ -6,8 +6,8 @@ from stages.model.llama import LlamaDecoder, UnsupportedModel
 from stages.model.reader import PlainReader, Reader
 
 
-def reader_of(model: torch.nn.Module, few_tokens: bool = False) -> Reader:
-    """The fastest exact reader of a causal language model, with adapters or wrapped for several devices or neither.
+def make_reader(model: torch.nn.Module, few_tokens: bool = False) -> Reader:
+    """The fastest exact reader of a causal language model, which may have adapters or be wrapped for several devices.
 
     `few_tokens`: spend memory on reading a few dozen tokens at once faster.
     """

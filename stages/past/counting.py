@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import polars as pl
 
-from stages.windows.cut import positions
+from stages.common.draws import positions
 
 _NONE = -1
 

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.common.errors import UserError
-from stages.prompts.layouts import TokenSequence
+from stages.prompts.layout import TokenSequence
 
 _PEOPLE, _MODELS = {"human", "user"}, {"gpt", "assistant", "chatgpt", "bing", "bard"}
 _KNOWN = "conversations (ShareGPT), messages, instruction with output or response (Alpaca), question with answer"
@@ -40,18 +40,9 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[str]) ->
 
     All answers are, where the format leaves them as they were when later turns follow, else the last one.
     """
-    template = tokenizer.chat_template is not None
     sequence = TokenSequence([])
     for number in range(0, len(turns) - 1, 2):
-        if template:
-            told = [
-                {"role": "user" if i % 2 == 0 else "assistant", "content": turn}
-                for i, turn in enumerate(turns[: number + 1])
-            ]
-            prompt = tokenizer.apply_chat_template(told, add_generation_prompt=True, return_dict=True)["input_ids"]
-        else:
-            told = "".join(f"{'User' if i % 2 == 0 else 'Assistant'}: {t}\n" for i, t in enumerate(turns[: number + 1]))
-            prompt = tokenizer(told + "Assistant:").input_ids
+        prompt = chat_prompt(tokenizer, turns[: number + 1])
         answer = tokenizer(turns[number + 1], add_special_tokens=False, split_special_tokens=True).input_ids
         if prompt[: len(sequence.input_ids)] != sequence.input_ids:
             # this format writes earlier answers differently once they are history: their spans would lie beside them
@@ -62,10 +53,19 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[str]) ->
     return sequence
 
 
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> list[int]:
+    """Tokens of a conversation whose last turn is a question, and of what asks the model to answer it."""
+    messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    if tokenizer.chat_template is not None:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    lines = "".join(f"{message['role'].capitalize()}: {message['content']}\n" for message in messages)
+    return tokenizer(lines + "Assistant:").input_ids
+
+
 def _records(path: Path) -> Iterator[Any]:
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"auxiliary.source: {path}: no such file; `self` lets the untuned model write the conversations")
+        raise UserError(f"auxiliary.source: {path}: no such file; `self` lets the untuned model write conversations")
     raw = path.read_bytes()
     try:
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
@@ -90,10 +90,11 @@ def _records(path: Path) -> Iterator[Any]:
 def _turns(record: Any, where: str) -> list[str]:
     if not isinstance(record, dict):
         raise UserError(f"{where}: a {type(record).__name__}, expected an object with {_KNOWN}")
-    if "conversations" in record:
-        return _alternate(_messages(record, "conversations", "from", "value", where))
-    if "messages" in record:
-        return _alternate(_messages(record, "messages", "role", "content", where))
+    for key, role, content in (("conversations", "from", "value"), ("messages", "role", "content")):
+        if isinstance(messages := record.get(key), list) and all(isinstance(message, dict) for message in messages):
+            return _alternate([(message.get(role), message.get(content)) for message in messages])
+        if key in record:
+            raise UserError(f"{where}: {key}: expected a list of objects with the keys {role} and {content}")
     if "instruction" in record and ("output" in record or "response" in record):
         pairs = record.get("history") or []
         if not isinstance(pairs, list) or not all(isinstance(pair, list) for pair in pairs):
@@ -104,13 +105,6 @@ def _turns(record: Any, where: str) -> list[str]:
     if "question" in record and "answer" in record:
         return _strings([record["question"], record["answer"]])
     raise UserError(f"{where}: has the keys {', '.join(map(str, record))}; expected {_KNOWN}")
-
-
-def _messages(record: dict[str, Any], key: str, role: str, content: str, where: str) -> list[tuple[Any, Any]]:
-    messages = record[key]
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise UserError(f"{where}: {key}: expected a list of objects with the keys {role} and {content}")
-    return [(message.get(role), message.get(content)) for message in messages]
 
 
 def _alternate(messages: list[tuple[Any, Any]]) -> list[str]:

@@ -1,9 +1,9 @@
 """Labels are checked once, when the vocabulary meets a tokenizer: what passes here is unambiguous in every prompt."""
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from stages.common.errors import UserError
+from stages.common.names import case_twins, check_printable
 
 
 def check_labels(labels: Sequence[str], special_tokens: Iterable[str] = ()) -> None:
@@ -16,18 +16,16 @@ def check_labels(labels: Sequence[str], special_tokens: Iterable[str] = ()) -> N
             another after case-folding. The message names the label.
     """
     special = [token for token in special_tokens if token]
-    seen: dict[str, str] = {}
     for label in labels:
         if not label.strip():
             raise UserError("a behaviour's name is empty; give it one, by a taxonomy for instance")
-        if bad := next((c for c in label if unicodedata.category(c) in ("Cc", "Zl", "Zp")), None):
-            raise UserError(
-                f"behaviour {label!r}: has the control character {bad!r}; names are one line of printable text"
-            )
+        check_printable(label, "behaviour")
         if token := next((t for t in special if t in label), None):
-            raise UserError(f"behaviour {label!r}: holds {token!r}, a control token of the model; rename it by a taxonomy")
-        if (twin := seen.setdefault(label.casefold(), label)) != label:
-            raise UserError(f"behaviours {twin!r} and {label!r} differ in case only; merge them by a taxonomy")
+            raise UserError(f"behaviour {label!r}: holds {token!r}, a control token of the model; rename it by a "
+                            "taxonomy")
+    if twins := case_twins(labels):
+        first, second = (labels[place] for place in twins)
+        raise UserError(f"behaviours {first!r} and {second!r} differ in case only; merge them by a taxonomy")
 
 
 def check_places(places: Iterable[str], special_tokens: Sequence[str]) -> None:

@@ -1,117 +1,24 @@
-"""What both layouts share: the interface, a training sequence, and the choice of one."""
+"""The layouts that `prompt.layout` may name. A new one is a file like its neighbours and a line here."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
-import polars as pl
 from transformers import PreTrainedTokenizerBase
 
-from stages.common import tables
-from stages.common.errors import UserError
-from stages.prompts.settings import Prompt, PromptParams
-from stages.prompts.labels import check_labels, check_places
+from stages.prompts.layout import Layout
 from stages.prompts.log import EventLog
+from stages.prompts.settings import Prompt, PromptParams
+from stages.prompts.stream import StreamLayout
+from stages.prompts.window import WindowLayout
 
-
-@dataclass
-class TokenSequence:
-    """A tokenised training sequence.
-
-    `spans` are half-open token ranges that a loss may be put on; `behaviors` the number of each one's behaviour in the
-    vocabulary, -1 where the span is no behaviour.
-    """
-
-    input_ids: list[int]
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    behaviors: list[int] = field(default_factory=list)
-
-
-def table(sequences: Sequence[TokenSequence]) -> pl.DataFrame:
-    """Table `instructions` of token sequences."""
-    return pl.DataFrame(
-        {
-            "input_ids": [s.input_ids for s in sequences],
-            "target_start": [[start for start, _ in s.spans] for s in sequences],
-            "target_end": [[end for _, end in s.spans] for s in sequences],
-            "target_behavior": [s.behaviors for s in sequences],
-        },
-        schema=tables.SCHEMAS["instructions"],
-    )
-
-
-class Layout(ABC):
-    """Renders events as tokens. `answers[i]` are the tokens of behaviour i and its terminator.
-
-    `dropped` counts the events that were left out, oldest first, to keep prompts within `prompt.max_tokens`; answers
-    are never cut. `told` is `prompt.context`: whose times and places are in a prompt.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, seed: int):
-        """Tokenise what every prompt shares.
-
-        Raises:
-            UserError: a label or a place cannot stand in a prompt, or prompts without any history exceed the limit.
-        """
-        # those with a role, and those that a tokenizer merely knows: text that holds one is not read as text
-        known = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-        special = sorted({*tokenizer.all_special_tokens, *known})
-        check_labels(log.behaviors, special)
-        if prompt.context != "id":  # there no place is in any prompt
-            check_places(log.places, special)
-        self.special, self.told = special, prompt.context
-        self.tokenizer, self.log, self.max_tokens, self.length, self.seed = (
-            tokenizer, log, prompt.max_tokens, history, seed,
-        )
-        self.candidates = log.behaviors[: log.vocabulary_size]
-        self.dropped = 0
-        self.answers = [self.answer(label) for label in self.candidates]
-        self.longest_answer = max(map(len, self.answers))
-
-    @abstractmethod
-    def answer(self, label: str) -> list[int]:
-        """Tokens of a label and its terminator, as they follow a prompt."""
-
-    @abstractmethod
-    def prompt(self, row: int) -> list[int]:
-        """Tokens before the answer of event `row`: instruction, history, with `prompt.context` next its time and place."""
-
-    @abstractmethod
-    def sequences(self, rows: np.ndarray, limit: int, rng: np.random.Generator) -> list[TokenSequence]:
-        """Training sequences with at most `limit` targets among `rows` (ascending), a random choice of sequences."""
-
-    def text(self, text: str) -> list[int]:
-        """Tokens of a piece of plain text; nothing in it is read as a control token."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-
-    def too_long(self, tokens: int) -> UserError:
-        """The error for prompts that no shortening of the history can save."""
-        return UserError(
-            f"prompt.max_tokens: {self.max_tokens}: instruction and {len(self.candidates)} candidates alone take {tokens} "
-            "tokens; raise it, or merge behaviours by a taxonomy"
-        )
-
-
-def prompts(layout: Layout, rows: Sequence[int]) -> list[list[int]]:
-    """Prompts of several windows, in the order of `rows`."""
-    return [layout.prompt(int(row)) for row in rows]
+LAYOUTS: dict[str, type[Layout]] = {"stream": StreamLayout, "window": WindowLayout}
 
 
 def make_layout(
     tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int, seed: int
 ) -> Layout:
-    """The layout that `prompt.layout` names."""
-    from stages.prompts.stream import StreamLayout
-    from stages.prompts.window import WindowLayout
-
-    if prompt.layout == "stream":
-        return StreamLayout(tokenizer, log, prompt, history, min_history, seed)
-    return WindowLayout(tokenizer, log, prompt, history, seed)
+    """The layout that `prompt.layout` names; for the other arguments see `Layout`."""
+    return LAYOUTS[prompt.layout](tokenizer, log, prompt, history, min_history, seed)
 
 
 def layout_of(tokenizer: PreTrainedTokenizerBase, log: EventLog, params: PromptParams) -> Layout:
     """The layout of these params, which every stage and command makes its prompts with."""
-    return make_layout(
-        tokenizer, log, params.prompt, params.windowing.history, params.windowing.min_history, params.data_seed
-    )
+    windowing = params.windowing
+    return make_layout(tokenizer, log, params.prompt, windowing.history, windowing.min_history, params.data_seed)

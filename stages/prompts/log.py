@@ -13,8 +13,8 @@ class EventLog:
     """N events, sorted by (user, time), without anything that identifies a user.
 
     `first` (N,) is the row of the same user's first event, `weekday` (N,) 0 = Monday, `hour` (N,) 0 to 23; `place` and
-    `behavior` (N,) are numbers into `places` and `behaviors`. The first entries of `behaviors` are the vocabulary in its
-    order, the others occur in the log only; `vocabulary_size` says how many the former are.
+    `behavior` (N,) are numbers into `places` and `behaviors`. The first `vocabulary_size` of `behaviors` are the
+    vocabulary in its order, the others occur in the log only.
     """
 
     first: np.ndarray
@@ -27,7 +27,7 @@ class EventLog:
     vocabulary_size: int
 
     @classmethod
-    def of(cls, events: pl.DataFrame, vocabulary: pl.DataFrame) -> "EventLog":
+    def from_tables(cls, events: pl.DataFrame, vocabulary: pl.DataFrame) -> "EventLog":
         """From the tables `events` and `vocabulary`."""
         known = vocabulary["behavior"].to_list()
         others = sorted(set(events["behavior"].unique().to_list()) - set(known))

@@ -2,18 +2,21 @@
 
 A causal model that reads `Mon 4pm home: Gaming` line by line predicts each behaviour from all that came before it and
 from its own day, hour and place. One sequence of K events carries K - min_history targets where the layout `window`
-carries one. With `prompt.context` history a line begins with day, hour and place of the event before it, and the first has
-none; with id there are only behaviours. Answers are the same tokens in all three.
+carries one. With `prompt.context` history a line begins with day, hour and place of the event before it, and the first
+has none; with id there are only behaviours. Answers are the same tokens in all three.
 """
+
+from bisect import bisect_right
+from itertools import accumulate
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stages.common.errors import UserError
-from stages.prompts.settings import Prompt
 from stages.prompts.labels import check_labels, check_places
-from stages.prompts.layouts import Layout, TokenSequence
+from stages.prompts.layout import Layout, TokenSequence
 from stages.prompts.log import WEEKDAYS, EventLog
+from stages.prompts.settings import Prompt
 
 _INSTRUCTION = (
     "You are the assistant on a person's phone and know their habits well. "
@@ -31,24 +34,22 @@ class StreamLayout(Layout):
     """See the module. Prefix and answers are tokenised apart from each other, so training and scoring see the same."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int, seed: int
+        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, min_history: int,
+        seed: int,
     ):
-        super().__init__(tokenizer, log, prompt, history, seed)
+        super().__init__(tokenizer, log, prompt, history, min_history, seed)
         if prompt.stream_events <= min_history:
             raise UserError(
                 f"prompt.stream_events: {prompt.stream_events}: leaves no target beside the {min_history} events of "
                 "windowing.min_history"
             )
-        self.min_history, self.events = min_history, prompt.stream_events
-        self.prefix = _with_bos(tokenizer) + self._instruction(_INSTRUCTION, _LOG.format(line=_LINE[self.told]))
+        self.events = prompt.stream_events
+        self.prefix = _with_bos(tokenizer) + self._instruction(_INSTRUCTION, _LOG.format(line=_LINE[self.context]))
         self._labels = [self.answer(label) for label in log.behaviors]
         self._contexts: dict[tuple[int, int, int], list[int]] = {}
-        context, place = self._longest_context() if self.told == "next" else (0, "")
+        context, place = self._longest_context() if self.context == "next" else (0, "")
         if (least := len(self.prefix) + context + self.longest_answer) > self.max_tokens:
-            if not context:
-                raise self.too_long(least)
-            longest = f"{place[:60]!r}: {context} tokens with its time"
-            raise UserError(f"{self.too_long(least)}, or shorten places ({longest})")
+            raise self.too_long(least, f"{place[:60]!r}: {context} tokens with its time" if context else "")
 
     def answer(self, label: str) -> list[int]:
         return self.text(f" {label}\n")
@@ -63,15 +64,15 @@ class StreamLayout(Layout):
         room = self.max_tokens - len(self.prefix) - len(context) - self.longest_answer
         return self.prefix + [token for event in self._fit(history, room) for token in event] + context
 
-    def context(self, weekday: int, hour: int, place: str) -> list[int]:
-        """What a prompt for an event ends with: tokens of its day (0 = Monday), hour and place; none where not told.
+    def context_tokens(self, weekday: int, hour: int, place: str) -> list[int]:
+        """What a prompt for an event ends with: its day (0 = Monday), hour and place; nothing unless `context` is next.
 
         Raises:
             UserError: the place, which need not be of the log, cannot stand in a prompt.
         """
-        return self._checked(weekday, hour, place) if self.told == "next" else []
+        return self._checked_context(weekday, hour, place) if self.context == "next" else []
 
-    def event(self, weekday: int, hour: int, place: str, behavior: str) -> list[int]:
+    def event_tokens(self, weekday: int, hour: int, place: str, behavior: str) -> list[int]:
         """Tokens of a whole event, whose behaviour need not be a candidate.
 
         Raises:
@@ -79,10 +80,10 @@ class StreamLayout(Layout):
         """
         check_labels([behavior], self.special)
         answer = self.answer(behavior)
-        if self.told == "id":
+        if self.context == "id":
             return answer
-        context = self._checked(weekday, hour, place)
-        return context + answer if self.told == "next" else answer + context
+        context = self._checked_context(weekday, hour, place)
+        return context + answer if self.context == "next" else answer + context
 
     def sequences(self, rows: np.ndarray, limit: int, rng: np.random.Generator) -> list[TokenSequence]:
         is_target = np.zeros(len(self.log.first), dtype=bool)
@@ -98,14 +99,14 @@ class StreamLayout(Layout):
             targets += len(sequence.spans)
         return chosen
 
-    def starts_of(self, rows: np.ndarray) -> np.ndarray:
+    def sequence_starts(self, rows: np.ndarray) -> np.ndarray:
         """The first row (N,) of the sequence in which each of `rows` (N,) is a target."""
         first, step = self.log.first[rows], self.events - self.min_history
         return first + (rows - first - self.min_history) // step * step
 
     def _starts(self, rows: np.ndarray) -> np.ndarray:
-        """Row ranges (S, 2) that hold each of `rows` as a target once: neighbours overlap by the context-only events."""
-        starts = np.unique(self.starts_of(rows))
+        """Row ranges (S, 2) that hold each of `rows` as a target once; neighbours overlap by `min_history` events."""
+        starts = np.unique(self.sequence_starts(rows))
         ends = np.searchsorted(self.log.first, self.log.first[starts], side="right")
         return np.stack([starts, np.minimum(starts + self.events, ends)], axis=1)
 
@@ -132,25 +133,24 @@ class StreamLayout(Layout):
 
     def _before(self, row: int) -> list[int]:
         """Tokens of an event that stand before its label, and in the prompt for it."""
-        return self._context(row) if self.told == "next" else []
+        return self._context(row) if self.context == "next" else []
 
     def _after(self, row: int) -> list[int]:
         """Tokens of an event that only the prompts for later ones hold."""
-        return self._context(row) if self.told == "history" else []
+        return self._context(row) if self.context == "history" else []
 
-    def _checked(self, weekday: int, hour: int, place: str) -> list[int]:
+    def _checked_context(self, weekday: int, hour: int, place: str) -> list[int]:
         check_places([place], self.special)
         return self.text(_when_and_where(weekday, hour, place))
 
     def _context(self, row: int) -> list[int]:
         key = (int(self.log.weekday[row]), int(self.log.hour[row]), int(self.log.place[row]))
         if key not in self._contexts:
-            self._contexts[key] = self.text(self._when_and_where(row))
+            self._contexts[key] = self._encode_context(*key)
         return self._contexts[key]
 
-    def _when_and_where(self, row: int) -> str:
-        log = self.log
-        return _when_and_where(log.weekday[row], int(log.hour[row]), log.places[log.place[row]])
+    def _encode_context(self, weekday: int, hour: int, place: int) -> list[int]:
+        return self.text(_when_and_where(weekday, hour, self.log.places[place]))
 
     def _longest_context(self) -> tuple[int, str]:
         """Tokens of the log's longest context, and its place.
@@ -158,18 +158,13 @@ class StreamLayout(Layout):
         Each that occurs is measured, since a tokenizer need not split it between hour and place; none is kept, since
         most are never in a prompt.
         """
-        log = self.log
-        _, rows = np.unique((log.place.astype(np.int64) * 7 + log.weekday) * 24 + log.hour, return_index=True)
-        return max(
-            ((len(self.text(self._when_and_where(row))), log.places[log.place[row]]) for row in rows), default=(0, "")
-        )
+        codes = np.unique((self.log.place.astype(np.int64) * 7 + self.log.weekday) * 24 + self.log.hour).tolist()
+        return max(((len(self._encode_context(code // 24 % 7, code % 24, code // 168)), self.log.places[code // 168])
+                    for code in codes), default=(0, ""))
 
     def _fit(self, history: list[list[int]], room: int) -> list[list[int]]:
-        kept = len(history)
-        total = sum(map(len, history))
-        while total > room and kept:
-            total -= len(history[len(history) - kept])
-            kept -= 1
+        """The latest events that take no more than `room` tokens together."""
+        kept = bisect_right(list(accumulate(map(len, reversed(history)))), room)
         self.dropped += len(history) - kept
         return history[len(history) - kept :]
 

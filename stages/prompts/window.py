@@ -5,20 +5,19 @@ one drawn for each window by a seeded hash, in training as in testing.
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from stages.common.errors import UserError
-from stages.prompts.settings import Prompt
-from stages.prompts.layouts import Layout, TokenSequence
+from stages.prompts.layout import Layout, TokenSequence
 from stages.prompts.log import WEEKDAYS, EventLog
 
 _ROLE = (
     "You are the assistant on a person's phone and infer what they will do from what they did before. "
     "Predict the next behaviour; answer with one of the candidates and nothing else."
 )
-_INSTRUCTIONS = (  # where day, hour and place of the event to predict are told
+_INSTRUCTIONS = (  # with day, hour and place of the event to predict
     "So far this user has done, in order: {history}. The next behaviour falls on this day, hour and place: {next}. "
     "Pick the answer from the candidates:\n{candidates}",
     "A user's history of behaviours: {history}. Day, hour and place of what comes next: {next}. Out of this set of "
@@ -26,7 +25,7 @@ _INSTRUCTIONS = (  # where day, hour and place of the event to predict are told
     "Given is a user's sequence of behaviours: {history}. What follows happens at (day, hour, place) {next}. Recommend "
     "the next behaviour from the following candidates:\n{candidates}",
 )
-_INSTRUCTIONS_UNTOLD = (  # the same, where they are not
+_INSTRUCTIONS_WITHOUT_NEXT = (  # the same, where they are not in the prompt
     "So far this user has done, in order: {history}. Pick the next behaviour from the candidates:\n{candidates}",
     "A user's history of behaviours: {history}. Out of this set of behaviours, suggest the one that the user will do "
     "next:\n{candidates}",
@@ -38,8 +37,8 @@ _INSTRUCTIONS_UNTOLD = (  # the same, where they are not
 class WindowLayout(Layout):
     """See the module."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, prompt: Prompt, history: int, seed: int):
-        super().__init__(tokenizer, log, prompt, history, seed)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, *settings: Any):
+        super().__init__(tokenizer, log, *settings)
         if len(log.first) and (least := len(self._render(0, 0)) + self.longest_answer) > self.max_tokens:
             raise self.too_long(least)
 
@@ -57,11 +56,8 @@ class WindowLayout(Layout):
             kept -= 1
             tokens = self._render(row, kept)
         if len(tokens) > room:
-            error = self.too_long(len(tokens) + self.longest_answer)
-            if self.told != "next":
-                raise error
             place = self.log.places[self.log.place[row]]
-            raise UserError(f"{error}, or shorten places ({place[:60]!r})")
+            raise self.too_long(len(tokens) + self.longest_answer, repr(place[:60]) if self.context == "next" else "")
         self.dropped += events - kept
         return tokens
 
@@ -77,10 +73,11 @@ class WindowLayout(Layout):
     def _render(self, row: int, events: int) -> list[int]:
         history = ", ".join(self._event(r) for r in self.log.history(row, events)) or "nothing yet"
         parts = {"history": history, "candidates": "\n".join(self.candidates)}
-        if self.told == "next":
+        if self.context == "next":
             parts["next"] = f"({self._when(row)})"
-        wordings = _INSTRUCTIONS if self.told == "next" else _INSTRUCTIONS_UNTOLD
-        instruction = wordings[_draw(self.seed, row) % len(wordings)].format(**parts)
+        wordings = _INSTRUCTIONS if self.context == "next" else _INSTRUCTIONS_WITHOUT_NEXT
+        digest = hashlib.blake2b(f"{self.seed}:{row}".encode(), digest_size=8).digest()
+        instruction = wordings[int.from_bytes(digest, "big") % len(wordings)].format(**parts)
         if self.tokenizer.chat_template is None:
             return self.tokenizer(f"{_ROLE}\n\n{instruction}\n\nAnswer:").input_ids
         turns = [{"role": "system", "content": _ROLE}, {"role": "user", "content": instruction}]
@@ -88,11 +85,7 @@ class WindowLayout(Layout):
 
     def _event(self, row: int) -> str:
         label = self.log.behaviors[self.log.behavior[row]]
-        return f"({label})" if self.told == "id" else f"({self._when(row)}, {label})"
+        return f"({label})" if self.context == "id" else f"({self._when(row)}, {label})"
 
     def _when(self, row: int) -> str:
         return f"{WEEKDAYS[self.log.weekday[row]]}, {self.log.hour[row]}, {self.log.places[self.log.place[row]]}"
-
-
-def _draw(seed: int, row: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{row}".encode(), digest_size=8).digest(), "big")

@@ -8,7 +8,7 @@ from stages.reports.gather import MODELS, Material, StudyResult
 from stages.reports.labels import MISSING, number, rows, shorts, simulated_mark, start
 from stages.reports.markup import Html, items, join, paragraph, table, tag
 from stages.studies.table import difference as difference_text
-from stages.studies.way import share
+from stages.studies.table import gap_closed
 
 FEW_USERS = 30
 """Below so many test users a bootstrap over them is not to be believed."""
@@ -171,7 +171,7 @@ def _way(material: Material) -> Html | None:
 
     def cell(row: str, decision: str, name: str, ceiling: str) -> str:
         top = metric(of[ceiling], "plain", name)
-        gone = share(metric(of[row], decision, name), metric(of["markov"], decision, name), top)
+        gone = gap_closed(metric(of[row], decision, name), metric(of["markov"], decision, name), top)
         return MISSING if gone is None else f"{100 * gone:.0f} %".replace("-", "−")
 
     heads = [labels.METRIC[name] + (", logits adjusted" if decision == "adjusted" else "")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from stages.common.draws import stream
 from stages.reports.gather import Material
 from stages.reports.labels import rows, simulated_mark
 from stages.reports.markup import Html, paragraph, tag
@@ -17,7 +18,6 @@ GROUPS = ("head", "medium", "tail")
 SHOWN_EVENTS = 4
 TOP = 3
 
-_STREAM = 11  # tells this choice from the others of the same seed
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -58,7 +58,7 @@ def examples(material: Material) -> list[Example]:
     vocabulary = material.vocabulary
     number = {name: place for place, name in enumerate(vocabulary["behavior"])}
     windows = predictions.filter(pl.col("behavior").is_in(list(number)), split="balanced").sort("row")
-    order = np.random.default_rng([material.params.data_seed, _STREAM]).permutation(windows.height)
+    order = stream(material.params.data_seed, "report examples").permutation(windows.height)
     wanted = {(group, right) for group in GROUPS for right in (True, False)}
     found: dict[tuple[str, bool], Example] = {}
     for place in order.tolist():

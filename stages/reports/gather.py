@@ -218,7 +218,7 @@ def _studies(folder: Path, workspace_is_simulated: bool) -> list[StudyResult]:
         found.append(StudyResult(
             name=path.stem, title=str(content.get("title", path.stem)), summary=summary, settings=settings, log=log,
             command=content.get("command") or _command(path, folder), commit=content.get("commit") or "",
-            simulated=content.get("simulated", simulated), note=content.get("note") or "", way=content.get("way"),
+            simulated=content.get("simulated", simulated), note=content.get("note") or "", way=content.get("gap"),
             show_validation=content.get("show_validation", False),
         ))
     return found

@@ -1,9 +1,10 @@
 """One prediction at a time: what a user's events left in the model is kept, and each new event is read once.
 
-A prompt of layout `stream` grows at its end, so the keys and values of everything before stay valid. They would not when
-the oldest event falls out of the history; so the history grows from L to 2 L events while a second reading, which begins
-L events later, follows it at some distance, and takes over when the first is full. Each event is read twice in its life, and nothing is
-ever read again, unless the limit of tokens comes before 2 L events: then the later half is read anew.
+A prompt of layout `stream` grows at its end, so the keys and values of everything before stay valid. They would not
+when the oldest event falls out of the history; so the history grows from L to 2 L events, while a second context, which
+begins L events later, follows at some distance and takes over when the first is full. Each event is read twice in its
+life, and nothing is ever read again, unless the limit of tokens comes before 2 L events: then the later half is read
+anew.
 """
 
 from collections import deque
@@ -14,20 +15,20 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from stages.model.kv_cache import Store
-from stages.model.likelihood import read_prefix
+from stages.model.kv_cache import KVCache
+from stages.model.likelihood import prefill
 from stages.model.llama import JoinedLinear
-from stages.model.reader import Reader, Run
-from stages.model.readers import reader_of
+from stages.model.reader import Reader, Segment
+from stages.model.readers import make_reader
 from stages.model.tree import AnswerTree, additive, token_log_probs
 
-_TOKENS_AHEAD = 48  # of the second reading that are read at once: it is in no hurry, and few cost almost as much as many
+_TOKENS_AHEAD = 48  # of the second context that are read at once: it can wait, and few cost almost as much as many
 _GUESSED_TOKENS = 16  # of answers that are read before it is known whether they are needed
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """The likeliest candidates, best first, and between which bounds each one's probability lies (equal where exact)."""
+class Scored:
+    """The likeliest candidates, best first, and the bounds of each one's probability (equal where it is exact)."""
 
     candidates: np.ndarray
     low: np.ndarray
@@ -35,24 +36,25 @@ class Weighed:
 
 
 @dataclass
-class _Reading:
-    """A reading of the user's events: how many they are, and their tokens that are not read yet."""
+class _Context:
+    """The user's events behind the prefix: how many they are, and their tokens that are not read yet."""
 
-    store: Store
+    cache: KVCache
     events: int = 0
     pending: list[int] = field(default_factory=list)
 
     @property
     def end(self) -> int:
         """Position behind the last event."""
-        return self.store.size + len(self.pending)
+        return self.cache.size + len(self.pending)
 
 
-class Candidates:
-    """A model ready to weigh candidates behind prompts that begin alike: what the sessions of all users share."""
+class SharedModel:
+    """A model ready to score candidates behind prompts that begin alike: what the sessions of all users share."""
 
     def __init__(
-        self, model: PreTrainedModel, prefix: Sequence[int], answers: Sequence[Sequence[int]], length: int, max_tokens: int
+        self, model: PreTrainedModel, prefix: Sequence[int], answers: Sequence[Sequence[int]], length: int,
+        max_tokens: int,
     ):
         """Read the prefix.
 
@@ -67,13 +69,10 @@ class Candidates:
         with torch.inference_mode():
             # oneDNN refuses to reorder bf16 weights where the CPU has no instructions for them
             few_tokens = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-            self.reader: Reader = reader_of(model, few_tokens)
-            self.past = read_prefix(self.reader, torch.tensor(prefix, device=model.device))
-            self.head = JoinedLinear([model.get_output_embeddings()])
-            if few_tokens:
-                self.head.reorder()
-        self.device = model.device
-        self.tree = AnswerTree.of(answers)
+            self.reader: Reader = make_reader(model, few_tokens)
+            self.past = prefill(self.reader, torch.tensor(prefix, device=model.device))
+            self.head = JoinedLinear([model.get_output_embeddings()], few_tokens)
+        self.device, self.tree = model.device, AnswerTree.build(answers)
         # which of the tree's tokens each answer consists of
         self.nodes = np.zeros((len(answers), len(self.tree.tokens)), dtype=bool)
         inner = self.tree.step_source >= 0
@@ -83,11 +82,11 @@ class Candidates:
 
 
 class Session:
-    """A user's state. What `weigh` returns is what `likelihood.score` gives for the prompt prefix + history + context."""
+    """A user's state. `score` returns what `likelihood.score` gives for the prompt prefix + history + context."""
 
-    def __init__(self, candidates: Candidates):
-        self.shared, self.tree = candidates, candidates.tree
-        self.recent: deque[tuple[list[int], int]] = deque(maxlen=2 * candidates.length)
+    def __init__(self, shared: SharedModel):
+        self.shared, self.tree = shared, shared.tree
+        self.recent: deque[tuple[list[int], int]] = deque(maxlen=2 * shared.length)
         self.prior = np.zeros(self.tree.answers)
         self._restart([])
 
@@ -101,16 +100,16 @@ class Session:
         event, context = list(event), self.context
         self.recent.append((event, candidate))
         if self.following is None and self.current.events >= self.shared.length:
-            self.following = _Reading(Store(self.shared.past))
+            self.following = _Context(KVCache(self.shared.past))
         came_true = context and event[: len(context)] == context and not self.current.pending
-        self._forget(0 if came_true else len(context))
+        self._drop_answers(0 if came_true else len(context))
         self.current.pending += event[len(context) :] if came_true else event
         self.current.events += 1
         if self.following is not None:
             self.following.pending += event
             self.following.events += 1
-        if self.current.events >= 2 * self.shared.length or self._tokens() > self.shared.room:
-            self._take_over()
+        if self.current.events >= 2 * self.shared.length or self._history_tokens() > self.shared.room:
+            self._shorten()
 
     def extend(self, events: Iterable[tuple[Sequence[int], int]]) -> None:
         """Append many: only the last L are read, at the next prediction."""
@@ -123,90 +122,87 @@ class Session:
         return [token for event, _ in events for token in event]
 
     @torch.inference_mode()
-    def weigh(self, context: Sequence[int], top: int | None = None) -> Weighed:
-        """The likeliest candidates for an event with this context (tokens; none where prompts tell none).
+    def score(self, context: Sequence[int], top: int | None = None) -> Scored:
+        """The likeliest candidates for an event with this context (tokens; none where prompts hold none).
 
         Args:
             top: how many; the order is exact, and answers that cannot be among them are not read, so probabilities come
                 with bounds. None: all, exactly.
         """
-        self._forget(len(self.context))
-        while self.current.events and self._tokens() + len(context) > self.shared.room:
-            self._take_over()
+        self._drop_answers(len(self.context))
+        while self.current.events and self._history_tokens() + len(context) > self.shared.room:
+            self._shorten()
         if not context and not self.current.pending:
             self._unread_last()
-        values = np.full(len(self.tree.step_source), np.nan)
-        self._read_first(context, np.arange(len(self.tree.tokens)) if top is None else self._guess(), values)
+        log_p = np.full(len(self.tree.step_source), np.nan)  # of each step of the tree
+        self._read_prompt(context, np.arange(len(self.tree.tokens)) if top is None else self._guess(), log_p)
         while True:
-            bound, complete = self._bounds(values)
+            bound, complete = self._bounds(log_p)
             needed = self._undecided(bound, complete, top or len(bound))
             if not needed.any():
                 break
-            self._read_more(np.setdiff1d(np.flatnonzero(self.shared.nodes[needed].any(axis=0)), self.stored), values)
+            self._read_answers(np.setdiff1d(np.flatnonzero(self.shared.nodes[needed].any(axis=0)), self.read), log_p)
         best = np.argsort(-np.where(complete, bound, -np.inf), kind="stable")[:top]
         ceiling, floor = np.logaddexp.reduce(bound), np.logaddexp.reduce(bound[complete])
         self.prior = np.exp(bound - ceiling)
-        return Weighed(best, np.exp(bound[best] - ceiling), np.exp(bound[best] - floor))
+        return Scored(best, np.exp(bound[best] - ceiling), np.exp(bound[best] - floor))
 
-    def _read_first(self, context: Sequence[int], nodes: np.ndarray, values: np.ndarray) -> None:
-        """Read what is pending, the context, some of the answers' tokens, and the second reading's events, in one go."""
+    def _read_prompt(self, context: Sequence[int], nodes: np.ndarray, log_p: np.ndarray) -> None:
+        """Read what is pending, the context, some answer tokens, and the second context's events, all at once."""
         current, following = self.current, self.following
-        line, ahead = [*current.pending, *context], []
+        prompt, ahead = [*current.pending, *context], []
         if following and len(following.pending) >= _TOKENS_AHEAD:
             ahead = following.pending
-        end = current.end + len(context)
-        size = len(line) + len(nodes)
-        among = np.tri(size, dtype=bool)
-        among[len(line) :, len(line) :] = self.tree.ancestors[np.ix_(nodes, nodes)]
-        ids = np.concatenate([line, self.tree.tokens[nodes], ahead])
+        end, size = current.end + len(context), len(prompt) + len(nodes)
+        allowed = np.tri(size, dtype=bool)
+        allowed[len(prompt) :, len(prompt) :] = self.tree.ancestors[np.ix_(nodes, nodes)]
+        ids = np.concatenate([prompt, self.tree.tokens[nodes], ahead])
         positions = np.concatenate([
-            np.arange(end - len(line), end), end + self.tree.depth[nodes],
-            np.arange(len(ahead)) + (following.store.size if following else 0),
+            np.arange(end - len(prompt), end), end + self.tree.depth[nodes],
+            np.arange(len(ahead)) + (following.cache.size if following else 0),
         ])
-        runs = [Run(current.store, size, self._mask(among))]
+        segments = [Segment(current.cache, size, self._mask(allowed))]
         if ahead:
-            runs.append(Run(following.store, len(ahead)))
-        hidden = self._read(ids, positions, runs)
+            segments.append(Segment(following.cache, len(ahead)))
+        hidden = self._read(ids, positions, segments)
         if ahead:
             following.pending = []
-        current.pending, self.context, self.stored = [], list(context), nodes
-        self._weigh_steps(hidden[len(line) - 1 : size], np.concatenate([[-1], nodes]), values)
+        current.pending, self.context, self.read = [], list(context), nodes
+        self._score_steps(hidden[len(prompt) - 1 : size], np.concatenate([[-1], nodes]), log_p)
 
-    def _read_more(self, nodes: np.ndarray, values: np.ndarray) -> None:
-        """Read further tokens of answers behind the context and those read before."""
-        stored = np.concatenate([self.stored, nodes])
-        among = self.tree.ancestors[np.ix_(nodes, stored)]
-        run = Run(self.current.store, len(nodes), self._mask(among))
-        end = self.current.store.size - len(self.stored)
-        hidden = self._read(self.tree.tokens[nodes], end + self.tree.depth[nodes], [run])
-        self.stored = stored
-        self._weigh_steps(hidden, nodes, values)
+    def _read_answers(self, nodes: np.ndarray, log_p: np.ndarray) -> None:
+        """Read further answer tokens behind the prompt and those read before."""
+        end, read = self.current.cache.size - len(self.read), np.concatenate([self.read, nodes])
+        segment = Segment(self.current.cache, len(nodes), self._mask(self.tree.ancestors[np.ix_(nodes, read)]))
+        hidden = self._read(self.tree.tokens[nodes], end + self.tree.depth[nodes], [segment])
+        self.read = read
+        self._score_steps(hidden, nodes, log_p)
 
-    def _read(self, ids: np.ndarray, positions: np.ndarray, runs: list[Run]) -> torch.Tensor:
+    def _read(self, ids: np.ndarray, positions: np.ndarray, segments: list[Segment]) -> torch.Tensor:
         ids, positions = (torch.from_numpy(n.astype(np.int64)).to(self.shared.device) for n in (ids, positions))
-        return self.shared.reader.extend(ids, positions, runs).to(self.shared.head.weight.dtype)
+        return self.shared.reader.extend(ids, positions, segments).to(self.shared.head.weight.dtype)
 
     def _mask(self, allowed: np.ndarray) -> torch.Tensor:
         return additive(allowed, self.shared.past[0][0].dtype).to(self.shared.device)
 
-    def _forget(self, context: int) -> None:
-        """Forget the answers that the last prediction read, and its last `context` tokens before them."""
-        self.current.store.size -= len(self.stored) + context
-        self.stored, self.context = np.zeros(0, dtype=np.int64), []
+    def _drop_answers(self, context: int) -> None:
+        """Cut the answers that the last prediction read off the cache, and its last `context` tokens before them."""
+        self.current.cache.size -= len(self.read) + context
+        self.read, self.context = np.zeros(0, dtype=np.int64), []
 
     def _unread_last(self) -> None:
-        """Have the last token read again: answers are weighed behind it, and nothing else is there to be read."""
-        store = self.current.store
-        store.reserve(1)  # makes the copy that is written to, not the prefix that all sessions share
-        store.size -= 1
+        """Have the last token read again: answers are scored behind it, and nothing else is there to be read."""
+        cache = self.current.cache
+        cache.reserve(1)  # makes the copy that is written to, not the prefix that all sessions share
+        cache.size -= 1
         self.current.pending = [self.recent[-1][0][-1] if self.current.events else self.shared.last]
 
-    def _weigh_steps(self, hidden: torch.Tensor, sources: np.ndarray, values: np.ndarray) -> None:
+    def _score_steps(self, hidden: torch.Tensor, sources: np.ndarray, log_p: np.ndarray) -> None:
         """Fill in the log-probability of each step of the tree that leaves from one of `sources` (-1: the prompt)."""
         rows = np.searchsorted(sources, self.tree.step_source).clip(max=len(sources) - 1)
         steps = np.flatnonzero(sources[rows] == self.tree.step_source)
         found = token_log_probs(hidden, rows[steps], self.tree.step_target[steps], self.shared.head)
-        values[steps] = found.cpu().numpy()
+        log_p[steps] = found.cpu().numpy()
 
     def _undecided(self, bound: np.ndarray, complete: np.ndarray, top: int) -> np.ndarray:
         """Which answers not yet read whole might be among the best `top`."""
@@ -216,43 +212,41 @@ class Session:
         promising[np.argsort(-bound, kind="stable")[:top]] = True
         return ~complete & promising
 
-    def _bounds(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _bounds(self, log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Upper bound of each candidate's log-likelihood by the steps known so far, and whether these are all."""
-        missing = np.isnan(values)
-        bound = np.bincount(self.tree.step_answer, np.where(missing, 0, values), minlength=self.tree.answers)
+        missing = np.isnan(log_p)
+        bound = np.bincount(self.tree.step_answer, np.where(missing, 0, log_p), minlength=self.tree.answers)
         return bound, np.bincount(self.tree.step_answer, missing, minlength=self.tree.answers) == 0
 
     def _guess(self) -> np.ndarray:
-        """Tokens of the answers that are likely to be needed: by the last prediction and the history."""
-        counts = np.zeros(self.tree.answers)
-        for _, candidate in self.recent:
-            if candidate >= 0:
-                counts[candidate] += 1
+        """Tokens of the answers that are likely to be needed, by the last prediction and the history."""
+        done = np.array([candidate for _, candidate in self.recent if candidate >= 0], dtype=np.int64)
+        counts = np.bincount(done, minlength=self.tree.answers)
         nodes = np.zeros(len(self.tree.tokens), dtype=bool)
-        for candidate in np.argsort(-(self.prior + counts / max(counts.sum(), 1)), kind="stable"):
+        for candidate in np.argsort(-(self.prior + counts / max(len(done), 1)), kind="stable"):
             more = nodes | self.shared.nodes[candidate]
             if more.sum() > _GUESSED_TOKENS and nodes.any():
                 break
             nodes = more
         return np.flatnonzero(nodes)
 
-    def _tokens(self) -> int:
+    def _history_tokens(self) -> int:
         """Tokens of the events that the next prediction sees."""
         return self.current.end - self.shared.begin
 
-    def _take_over(self) -> None:
-        """The second reading becomes the one that predicts."""
+    def _shorten(self) -> None:
+        """Go on with the second context, or read the later half of the events anew where that is longer."""
         kept = self.current.events // 2
         if self.following is None or self.following.events < kept:  # the limit came before it was of use
             self._restart(list(self.recent)[len(self.recent) - kept :])
-            return
-        self.current, self.following = self.following, None
+        else:
+            self.current, self.following = self.following, None
 
     def _restart(self, events: list[tuple[list[int], int]]) -> None:
-        self.current, self.following = _Reading(Store(self.shared.past)), None
+        self.current, self.following = _Context(KVCache(self.shared.past)), None
         # what the last prediction read and may still be of use: its context, and tokens of answers behind it
         self.context: list[int] = []
-        self.stored = np.zeros(0, dtype=np.int64)
+        self.read = np.zeros(0, dtype=np.int64)
         while sum(len(event) for event, _ in events) > self.shared.room and events:
             events = events[1:]
         self.current.events = len(events)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from stages.metrics.bootstrap import interval
 from stages.metrics.sums import ratio
@@ -127,14 +128,11 @@ class Summary:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Summary":
         """The summary that `to_json` made `content` of."""
-        return cls(**{**content, "rows": [_row_from_json(row) for row in content["rows"]]})
+        return TypeAdapter(cls).validate_python(content)
 
 
 def summarise(
-    rows: Sequence[RowResult],
-    vocabulary: Vocabularies,
-    reference: str,
-    comparison: Comparison,
+    rows: Sequence[RowResult], vocabulary: Vocabularies, reference: str, comparison: Comparison,
     rng: np.random.Generator,
 ) -> Summary:
     """Every row's metrics with intervals, and its differences from the row named `reference`.
@@ -151,7 +149,7 @@ def summarise(
     users, repetitions = _draws(data, comparison, rng)
     signs = random_signs(comparison.flips, data.users, rng)
     cube = {name: _cube(sums, data.numbers, users, comparison.metrics) for name, sums in data.sums.items()}
-    measured = {row.name: {} for row in rows}
+    measured: dict[str, dict[str, Measured]] = {row.name: {} for row in rows}
     for column, metric in enumerate(comparison.metrics):
         values = {name: numbers[:, :, column] for name, numbers in cube.items()}
         differences = _differences(metric, values, data, reference, repetitions, signs, comparison.level)
@@ -166,7 +164,9 @@ def summarise(
     return Summary(
         reference, list(comparison.metrics), comparison.level, comparison.resamples, comparison.resample_repetitions,
         comparison.flips, data.numbers, data.users, data.windows,
-        [_row_summary(row, measured[row.name]) for row in rows],
+        [RowSummary(row.name, row.label or row.name, [each.number for each in ordered],
+                    [dict(each.facts) for each in ordered], measured[row.name])
+         for row in rows for ordered in [sorted(row.repetitions, key=lambda repetition: repetition.number)]],
     )
 
 
@@ -210,13 +210,8 @@ def _estimate(values: np.ndarray, level: float) -> dict[str, float | None]:
 
 
 def _differences(
-    metric: str,
-    values: Mapping[str, np.ndarray],
-    data: Prepared,
-    reference: str,
-    repetitions: np.ndarray,
-    signs: np.ndarray,
-    level: float,
+    metric: str, values: Mapping[str, np.ndarray], data: Prepared, reference: str, repetitions: np.ndarray,
+    signs: np.ndarray, level: float,
 ) -> dict[str, Difference]:
     """Each other row's difference from the reference in one metric; `values` are `(S, 1 + R)` by row."""
     base, found = data.sums[reference], {}
@@ -232,28 +227,7 @@ def _differences(
             **estimate, relative=_or_null(relative[0]), p=paired_test(metric, pairs, signs), p_holm=None
         )
     corrected = holm([difference.p for difference in found.values()])
-    return {name: replace(difference, p_holm=p) for (name, difference), p in zip(found.items(), corrected)}
-
-
-def _row_summary(row: RowResult, measured: dict[str, Measured]) -> RowSummary:
-    ordered = sorted(row.repetitions, key=lambda repetition: repetition.number)
-    return RowSummary(
-        row.name, row.label or row.name, [repetition.number for repetition in ordered],
-        [dict(repetition.facts) for repetition in ordered], measured,
-    )
-
-
-def _row_from_json(row: Mapping[str, Any]) -> RowSummary:
-    metrics = {
-        metric: Measured(
-            mean=Estimate(**value["mean"]),
-            by_repetition=value["by_repetition"],
-            difference=None if value["difference"] is None else Difference(**value["difference"]),
-            paper=value["paper"],
-        )
-        for metric, value in row["metrics"].items()
-    }
-    return RowSummary(**{**row, "metrics": metrics})
+    return {name: replace(difference, p_holm=p) for (name, difference), p in zip(found.items(), corrected, strict=True)}
 
 
 def _without_nan(value: Any) -> Any:

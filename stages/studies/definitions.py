@@ -1,7 +1,7 @@
 """`stages/studies/studies.yaml`, read into checked sections: a study is an entry there, not code."""
 
 import difflib
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,16 +13,15 @@ from ruamel.yaml.error import YAMLError
 from stages.common.params import checked, read_yaml
 from stages.common.errors import UserError
 from stages.common.params import Section
-from stages.hooks.symbols import expand, translate
+from stages.hooks.overrides import expand, translate
 
 Overrides = dict[str, Any]
-"""Keys of params.yaml (`sft.epsilon`) or of the rivals' settings (`stages/baselines/params.yaml:budget.trials`), and
-their values."""
+"""Values by keys of params.yaml (`sft.epsilon`) or of baselines (`stages/baselines/params.yaml:budget.trials`)."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 MODELS = ("base", "sft", "dpo")
 REFERENCES = ("majority", "last", "frequent", "markov", "oracle")
-"""Rows of stage `reference`. Every other model is a rival: `evaluate@<name>` of stages/baselines/dvc.yaml."""
+"""Baselines of stage `reference`. Every other model is `evaluate@<name>` of stages/baselines/dvc.yaml."""
 
 
 def predictions_file(model: str) -> str:
@@ -31,16 +30,16 @@ def predictions_file(model: str) -> str:
     return f"predictions/{folder}{model}.parquet"
 
 
-class Row(Section):
+class StudyRow(Section):
     """One line of a study's table.
 
     Attributes:
         label: what people read; the row's name where empty.
         set: params that differ from the setting's.
-        model: whose predictions are compared: one of `MODELS`, of `REFERENCES`, or a rival.
+        model: whose predictions are compared: one of `MODELS`, of `REFERENCES`, or of the baselines' pipeline.
         decision: plain (argmax of p), adjusted (logit adjustment, τ chosen on validation), or textbook (τ = 1).
-        tried: further settings, each beside `set`: of these and `set` alone validation takes one, for each repetition
-            its own. As many in all as each rival may try (`budget.trials` of stages/baselines/params.yaml).
+        alternatives: further settings, each beside `set`: of these and `set` alone validation takes one, for each
+            repetition its own. As many in all as a baseline may try (`budget.trials` of stages/baselines/params.yaml).
         paper: the paper's figures by metric, as shares.
         needs: what a machine must have for this row (a model hub, a GPU); such a row runs only when asked for by name.
     """
@@ -49,23 +48,23 @@ class Row(Section):
     set: Overrides = {}
     model: Name = "dpo"
     decision: Literal["plain", "adjusted", "textbook"] = "plain"
-    tried: list[Overrides] = []
+    alternatives: list[Overrides] = []
     paper: dict[str, float] = {}
     needs: str = ""
 
     @model_validator(mode="after")
-    def _chosen_by_what_is_measured(self) -> "Row":
-        if self.tried and (self.model not in MODELS or self.decision == "textbook"):
-            raise ValueError(f"tried: model {self.model}, decision {self.decision}: validation can choose among the "
-                             f"settings of base, sft or dpo, plain or adjusted, only")
+    def _chosen_by_what_is_measured(self) -> "StudyRow":
+        if self.alternatives and (self.model not in MODELS or self.decision == "textbook"):
+            raise ValueError(f"alternatives: model {self.model}, decision {self.decision}: validation can choose among "
+                             f"the settings of base, sft or dpo, plain or adjusted, only")
         return self
 
 
-class Way(Section):
-    """From one row to another in one metric: the table says how far each row comes."""
+class Gap(Section):
+    """Between two study rows, a baseline and the ceiling, in one metric: the table says how much of it each closes."""
 
-    start: Name
-    end: Name
+    baseline: Name
+    ceiling: Name
     metric: str
 
 
@@ -82,8 +81,8 @@ class Study(Section):
         metrics: in the table's order, such as `balanced.tail`.
         groups: extra means over behaviours: near_tail and far_tail split the tail by likeness to its nearest anchor.
         note: what a reader of the table should know.
-        way: a start and an end among the rows, such as counting and the oracle; how far the others come is shown, too.
-        costs: whether what rows took is shown; one window of our own models is timed, too, as rivals' are.
+        gap: a baseline and a ceiling among the rows, such as counting and the oracle; what others close is shown, too.
+        costs: whether what rows took is shown; one window of our own models is timed, too, as baselines' are.
         show_validation: whether the table has the score on validation windows, by which one chooses.
     """
 
@@ -97,17 +96,17 @@ class Study(Section):
                           "balanced.tail"]
     groups: list[Literal["near_tail", "far_tail"]] = []
     note: str = ""
-    way: Way | None = None
+    gap: Gap | None = None
     costs: bool = False
     show_validation: bool = False
-    rows: dict[Name, Row] = Field(min_length=1)
+    rows: dict[Name, StudyRow] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _reference_is_a_row(self) -> "Study":
         if self.reference not in self.rows:
             raise ValueError(f"reference {self.reference!r} is none of its rows: {', '.join(self.rows)}")
-        if self.way and (unknown := {self.way.start, self.way.end} - self.rows.keys()):
-            raise ValueError(f"way: {', '.join(sorted(unknown))}: none of its rows: {', '.join(self.rows)}")
+        if self.gap and (unknown := {self.gap.baseline, self.gap.ceiling} - self.rows.keys()):
+            raise ValueError(f"gap: {', '.join(sorted(unknown))}: none of its rows: {', '.join(self.rows)}")
         if len(set(self.values)) != len(self.values) or not self.values:
             raise ValueError(f"values {self.values}: expected one or more, all different")
         return self
@@ -158,13 +157,11 @@ def read_studies(path: Path) -> Catalogue:
     return checked(read_yaml(path), Catalogue, path)
 
 
-def read_overrides(texts: Sequence[str], sections: Container[str]) -> Overrides:
+def read_overrides(texts: Sequence[str], sections: set[str]) -> Overrides:
     """`KEY=VALUE` texts, with values as YAML reads them; nothing is an empty text.
 
-    Symbols of the paper stand for keys, and `recipe=NAME` for an entry of stages/hooks/recipes.yaml, as in `dvc exp run -S`.
-
-    Args:
-        sections: the top-level keys of params.yaml.
+    Symbols of the paper stand for keys, and `recipe=NAME` for an entry of stages/hooks/recipes.yaml, as in
+    `dvc exp run -S`. `sections` are the top-level keys of params.yaml.
 
     Raises:
         UserError: a text has no `=`, its value is no YAML, or there is no such recipe.

@@ -1,4 +1,4 @@
-"""Overrides laid over the files of params: `sft.epochs` over params.yaml, `FILE:budget.trials` over the rivals' settings.
+"""Overrides laid over files of params: `sft.epochs` over params.yaml, `FILE:budget.trials` over baselines' settings.
 
 A key names its file as `dvc exp run -S` has it: none before params.yaml's, the path and a colon before others'.
 """
@@ -37,8 +37,8 @@ def value_in(files: Files, key: str) -> Any:
     """The value at a key that names its file.
 
     Raises:
-        UserError: it is none of `files`, or has no such key, or spells the file of params.yaml's keys out: a key that may
-            be written in two ways could be overridden twice.
+        UserError: it is none of `files`, or has no such key, or spells params.yaml out: a key that may be written in
+            two ways could be overridden twice.
     """
     file, within = _split(key)
     if key != within and file == PARAMS:
@@ -51,8 +51,8 @@ def value_in(files: Files, key: str) -> Any:
 def applied(files: Files, overrides: Overrides, where: str) -> dict[str, dict[str, Any]]:
     """A copy of `files` with the overrides in it.
 
-    What stands in params.yaml is checked as a whole; of a rival's setting only whether it is a list where one is tried
-    from, the rest by the rival, when it reads it.
+    What stands in params.yaml is checked as a whole; of a baseline's setting only whether it is a list where one is
+    tried from, the rest by the baseline, when it reads it.
 
     Raises:
         UserError: a key does not exist, or a value is out of its range or of another kind; `where` says whose it is.
@@ -77,8 +77,8 @@ def applied(files: Files, overrides: Overrides, where: str) -> dict[str, dict[st
     return changed
 
 
-def trials(settings: Mapping[str, Any]) -> int:
-    """Settings that every system may try, of the content of the rivals' settings.
+def budget_trials(settings: Mapping[str, Any]) -> int:
+    """Settings that every system may try, of the content of the baselines' settings.
 
     Raises:
         UserError: they do not say, or no whole number of 1 or more.

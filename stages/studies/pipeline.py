@@ -1,9 +1,17 @@
-"""What both pipelines say a stage's result follows from, so that a setting's result has a name before it is run."""
+"""What DVC says a stage's result follows from, so that a setting's result has a name before it is run.
+
+No command prints what a stage depends on. But in a folder with nothing but the pipelines and their params, and lock
+files that know no param, `dvc status` lists all of it as missing or new, matrices and templates put together by DVC
+itself, and `dvc repro --dry` prints the commands.
+"""
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +19,19 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from stages.common.params import read_yaml
 from stages.common.errors import UserError
 from stages.common.files import fingerprint
 from stages.studies.overrides import PARAMS, SETTINGS, Files, value_in
+from stages.studies.repository import dvc
 
-MAIN, RIVALS = "dvc.yaml", "stages/baselines/dvc.yaml"
+MAIN, BASELINES = "dvc.yaml", "stages/baselines/dvc.yaml"
 """Both pipelines; stages of the second have its path before their names, as DVC has it."""
 
-_SOURCE = "${source.path}"
-_EVALUATED = f"{RIVALS}:evaluate@"
+_EVALUATED = f"{BASELINES}:evaluate@"
+_LOG = "the log"  # stands for source.path, which a study may override
+_PUSH = "Use `dvc push` to send your updates to remote storage."  # the last line of what is printed
+_PRINTED = re.compile(r"^Running stage '([^']+)':\n(.*?)(?=^Running stage '|\Z)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -38,11 +50,7 @@ class Pipeline:
 
     def __init__(self, root: Path):
         self.root = root
-        self.stages: dict[str, Stage] = {}
-        for path in (MAIN, RIVALS):
-            if (root / path).exists():
-                prefix = "" if path == MAIN else f"{path}:"
-                self.stages |= {stage.name: stage for stage in _stages(_yaml(root / path)["stages"], prefix)}
+        self.stages = _stages(root)
         self._files: dict[tuple[Path, ...], str] = {}
 
     @cached_property
@@ -51,15 +59,15 @@ class Pipeline:
         return {out: stage.name for stage in self.stages.values() for out in stage.outs}
 
     @cached_property
-    def rivals(self) -> list[str]:
-        """The systems of the rivals' pipeline, by the names of their metrics."""
+    def baselines(self) -> list[str]:
+        """The models of the baselines' pipeline, by the names of their metrics."""
         return [name.removeprefix(_EVALUATED) for name in self.stages if name.startswith(_EVALUATED)]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What the rivals are tuned over; nothing in a repository without rivals."""
+        """What the baselines are tuned over; nothing in a repository without baselines."""
         path = self.root / SETTINGS
-        return _yaml(path) if path.exists() else {}
+        return read_yaml(path) if path.exists() else {}
 
     def needed(self, targets: Iterable[str]) -> list[str]:
         """`targets` and every stage before them, in an order in which they can run.
@@ -87,8 +95,8 @@ class Pipeline:
         """For each needed stage a key of all that its result follows from: command, code, data, params, stages before.
 
         Args:
-            files: the whole of params.yaml, and of the rivals' settings where one of them is needed, with all overrides
-                applied.
+            files: the whole of params.yaml, and of the baselines' settings where one of them is needed, with all
+                overrides applied.
         """
         keys: dict[str, str] = {}
         for name in self.needed(targets):
@@ -101,21 +109,14 @@ class Pipeline:
         return keys
 
     def _content(self, dep: str, params: Mapping[str, Any]) -> str:
-        if dep == _SOURCE:
-            return self._log(params["source"])
-        path = self.root / dep
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder, and a stage needs it")
-        return self._fingerprint([path])
-
-    def _log(self, source: Mapping[str, Any]) -> str:
-        """Of the files that are read and no others: what else lies in the folder changes no result."""
-        if source["format"] == "simulated":
+        """Of a log the files that are read and no others: what else lies in the folder changes no result."""
+        source = params["source"] if dep == _LOG else {}
+        if source.get("format") == "simulated":
             return "simulated"
-        path = self.root / source["path"]
+        path = self.root / source.get("path", dep)
         if not path.exists():
-            raise UserError(f"{path}: no such file or folder, and a stage needs it (source.path)")
-        if path.is_dir():
+            raise UserError(f"{path}: no such file or folder, and a stage needs it" + " (source.path)" * bool(source))
+        if source and path.is_dir():
             return self._fingerprint([file for file in sorted(path.glob(source["files"])) if file.is_file()
                                       and not file.name.startswith(".") and file.suffix not in {".dvc", ".md"}])
         return self._fingerprint([path])
@@ -128,48 +129,43 @@ class Pipeline:
 
 
 def timing(model: str) -> str:
-    """The stage that measures what one window takes a model of ours, as rivals' are measured."""
-    return f"{RIVALS}:timing@{model}"
+    """The stage that measures what one window takes a model of ours, as baselines' are measured."""
+    return f"{BASELINES}:timing@{model}"
 
 
-def _stages(entries: Mapping[str, Any], prefix: str) -> list[Stage]:
-    stages = []
-    for name, entry in entries.items():
-        for item in combinations(entry.get("matrix", {})):
-            written = [path for kind in ("outs", "metrics", "plots") for path in _paths(entry.get(kind, []), item)]
-            suffix = "@" + "-".join(map(str, item.values())) if item else ""
-            stages.append(Stage(
-                name=f"{prefix}{name}{suffix}", cmd=filled(entry["cmd"], item),
-                deps=tuple(_paths(entry.get("deps", []), item)), params=tuple(_params(entry.get("params", []))),
-                outs=tuple(written),
-            ))
+def _stages(root: Path) -> dict[str, Stage]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for path in (MAIN, BASELINES, PARAMS, SETTINGS):
+            if (root / path).exists():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / path, folder / path)
+        params = read_yaml(folder / PARAMS)
+        params["source"]["path"] = _LOG
+        _write(folder / PARAMS, params)
+        # what DVC notes of a repository elsewhere on the machine goes with the folder, too
+        around = os.environ | {"DVC_SITE_CACHE_DIR": str(folder / "noted")}
+        dvc(folder, "init", "--no-scm", "--quiet", environment=around)
+        printed = dvc(folder, "repro", "--all-pipelines", "--dry", "--force", environment=around)
+        commands = dict(_PRINTED.findall(printed))
+        lock = {"cmd": "", "params": {path: {"": None} for path in (PARAMS, SETTINGS)}}
+        for path in (MAIN, BASELINES):
+            names = [stage for file, _, stage in (name.rpartition(":") for name in commands) if (file or MAIN) == path]
+            if names:
+                _write((folder / path).with_suffix(".lock"), {"schema": "2.0", "stages": dict.fromkeys(names, lock)})
+        missing = json.loads(dvc(folder, "status", "--json", environment=around))
+    stages = {}
+    for name, cmd in commands.items():
+        found = {kind: paths for part in missing[name] if isinstance(part, dict) for kind, paths in part.items()}
+        deps = found.get("changed deps", {})  # params among them, by their file
+        params = [key if file == PARAMS else f"{file}:{key}" for file, keys in deps.items() if isinstance(keys, dict)
+                  for key in keys]
+        stages[name] = Stage(name, cmd.strip().removesuffix(_PUSH).strip(),
+                             tuple(dep for dep, state in deps.items() if isinstance(state, str)), tuple(params),
+                             tuple(found.get("changed outs", {})))
     return stages
 
 
-def combinations(matrix: Mapping[str, list]) -> Iterator[dict[str, Any]]:
-    """Every combination of a matrix's values; one without any where there is no matrix."""
-    for values in itertools.product(*matrix.values()):
-        yield dict(zip(matrix, values, strict=True))
-
-
-def _paths(entries: list, item: Mapping[str, Any]) -> list[str]:
-    return [filled(path, item) for entry in entries for path in ([entry] if isinstance(entry, str) else entry)]
-
-
-def _params(entries: list) -> Iterator[str]:
-    for entry in entries:
-        if isinstance(entry, str):
-            yield entry
-        else:
-            yield from (f"{file}:{key}" for file, keys in entry.items() for key in keys)
-
-
-def filled(text: str, item: Mapping[str, Any]) -> str:
-    """`text` with the values of one combination in it."""
-    for key, value in item.items():
-        text = text.replace(f"${{item.{key}}}", str(value))
-    return text
-
-
-def _yaml(path: Path) -> Any:
-    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+def _write(path: Path, content: Any) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(content, file)

@@ -9,9 +9,9 @@ from typing import Any
 
 from stages.common.errors import UserError
 from stages.params import Params
-from stages.studies.definitions import MODELS, REFERENCES, Overrides, Row, Setting, Study
-from stages.studies.overrides import PARAMS, SETTINGS, applied, of_budget, trials, value_in
-from stages.studies.pipeline import RIVALS, Pipeline, timing
+from stages.studies.definitions import MODELS, REFERENCES, Overrides, Setting, Study, StudyRow
+from stages.studies.overrides import PARAMS, SETTINGS, applied, budget_trials, of_budget, value_in
+from stages.studies.pipeline import BASELINES, Pipeline, timing
 
 _TAU = "evaluate.tau"
 _MARK = 10  # hex digits of an experiment's name that say what its result follows from
@@ -28,7 +28,7 @@ class Experiment:
         targets: stages asked for.
         keys: for each stage that these need, a key of all that its result follows from.
         params: the whole of params.yaml with the overrides applied.
-        trials: settings that a rival of it may try.
+        trials: settings that a baseline of it may try.
     """
 
     name: str
@@ -42,16 +42,19 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Plan:
-    """Experiments in the order in which they run, and which of them each repetition of each row reads."""
+    """Experiments in the order in which they run, and which of them each repetition of each row reads.
+
+    Attributes:
+        by_row: by row and value of `study.repeat` one for each of the row's settings, its own first, its alternatives
+            after. Each is of `experiments`, so that a row has the name of what is run for it.
+        trials: settings that a baseline may try.
+    """
 
     study: Study
-    rows: dict[str, Row]
+    rows: dict[str, StudyRow]
     experiments: list[Experiment]
-    of_row: dict[str, dict[int, tuple[Experiment, ...]]]
-    """By row and value of `study.repeat`: one for each setting that the row tries, its own first. Each is of
-    `experiments`, so that a row has the name of what is run for it."""
+    by_row: dict[str, dict[int, tuple[Experiment, ...]]]
     trials: int = 1
-    """Settings that a rival may try."""
 
 
 def stage_runs(experiments: Iterable[Experiment], finished: Iterable[Experiment] = ()) -> dict[str, list[Experiment]]:
@@ -68,21 +71,17 @@ def stage_runs(experiments: Iterable[Experiment], finished: Iterable[Experiment]
 
 def in_turn(plans: Iterable[Plan]) -> list[Experiment]:
     """Every experiment once, all studies' first repetitions before the second ones."""
-    by_turn: dict[int, list[Experiment]] = {}
-    for made in plans:
-        for by_value in made.of_row.values():
-            for turn, settings in enumerate(by_value.values()):
-                by_turn.setdefault(turn, []).extend(settings)
+    rows = [[*by_value.values()] for plan in plans for by_value in plan.by_row.values()]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*rows, fillvalue=()))
     order: dict[str, Experiment] = {}
-    for turn in sorted(by_turn):
-        for experiment in by_turn[turn]:
-            order.setdefault(experiment.mark, experiment)
+    for experiment in itertools.chain.from_iterable(turns):
+        order.setdefault(experiment.mark, experiment)
     return list(order.values())
 
 
 def plan(
     study: Study, name: str, setting: Setting, workspace: Mapping[str, Any], pipeline: Pipeline, extra: Overrides,
-    values: Sequence[int] | None = None, only: Sequence[str] = (), method: Overrides = MappingProxyType({}),
+    values: Sequence[int] | None = None, only: Sequence[str] = (), method: Mapping[str, Any] = MappingProxyType({}),
 ) -> Plan:
     """The experiments of a study; all rows of one repetition come before the next repetition.
 
@@ -105,65 +104,57 @@ def plan(
             if row == study.reference or (row in only if only else not entry.needs)}
     files = {PARAMS: workspace, SETTINGS: pipeline.settings}
     shared = {**method, **setting.set, **study.set, **extra}
-    most = trials(applied(files, shared, f"study {name}")[SETTINGS]) if pipeline.settings else 1
-    by_settings: dict[tuple, dict[str, Any]] = {}
-    of_row: dict[str, dict[int, list[tuple]]] = {row: {} for row in rows}
-    for value, row in itertools.product(values or study.values, rows):
-        entry, where = rows[row], f"study {name}, row {row}"
-        _check_model(entry.model, pipeline, where)
-        _check_budget(entry, where)
-        for further in [{}, *entry.tried][:most]:
-            overrides = {**shared, **entry.set, **further, study.repeat: value}
+    trials = budget_trials(applied(files, shared, f"study {name}")[SETTINGS]) if pipeline.settings else 1
+    asked: dict[tuple, dict[str, Any]] = {}
+    by_row: dict[str, dict[int, list[tuple]]] = {row: {} for row in rows}
+    for value, (row, entry) in itertools.product(values or study.values, rows.items()):
+        where = f"study {name}, row {row}"
+        _check(entry, pipeline, where)
+        for alternative in [{}, *entry.alternatives][:trials]:
+            wanted = {**shared, **entry.set, **alternative, study.repeat: value}
             if entry.decision == "adjusted" and _TAU not in entry.set:
-                overrides[_TAU] = "validation"  # what the row says, whatever the others decide by
-            changed = applied(files, overrides, where)
-            overrides = {key: wanted for key, wanted in overrides.items() if value_in(files, key) != wanted}
-            # a rival is an experiment of its own: what fails with it takes no other row along
-            rival = entry.model if entry.model in pipeline.rivals else ""
-            settings = (rival, *sorted((key, repr(wanted)) for key, wanted in overrides.items()))
-            found = by_settings.setdefault(settings, {"row": row, "value": value, "overrides": overrides,
-                                                      "files": changed, "targets": []})
-            found["targets"] += [target for target in targets_of(entry, study) if target not in found["targets"]]
-            if settings in of_row[row].setdefault(value, []):
-                raise UserError(f"{where}: tried: {further}: the row tries these values already; each setting once")
-            of_row[row][value].append(settings)
-    made = {settings: _experiment(name, pipeline, found, most) for settings, found in by_settings.items()}
+                wanted[_TAU] = "validation"  # what the row says, whatever the others decide by
+            changed = applied(files, wanted, where)
+            overrides = {key: new for key, new in wanted.items() if value_in(files, key) != new}
+            # a baseline is an experiment of its own: what fails with it takes no other row along
+            alone = entry.model if entry.model in pipeline.baselines else ""
+            identity = (alone, *sorted((key, repr(new)) for key, new in overrides.items()))
+            found = asked.setdefault(identity, {"name": f"{name}-{row}-{value}", "overrides": overrides,
+                                                "files": changed, "targets": {}})
+            found["targets"] |= dict.fromkeys(_targets(entry, study))
+            if identity in by_row[row].setdefault(value, []):
+                raise UserError(f"{where}: alternatives: {alternative}: the row tries these values already; each "
+                                "setting once")
+            by_row[row][value].append(identity)
+    made = {identity: _experiment(pipeline, found, trials) for identity, found in asked.items()}
     # settings that differ in what no target reads have one mark: the first of them is run for all
     kept: dict[str, Experiment] = {}
     for experiment in made.values():
         kept.setdefault(experiment.mark, experiment)
-    return Plan(study, rows, list(kept.values()),
-                {row: {value: tuple(kept[made[each].mark] for each in tried) for value, tried in by_value.items()}
-                 for row, by_value in of_row.items()}, most)
+    run = {row: {value: tuple(kept[made[each].mark] for each in identities) for value, identities in by_value.items()}
+           for row, by_value in by_row.items()}
+    return Plan(study, rows, list(kept.values()), run, trials)
 
 
-def targets_of(row: Row, study: Study) -> list[str]:
+def _targets(row: StudyRow, study: Study) -> list[str]:
     """The stages that a row's figures come from."""
-    if row.model in REFERENCES:
-        own = "reference"
-    else:
-        own = f"evaluate@{row.model}" if row.model in MODELS else f"{RIVALS}:evaluate@{row.model}"
-    further = ["embeddings"] if study.groups else []
-    if study.costs and row.model in MODELS:
-        further.append(timing(row.model))
-    return [own, *further]
+    evaluated = "reference" if row.model in REFERENCES else f"evaluate@{row.model}"
+    targets = [evaluated if row.model in (*MODELS, *REFERENCES) else f"{BASELINES}:{evaluated}"]
+    targets += ["embeddings"] if study.groups else []
+    return targets + ([timing(row.model)] if study.costs and row.model in MODELS else [])
 
 
-def _check_model(model: str, pipeline: Pipeline, where: str) -> None:
-    known = [*MODELS, *REFERENCES, *pipeline.rivals]
-    if model not in known:
-        raise UserError(f"{where}: model {model!r}: there is none; there are: {', '.join(known)}")
-
-
-def _check_budget(row: Row, where: str) -> None:
-    for key in [key for overrides in (row.set, *row.tried) for key in overrides if of_budget(key)]:
+def _check(row: StudyRow, pipeline: Pipeline, where: str) -> None:
+    known = [*MODELS, *REFERENCES, *pipeline.baselines]
+    if row.model not in known:
+        raise UserError(f"{where}: model {row.model!r}: there is none; there are: {', '.join(known)}")
+    for key in [key for overrides in (row.set, *row.alternatives) for key in overrides if of_budget(key)]:
         raise UserError(f"{where}: {key}: all rows have the same budget; set it for the study, a setting, or with -S")
 
 
-def _experiment(study: str, pipeline: Pipeline, found: dict[str, Any], most: int) -> Experiment:
-    keys = pipeline.keys(found["targets"], found["files"])
-    content = "".join(keys[target] for target in sorted(found["targets"]))
-    mark = hashlib.sha256(content.encode()).hexdigest()[:_MARK]
-    name = f"{study}-{found['row']}-{found['value']}-{mark}".replace("_", "-")
-    return Experiment(name, mark, found["overrides"], tuple(found["targets"]), keys,
-                      Params.model_validate(found["files"][PARAMS]), most)
+def _experiment(pipeline: Pipeline, found: Mapping[str, Any], trials: int) -> Experiment:
+    targets = tuple(found["targets"])
+    keys = pipeline.keys(targets, found["files"])
+    mark = hashlib.sha256("".join(keys[target] for target in sorted(targets)).encode()).hexdigest()[:_MARK]
+    return Experiment(f"{found['name']}-{mark}".replace("_", "-"), mark, found["overrides"], targets, keys,
+                      Params.model_validate(found["files"][PARAMS]), trials)

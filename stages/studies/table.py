@@ -1,6 +1,6 @@
-"""A study's summary for people: a Markdown table for files, tables for the terminal that fit its width."""
+"""A study's summary for people: Markdown tables for files, tables for the terminal that fit its width."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -9,20 +9,27 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.common.console import console as standard_console
+from stages.common.errors import UserError
 from stages.studies.compare import LOWER_IS_BETTER, Difference, Estimate, Summary
-from stages.studies.costs import COSTS
+from stages.studies.definitions import Gap
+from stages.studies.results import COSTS
 
 MISSING = "—"
 
-# of a table in the terminal, in cells
-_BETWEEN = 2
-_NARROWEST = 12
+_BETWEEN, _NARROWEST = 2, 12  # cells between columns of the terminal, and of the narrowest label
+_SHORTEST_GAP = 0.01  # of a shorter one, a share says nothing
+_READABLE = {"rec_w": "accuracy", "prec_w": "precision", "log_loss": "log-loss", "ece": "calibration error",
+             "hr_at_3": "HR@3", "mrr": "MRR", "non_anchors": "non-anchors"}
 
 
 @dataclass(frozen=True)
 class _Column:
+    """`heading` for the terminal, `beside` for Markdown, where the metric's name stands in the column before."""
+
     heading: str
+    beside: str
     cells: list[Text]
+    compares: bool = False
 
     @property
     def width(self) -> int:
@@ -63,16 +70,18 @@ def difference(value: Difference | None) -> str:
 def metric_name(metric: str) -> str:
     """`natural.rec_w` as people read it: `accuracy, natural`."""
     split, name = metric.split(".", 1)
-    readable = {"rec_w": "accuracy", "prec_w": "precision", "log_loss": "log-loss", "ece": "calibration error",
-                "hr_at_3": "HR@3", "mrr": "MRR", "non_anchors": "non-anchors"}
-    return f"{readable.get(name, name)}, {split}"
+    return f"{_READABLE.get(name, name)}, {split}"
 
 
 def legend(summary: Summary, validation: bool = False) -> str:
     """One paragraph: what the numbers, intervals and p are, and the column of the validation score if there is one."""
     count, level = len(summary.repetitions), f"{100 * summary.level:g} %"
     drawn = "users and repetitions" if summary.resample_repetitions and count > 1 else "users"
-    text = f"{count} repetition{'s' * (count != 1)}, {summary.users:,} test users, {_windows(summary)}. "
+    ranges = [(min(counts), max(counts), split) for split, counts in summary.windows.items()]
+    windows = " and ".join(f"{low:,} {split}" if low == high else f"{low:,} to {high:,} {split}"
+                           for low, high, split in ranges)
+    text = (f"{count} repetition{'s' * (count != 1)}, {summary.users:,} test users, {windows} windows"
+            f"{' each' * (count > 1)}. ")
     if summary.resamples:
         text += f"Intervals: {level}, {summary.resamples:,} bootstrap resamples of {drawn}, the same for all rows. "
     text += ("p: the trained models as they are, users' predictions swapped between the two rows, corrected after Holm "
@@ -92,36 +101,46 @@ def markdown(summary: Summary, title: str, caption: str, validation: bool = Fals
     figure (if the paper has any). With `validation` the first column is the rows' score on validation windows. What
     rows took comes last, where it is known (`COSTS`), as a mean over repetitions.
     """
-    header, columns = ["row"], [[_escaped(row.label) for row in summary.rows]]
-    if validation:
-        column = _validation(summary)
-        header.append(column.heading)
-        columns.append([f"**{cell.plain}**" if cell.style else cell.plain for cell in column.cells])
-    for metric in summary.metrics:
-        best = _best(summary, metric)
-        means = [estimate(row.metrics[metric].mean) for row in summary.rows]
-        header.append(metric_name(metric))
-        columns.append([_bold(text) if place in best else text for place, text in enumerate(means)])
-        if len(summary.rows) > 1:
-            header.append(f"… against {_label(summary)}")
-            columns.append([difference(row.metrics[metric].difference) for row in summary.rows])
-        if _has_paper(summary, metric):
-            header.append("… in the paper")
-            columns.append([number(row.metrics[metric].paper) for row in summary.rows])
-    for key, heading in COSTS.items():
-        values = [[facts[key] for facts in row.facts if key in facts] for row in summary.rows]
-        if any(values):
-            header.append(heading)
-            columns.append([_amount(sum(each) / len(each)) if each else MISSING for each in values])
-    header = [_escaped(name) for name in header]
-    lines = [header, ["---"] * len(header), *zip(*columns)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    columns = [_validation(summary)] if validation else []
+    columns += [column for metric in summary.metrics for column in _columns(summary, metric)] + _costs(summary)
+    lines = [["row", *(column.beside for column in columns)]]
+    for place, row in enumerate(summary.rows):
+        lines.append([row.label, *(_marked(column.cells[place]) for column in columns)])
+    table = _github([[_escaped(cell) for cell in line] for line in lines])
     return "\n\n".join(part for part in (f"# {title}", caption, table, legend(summary, validation)) if part) + "\n"
 
 
-def _amount(value: float) -> str:
-    """Whole from 10 on; small ones with two digits, which tell .4 ms from .04."""
-    return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.2g}"
+def gap_closed(value: float | None, baseline: float | None, ceiling: float | None) -> float | None:
+    """How much of the way from `baseline` to `ceiling` `value` has gone; None where one is missing, or the gap is below
+    .01."""
+    if value is None or baseline is None or ceiling is None or ceiling - baseline < _SHORTEST_GAP:
+        return None
+    return (value - baseline) / (ceiling - baseline)
+
+
+def gaps_closed(summary: Summary, gap: Gap) -> dict[str, float | None]:
+    """The share of each row's mean in `gap.metric`.
+
+    Without an interval: a ratio of two uncertain differences has none worth printing.
+
+    Raises:
+        UserError: the metric is none of the study's.
+    """
+    if gap.metric not in summary.metrics:
+        raise UserError(f"gap.metric: {gap.metric!r} is none of the study's metrics: {', '.join(summary.metrics)}")
+    means = {row.name: row.metrics[gap.metric].mean.value for row in summary.rows}
+    return {name: gap_closed(value, means.get(gap.baseline), means.get(gap.ceiling)) for name, value in means.items()}
+
+
+def gap_table(summary: Summary, gap: Gap) -> str:
+    """The `gaps_closed` as a Markdown table with a line that says between which rows."""
+    closed = gaps_closed(summary, gap)
+    labels = {row.name: row.label for row in summary.rows}
+    ends = [f"{labels[end]} ({number(row.metrics[gap.metric].mean.value)})"
+            for end in (gap.baseline, gap.ceiling) for row in summary.rows if row.name == end]
+    lines = [["row", "share"], *([labels[name], MISSING if share is None else f"{share:.0%}".replace("-", "−")]
+                                 for name, share in closed.items())]
+    return f"Share of the way from {' to '.join(ends)}, {metric_name(gap.metric)}:\n\n{_github(lines)}\n"
 
 
 def terminal(summary: Summary, title: str, width: int, validation: bool = False) -> list[Table]:
@@ -130,23 +149,15 @@ def terminal(summary: Summary, title: str, width: int, validation: bool = False)
     A label that takes more than a third of the width is folded, and so is a column that does not fit beside it on its
     own. Nothing is cut off.
     """
-    scores = [_validation(summary)] if validation else []
-    means = [(metric, _means(summary, metric)) for metric in summary.metrics]
-    differences = [(metric, _differences(summary, metric)) for metric in summary.metrics]
-    together = scores + [column for metric in summary.metrics for name, columns in means + differences
-                         if name == metric for column in columns]
-    against = f"differences from {_label(summary)}"
-    runs = _runs(summary, together, width)
-    if len(runs) == 1:
-        compared = len(summary.rows) > 1
-        return [_table(summary, f"{title} ({against})" if compared else title, runs[0], width)]
-    apart = ((title, [("", scores), *means]), (f"{title}: {against}", differences))
-    return [
-        _table(summary, heading, run, width)
-        for heading, parts in apart
-        if (columns := [column for _, part in parts for column in part])
-        for run in _runs(summary, columns, width)
-    ]
+    first = [_validation(summary)] if validation else []
+    together = first + [column for metric in summary.metrics for column in _columns(summary, metric)]
+    means, others = ([column for column in together if column.compares == which] for which in (False, True))
+    against = f"differences from {_reference_label(summary)}"
+    if len(_runs(summary, together, width)) == 1:
+        return [_table(summary, f"{title} ({against})" if len(summary.rows) > 1 else title, together, width)]
+    parts = [(title, means), (f"{title}: {against}", others)]
+    return [_table(summary, heading, run, width) for heading, columns in parts
+            for run in _runs(summary, columns, width) if run]
 
 
 def show(
@@ -160,43 +171,49 @@ def show(
     console.print(Text(legend(summary, validation), style="dim"))
 
 
-def _validation(summary: Summary) -> _Column:
-    """Each row's mean over repetitions of the validation score among its facts."""
-    means = []
-    for row in summary.rows:
-        found = [facts.get("valid", {}).get("overall") for facts in row.facts]
-        there = [value for value in found if value is not None]
-        means.append(sum(there) / len(there) if there else None)
-    best = _highest(means)
-    return _Column("validation", [Text(number(mean), style="bold" if place in best else "")
-                                  for place, mean in enumerate(means)])
-
-
-def _means(summary: Summary, metric: str) -> list[_Column]:
-    best = _best(summary, metric)
-    columns = [_Column(metric_name(metric), [
-        Text(estimate(row.metrics[metric].mean), style="bold" if place in best else "")
-        for place, row in enumerate(summary.rows)
-    ])]
-    if _has_paper(summary, metric):
-        cells = [Text(number(row.metrics[metric].paper)) for row in summary.rows]
-        columns.append(_Column(f"{metric_name(metric)}, paper", cells))
+def _columns(summary: Summary, metric: str) -> list[_Column]:
+    """A metric's mean, and where there are any, differences from the reference and the paper's figures."""
+    values, name = [row.metrics[metric] for row in summary.rows], metric_name(metric)
+    means = [value.mean.value for value in values]
+    if metric in LOWER_IS_BETTER:
+        means = [None if mean is None else -mean for mean in means]
+    columns = [_Column(name, name, _cells((estimate(value.mean) for value in values), _highest(means)))]
+    if len(values) > 1:
+        columns.append(_Column(f"{name}, difference", f"… against {_reference_label(summary)}",
+                               _cells(difference(value.difference) for value in values), compares=True))
+    if any(value.paper is not None for value in values):
+        columns.append(_Column(f"{name}, paper", "… in the paper", _cells(number(value.paper) for value in values)))
     return columns
 
 
-def _differences(summary: Summary, metric: str) -> list[_Column]:
-    if len(summary.rows) < 2:
-        return []
-    return [_Column(f"{metric_name(metric)}, difference",
-                    [Text(difference(row.metrics[metric].difference)) for row in summary.rows])]
+def _validation(summary: Summary) -> _Column:
+    """Each row's score on validation windows, among its facts."""
+    means = [_mean([facts.get("valid", {}).get("overall") for facts in row.facts]) for row in summary.rows]
+    return _Column("validation", "validation", _cells(map(number, means), _highest(means)))
 
 
-def _best(summary: Summary, metric: str) -> set[int]:
-    """Places of the rows whose mean, as printed, is the best; of none if there is nothing to be better than."""
-    means = [row.metrics[metric].mean.value for row in summary.rows]
-    if metric in LOWER_IS_BETTER:
-        means = [None if value is None else -value for value in means]
-    return _highest(means)
+def _costs(summary: Summary) -> list[_Column]:
+    means = {heading: [_mean([facts.get(key) for facts in row.facts]) for row in summary.rows]
+             for key, heading in COSTS.items()}
+    return [_Column(heading, heading, _cells(map(_amount, values)))
+            for heading, values in means.items() if any(value is not None for value in values)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Over the repetitions in which it is known; None where it is in none."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _amount(value: float | None) -> str:
+    """Whole from 10 on; small ones with two digits, which tell .4 ms from .04."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.2g}"
+
+
+def _cells(texts: Iterable[str], bold: Iterable[int] = ()) -> list[Text]:
+    return [Text(text, style="bold" if place in set(bold) else "") for place, text in enumerate(texts)]
 
 
 def _highest(values: Sequence[float | None]) -> set[int]:
@@ -207,25 +224,19 @@ def _highest(values: Sequence[float | None]) -> set[int]:
     return {place for place, value in enumerate(values) if value is not None and round(value, 3) == max(there)}
 
 
-def _has_paper(summary: Summary, metric: str) -> bool:
-    return any(row.metrics[metric].paper is not None for row in summary.rows)
-
-
-def _label(summary: Summary) -> str:
+def _reference_label(summary: Summary) -> str:
     return next(row.label for row in summary.rows if row.name == summary.reference)
 
 
-def _windows(summary: Summary) -> str:
-    def count(split: str) -> str:
-        low, high = min(summary.windows[split]), max(summary.windows[split])
-        return f"{low:,} {split}" if low == high else f"{low:,} to {high:,} {split}"
-
-    return f"{count('natural')} and {count('balanced')} windows" + " each" * (len(summary.repetitions) > 1)
+def _marked(cell: Text) -> str:
+    """In Markdown, with the value bold, not what follows it."""
+    value, space, rest = cell.plain.partition(" ")
+    return f"**{value}**{space}{rest}" if cell.style else cell.plain
 
 
-def _bold(text: str) -> str:
-    value, space, rest = text.partition(" ")
-    return f"**{value}**{space}{rest}"
+def _github(lines: Sequence[Sequence[str]]) -> str:
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
 
 
 def _escaped(text: str) -> str:
@@ -240,7 +251,8 @@ def _label_width(summary: Summary, width: int) -> int:
 
 def _runs(summary: Summary, columns: Sequence[_Column], width: int) -> list[list[_Column]]:
     """The columns in as few runs as fit beside the labels, at least one column each."""
-    runs, used = [[]], _label_width(summary, width)
+    runs: list[list[_Column]] = [[]]
+    used = _label_width(summary, width)
     for column in columns:
         if runs[-1] and used + _BETWEEN + column.width > width:
             runs.append([])

@@ -11,17 +11,14 @@ from rich.text import Text
 
 from stages.common.console import console, duration
 from stages.common.files import atomic_file, write_json
-from stages.studies import way
 from stages.studies.compare import Summary
 from stages.studies.definitions import Catalogue, Overrides, Setting
-from stages.studies.durations import Durations
-from stages.studies.experiments import Finished
+from stages.studies.durations import OVERHEAD, Durations
 from stages.studies.plan import Plan, in_turn, stage_runs
-from stages.studies.repository import commit
-from stages.studies.table import markdown, show
+from stages.studies.repository import Finished, commit
+from stages.studies.table import gap_table, markdown, show
 
-_PROGRAM = "python -m stages.study"
-_LEADS_TO_RESULTS = ("dvc.yaml", "params.yaml", "stages", "stages/studies/studies.yaml")
+_LEADS_TO_RESULTS = ("dvc.yaml", "params.yaml", "stages")
 
 
 @dataclass(frozen=True)
@@ -51,15 +48,17 @@ class Request:
             words.append("--all-rows")
         elif self.rows:
             words += ["--rows", *self.rows]
-        return f"{_PROGRAM} {shlex.join(words)}"
+        return f"python -m stages.study {shlex.join(words)}"
 
 
 def public(overrides: Mapping[str, Any]) -> Overrides:
     """Overrides as results show them: of the log's path, and of any absolute one, the last part only."""
-    def hides(key: str, value: Any) -> bool:
-        return isinstance(value, str) and (key == "source.path" or _is_absolute(value))
+    def shown(key: str, value: Any) -> Any:
+        if not isinstance(value, str) or not (key == "source.path" or _is_absolute(value)):
+            return value
+        return PureWindowsPath(value).name if "\\" in value else PurePosixPath(value).name
 
-    return {key: _last_part(value) if hides(key, value) else value for key, value in overrides.items()}
+    return {key: shown(key, value) for key, value in overrides.items()}
 
 
 def list_all(catalogue: Catalogue) -> None:
@@ -78,22 +77,22 @@ def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations
     left = [experiment for experiment in experiments if experiment.mark not in done]
     console.print(f"{', '.join(plans)}: {len(experiments)} experiments, {len(ended)} finished, {len(left)} to run")
     for made in plans.values():
-        for row, by_value in made.of_row.items():
-            states = " ".join(value + "".join("✓" if each.mark in done else "·" for each in settings)
-                              for value, settings in zip(map(str, by_value), by_value.values(), strict=True))
+        for row, by_value in made.by_row.items():
+            states = " ".join(f"{value}{''.join('✓' if each.mark in done else '·' for each in settings)}"
+                              for value, settings in by_value.items())
             first = next(iter(by_value.values()))[0]
-            name = done[first.mark].name if first.mark in done else first.name
+            name = done.get(first.mark, first).name
             console.print(f"  {row}: {made.study.repeat} {states}  [dim]{name}[/dim]", soft_wrap=True)
-        for row, entry in made.rows.items():
-            if entry.tried and len(entry.tried) < made.trials - 1:
-                console.print(f"  {row}: tries {len(entry.tried) + 1} settings, rivals may try {made.trials}")
+            tried = len(made.rows[row].alternatives) + 1
+            if 1 < tried < made.trials:
+                console.print(f"  {row}: tries {tried} settings, baselines may try {made.trials}")
     if not left:
         return
     runs = stage_runs(left, ended)
     seconds = {stage: sum(durations.seconds(stage, e.params, e.trials) for e in by) for stage, by in runs.items()}
     for stage, by in runs.items():
         console.print(f"  {stage}: {len(by)} × {duration(seconds[stage] / len(by))}")
-    total = (sum(seconds.values()) + durations.overhead() * len(left)) / min(jobs, len(left))
+    total = (sum(seconds.values()) + OVERHEAD * len(left)) / min(jobs, len(left))
     console.print(f"about {duration(total)} on this machine, if no stage is in DVC's run cache yet")
 
 
@@ -101,16 +100,16 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
     """What a table is of and how to make it again, as Markdown in one paragraph."""
     given = public({**request.setting.set, **made.study.set, **request.overrides})
     settings = ", ".join(f"`{key}={_text(value)}`" for key, value in given.items())
-    numbers = summary.repetitions
+    numbers, ran = summary.repetitions, {row.name: row for row in summary.rows}
     # only of rows that have fewer: in a finished study there are none
-    short = [f"{row} {done} of {len(made.of_row[row])}" for row in made.rows
-             if (done := _repetitions(summary, row)) < len(made.of_row[row])]
-    short += [f"{row.name} {fewest} of {wanted} settings" for row in summary.rows
+    short = [f"{row} {done} of {len(by_value)}" for row, by_value in made.by_row.items()
+             if (done := len(ran[row].repetitions) if row in ran else 0) < len(by_value)]
+    short += [f"{name} {fewest} of {wanted} settings" for name, row in ran.items()
               if (fewest := min((facts["tried"] for facts in row.facts if "tried" in facts), default=0))
-              and fewest < (wanted := len(next(iter(made.of_row[row.name].values()))))]
+              and fewest < (wanted := len(next(iter(made.by_row[name].values()))))]
     lines = [
         made.study.question or f"{made.study.title}.",
-        "**The log is simulated.**" if simulated(made, request) else "",
+        "**The log is simulated.**" if _simulated(made, request) else "",
         f"Setting `{request.setting_name}`: {request.setting.title}.",
         f"Params that differ in all rows: {settings}." if settings else "",
         f"{len(numbers)} repetition{'s' * (len(numbers) != 1)}: {made.study.repeat} {', '.join(map(str, numbers))}.",
@@ -121,33 +120,20 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
     return "\n".join(line for line in lines if line)
 
 
-def log_format(made: Plan) -> str:
-    """`source.format` of the study's reference row."""
-    return next(iter(made.of_row[made.study.reference].values()))[0].params.source.format
-
-
-def simulated(made: Plan, request: Request) -> bool:
-    """Whether the numbers are of a simulated log, which must be said wherever they appear."""
-    return request.setting.simulated or log_format(made) == "simulated"
-
-
 def write(name: str, made: Plan, summary: Summary, request: Request, folder: Path) -> None:
     """Write `folder`/`name`.md and .json, and print the table."""
-    study, commit = made.study, _commit()
-    text = markdown(summary, study.title, caption(name, made, summary, request, commit), study.show_validation)
+    study, at = made.study, _commit()
+    text = markdown(summary, study.title, caption(name, made, summary, request, at), study.show_validation)
     shown = {row.name for row in summary.rows}
-    far = way.markdown(summary, study.way) if study.way and {study.way.start, study.way.end} <= shown else None
-    if far:
-        text += f"\n{far}"
-    if study.note:
-        text += f"\n{study.note}\n"
-    rows = {row: entry.model_dump() | {"set": public(entry.set), "tried": [public(each) for each in entry.tried]}
+    gap = gap_table(summary, study.gap) if study.gap and {study.gap.baseline, study.gap.ceiling} <= shown else None
+    text += "".join(f"\n{part}" for part in (gap, study.note and f"{study.note}\n") if part)
+    rows = {row: entry.model_dump() | {"set": public(entry.set), "alternatives": [*map(public, entry.alternatives)]}
             for row, entry in made.rows.items()}
     content = {
         "study": name, "title": study.title, "setting": public(request.setting.set),
-        "overrides": public(request.overrides), "set": public(study.set), "commit": commit,
-        "command": request.command(name), "note": study.note, "way": far, "show_validation": study.show_validation,
-        "format": log_format(made), "simulated": simulated(made, request),
+        "overrides": public(request.overrides), "set": public(study.set), "commit": at,
+        "command": request.command(name), "note": study.note, "gap": gap, "show_validation": study.show_validation,
+        "format": _log_format(made), "simulated": _simulated(made, request),
     }
     # the summary's own rows hold each row's figures; what the rows were set to stands beside them
     write_json(folder / f"{name}.json", content | {"row_settings": rows} | summary.to_json())
@@ -157,8 +143,14 @@ def write(name: str, made: Plan, summary: Summary, request: Request, folder: Pat
     console.print(f"written: {folder / name}.md and .json")
 
 
-def _repetitions(summary: Summary, row: str) -> int:
-    return next((len(found.repetitions) for found in summary.rows if found.name == row), 0)
+def _log_format(made: Plan) -> str:
+    """`source.format` of the study's reference row."""
+    return next(iter(made.by_row[made.study.reference].values()))[0].params.source.format
+
+
+def _simulated(made: Plan, request: Request) -> bool:
+    """Whether the numbers are of a simulated log, which must be said wherever they appear."""
+    return request.setting.simulated or _log_format(made) == "simulated"
 
 
 def _text(value: object) -> str:
@@ -167,10 +159,6 @@ def _text(value: object) -> str:
 
 def _is_absolute(text: str) -> bool:
     return text.startswith("~") or any(kind(text).is_absolute() for kind in (PurePosixPath, PureWindowsPath))
-
-
-def _last_part(text: str) -> str:
-    return PureWindowsPath(text).name if "\\" in text else PurePosixPath(text).name
 
 
 def _commit() -> str:

@@ -9,8 +9,8 @@ from trl import DPOTrainer
 
 from stages.common.console import track
 from stages.training.settings import Dpo
-from stages.model.likelihood import common_prefix, read_prefix
-from stages.model.readers import reader_of
+from stages.model.likelihood import common_prefix, prefill
+from stages.model.readers import make_reader
 from stages.model.tree import AnswerTree, pack, step_log_probs
 from stages.training.loop import WarmupCosine
 
@@ -28,7 +28,7 @@ class PairCollator:
         self.dtype, self.share_prefix = dtype, share_prefix
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        trees = [AnswerTree.of([e["chosen_ids"], e["rejected_ids"]]) for e in examples]
+        trees = [AnswerTree.build([e["chosen_ids"], e["rejected_ids"]]) for e in examples]
         prompts = [e["prompt_ids"] for e in examples]
         shared = common_prefix(prompts) if self.share_prefix else 0
         packed = pack([prompt[shared:] for prompt in prompts], trees, shared, self.dtype)
@@ -129,8 +129,8 @@ class PairTrainer(WarmupCosine, DPOTrainer):
 
 def pair_log_probs(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     """Log-probabilities (B, 2) of the chosen and the rejected answer of each packed pair, in float32."""
-    reader = reader_of(model)
-    past = read_prefix(reader, inputs["prefix"])
+    reader = make_reader(model)
+    past = prefill(reader, inputs["prefix"])
     hidden, _ = reader.read(inputs["input_ids"], inputs["positions"], past, inputs["mask"])
     head = getattr(model, "module", model).get_output_embeddings()
     hidden = hidden.to(head.weight.dtype)

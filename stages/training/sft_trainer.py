@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from datasets import Dataset
@@ -11,11 +10,12 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from stages.common.draws import stream
 from stages.training.settings import Sft
 from stages.model.fused import TargetLoss
-from stages.model.likelihood import read_prefix
+from stages.model.likelihood import prefill
 from stages.model.reader import Reader
-from stages.model.readers import reader_of
+from stages.model.readers import make_reader
 from stages.training.adjustment import NO_NODE, TARGETS, LogitAdjustment
 from stages.training.loop import WarmupCosine
 
@@ -38,7 +38,7 @@ class SeededByLength(LengthGroupedSampler):
         self.epoch = epoch
 
     def __iter__(self):
-        state = int(np.random.default_rng([self.seed, 5, self.epoch]).integers(2**63))
+        state = int(stream(self.seed, "sft batches", self.epoch).integers(2**63))
         self.generator = torch.Generator().manual_seed(state)
         return super().__iter__()
 
@@ -80,7 +80,7 @@ class SequenceTrainer(WarmupCosine, SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross-entropy summed over the labelled tokens, divided by their number in the whole optimizer step."""
         ids, labels = inputs["input_ids"], inputs["labels"]
-        hidden, places = labelled_states(reader_of(model), ids, labels, share=self.accelerator.num_processes == 1)
+        hidden, places = labelled_states(make_reader(model), ids, labels, share=self.accelerator.num_processes == 1)
         targets = labels.flatten()[places]
         shifts = self.adjustment.at(inputs["nodes"].flatten()[places]) if "nodes" in inputs else None
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
@@ -109,7 +109,7 @@ def labelled_states(
         asked = labels[rows, start + 1 :] != IGNORED
         # nothing behind the last label is asked for
         size = int(asked.any(dim=0).nonzero().max()) + 1 if asked.any() else 1
-        past = read_prefix(reader, ids[rows][0, :start])
+        past = prefill(reader, ids[rows][0, :start])
         positions = torch.arange(start, start + size, device=ids.device)[None]
         hidden, _ = reader.read(ids[rows, start : start + size], positions, past)
         states.append(hidden[:, : asked.shape[1]][asked[:, :size]])

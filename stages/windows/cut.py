@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from stages.common.draws import first_of_each
 from stages.common.hashing import bits, uniform
 
 FOLDS = 10
@@ -18,7 +19,7 @@ _SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 _SPLIT, _NATURAL, _BALANCED = range(200, 203)  # what a hash is for
 
 
-def split_of(users: np.ndarray, seed: int, fold: int = 0) -> np.ndarray:
+def split_users(users: np.ndarray, seed: int, fold: int = 0) -> np.ndarray:
     """`train`, `valid` or `test` for each pseudonym (uint64), 8:1:1 on average; depends on the arguments alone.
 
     Each `fold`, 0 to 9, tests another tenth of the users, so that all ten test everybody once; the tenth before the
@@ -28,13 +29,6 @@ def split_of(users: np.ndarray, seed: int, fold: int = 0) -> np.ndarray:
     edges = np.cumsum(list(_SHARES.values()))[:-1]
     place = (uniform(seed, _SPLIT, users) + fold / FOLDS) % 1
     return names[np.searchsorted(edges, place, side="right")]
-
-
-def positions(user: np.ndarray) -> np.ndarray:
-    """How many events of the same user stand before each row, for rows sorted by user."""
-    row = np.arange(len(user))
-    first = np.concatenate([[True], user[1:] != user[:-1]])[: len(user)]
-    return row - np.maximum.accumulate(np.where(first, row, 0))
 
 
 @dataclass
@@ -55,12 +49,12 @@ class Histories:
     labels: pl.Series
     behavior: np.ndarray
 
-    def each(self, of_user: np.ndarray) -> np.ndarray:
+    def per_event(self, of_user: np.ndarray) -> np.ndarray:
         """A value of each user `(U,)`, for each event `(N,)`."""
         return np.repeat(of_user, self.lengths)
 
 
-def histories(events: pl.LazyFrame) -> Histories:
+def read_histories(events: pl.LazyFrame) -> Histories:
     """Read what windows need of the table `events`."""
     runs = events.select(pl.col("user")).collect(engine="streaming")["user"].rle().struct.unnest()
     categories = pl.Categories.random()
@@ -72,17 +66,13 @@ def histories(events: pl.LazyFrame) -> Histories:
 
 def train_vocabulary(log: Histories, is_train: np.ndarray, anchor_threshold: float) -> pl.DataFrame:
     """The table `vocabulary` of the events of those users for whom `is_train` `(U,)` says so."""
-    counts = pl.Series("number", log.behavior[log.each(is_train)]).value_counts()
-    return _grouped(counts.select(log.labels.gather(counts["number"]), train_events=pl.col("count").cast(pl.Int64)),
-                    anchor_threshold)
+    counts = pl.Series("number", log.behavior[log.per_event(is_train)]).value_counts()
+    counts = counts.select(log.labels.gather(counts["number"]), train_events=pl.col("count").cast(pl.Int64))
+    return vocabulary(counts, anchor_threshold)
 
 
-def vocabulary(train: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
-    """The table `vocabulary` of the training users' events: most frequent first, then by name."""
-    return _grouped(train.group_by("behavior").agg(train_events=pl.len().cast(pl.Int64)), anchor_threshold)
-
-
-def _grouped(counts: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
+def vocabulary(counts: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
+    """The table `vocabulary` of behaviours (`behavior`, `train_events`): most frequent first, then by name."""
     share = pl.col("share")
     return (
         counts.sort("train_events", "behavior", descending=[True, False])
@@ -110,7 +100,7 @@ class Windows:
                          for name, rows in self.rows.items())
 
 
-def windows(
+def make_windows(
     log: Histories, split: np.ndarray, behaviors: pl.Series, seed: int, min_history: int, natural: int,
     balanced_per_behavior: int,
 ) -> Windows:
@@ -125,18 +115,20 @@ def windows(
         behaviors: labels of the vocabulary; a target outside it makes no window.
     """
     long_enough = _long_enough(log.lengths, min_history)
-    place = _numbers(log.labels, behaviors)  # of each label
+    numbers = np.arange(len(behaviors))  # of each label, -1 outside the vocabulary
+    place = log.labels.replace_strict(behaviors, numbers, default=-1, return_dtype=pl.Int64).to_numpy()
     usable = long_enough & (place >= 0)[log.behavior]
     lost = pl.Series("number", log.behavior[long_enough & ~usable]).value_counts()
     lost = lost.select(log.labels.gather(lost["number"]), "count").sort("count", "behavior", descending=[True, False])
 
-    test = np.flatnonzero(usable & log.each(split == "test"))
+    test = np.flatnonzero(usable & log.per_event(split == "test"))
     keys, number = _keys(log, test), place[log.behavior[test]]
     order = np.argsort(bits(seed, _NATURAL, *keys), kind="stable")
     size = min(natural, len(test) // 2)
     as_it_comes, rest = order[:size], order[size:]
-    balanced = rest[_balanced(number[rest], bits(seed, _BALANCED, *keys)[rest], balanced_per_behavior)]
-    rows = {name: np.flatnonzero(usable & log.each(split == name)) for name in ("train", "valid")}
+    rest = rest[np.argsort(bits(seed, _BALANCED, *keys)[rest], kind="stable")]
+    balanced = rest[first_of_each(number[rest], balanced_per_behavior)]
+    rows = {name: np.flatnonzero(usable & log.per_event(split == name)) for name in ("train", "valid")}
     rows |= {"natural": np.sort(test[as_it_comes]), "balanced": np.sort(test[balanced])}
     counts = np.bincount(number[balanced], minlength=len(behaviors))
     return Windows(rows, dict(lost.iter_rows()), dict(zip(behaviors.to_list(), counts.tolist(), strict=True)))
@@ -158,14 +150,3 @@ def _keys(log: Histories, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     user = np.searchsorted(ends, rows, side="right")
     time = log.events.select(pl.col("time").to_physical()).collect(engine="streaming")["time"].gather(rows)
     return log.users[user], time.to_numpy(), rows - (ends - log.lengths)[user]
-
-
-def _numbers(labels: pl.Series, behaviors: pl.Series) -> np.ndarray:
-    """The place of each label in `behaviors`, -1 for labels that are not there."""
-    return labels.replace_strict(behaviors, np.arange(len(behaviors)), default=-1, return_dtype=pl.Int64).to_numpy()
-
-
-def _balanced(number: np.ndarray, priority: np.ndarray, most: int) -> np.ndarray:
-    """Places of at most `most` entries of each number, those of lowest priority."""
-    order = np.lexsort((priority, number))
-    return order[positions(number[order]) < most]

@@ -1,14 +1,13 @@
 """Which windows every model answers: both test sets, and the validation windows on which its decisions are chosen."""
 
-import numpy as np
 import polars as pl
 
+from stages.common.draws import first_of_each, stream
 from stages.common.errors import UserError
 from stages.windows.settings import Predictions
 
 SPLITS = ("natural", "balanced", "valid_natural", "valid_balanced")
 
-_STREAM = 6  # tells this choice from the others of the same seed
 
 
 def tested(events: pl.DataFrame, windows: pl.DataFrame, params: Predictions, seed: int) -> pl.DataFrame:
@@ -25,13 +24,12 @@ def tested(events: pl.DataFrame, windows: pl.DataFrame, params: Predictions, see
     for name, found in (("natural or balanced", len(test)), ("valid", len(valid))):
         if not found:
             raise UserError(f"windows: none of split {name}; the log has too few users, or too short ones")
-    order = np.random.default_rng([seed, _STREAM]).permutation(valid)
+    order = stream(seed, "tested windows").permutation(valid)
     size = min(params.valid_natural, len(order) // 2)
-    rest = pl.DataFrame({"row": order[size:]}, schema={"row": pl.Int64})
-    rest = rest.with_columns(behavior=events["behavior"].gather(rest["row"]))
-    balanced = rest.group_by("behavior", maintain_order=True).head(params.valid_per_behavior)["row"]
+    rest = order[size:]
+    balanced = rest[first_of_each(events["behavior"].gather(rest).rank("dense").to_numpy(), params.valid_per_behavior)]
     parts = [test.select("row", "split")]
-    for name, rows in (("valid_natural", pl.Series(order[:size])), ("valid_balanced", balanced)):
+    for name, rows in (("valid_natural", order[:size]), ("valid_balanced", balanced)):
         parts.append(pl.DataFrame({"row": rows}, schema={"row": pl.Int64}).with_columns(split=pl.lit(name)))
     chosen = pl.concat(parts).sort("split", "row")
     return chosen.with_columns(behavior=events["behavior"].gather(chosen["row"]))

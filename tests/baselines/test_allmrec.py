@@ -18,7 +18,7 @@ from stages.common import tables
 from stages.common.files import read_json
 from stages.model.likelihood import score
 from stages.model.load import load_base
-from stages.prompts.layouts import prompts
+from stages.prompts.layout import prompts
 from stages.windows import tested as choice
 from tests.baselines.language import ADAPTED, a_sasrec, settings_of, small_task
 from tests.small_log import BEHAVIORS
@@ -234,7 +234,7 @@ def test_without_a_sasrec_one_is_fitted_as_published(tiny_base, tmp_path, monkey
         YAML().dump({"sasrec": SASREC}, file)
     baseline = ALLMRec(replace(task, context="history"), tiny_base, None)
     assert asked == [("id", "bce")] and isinstance(baseline.sasrec, SASRec) and baseline.sasrec.objective == "bce"
-    assert baseline.layout.told == "history" and not baseline.sasrec.training
+    assert baseline.layout.context == "history" and not baseline.sasrec.training
     assert not any(weight.requires_grad for weight in baseline.sasrec.parameters())
 
 

@@ -8,7 +8,7 @@ from stages.baselines.research import beauty
 from stages.baselines.research.beauty import ManyItems, hit_rate_and_ndcg, item_softmax, ranks, read_log
 from stages.baselines.sequential.objectives import cross_entropy
 from stages.baselines.sequential.sasrec import SASRec
-from stages.baselines.sequential.training import device
+from stages.common.device import device
 from stages.common.errors import UserError
 
 

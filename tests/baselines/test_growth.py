@@ -30,11 +30,10 @@ from stages.metrics.decisions import tau_of
 from stages.metrics.splits import splits_of
 from stages.past.counting import Markov
 from stages.reference import oracle_log_p
-from stages.windows.cut import vocabulary
 from tests.baselines.laws import rows_of
 from tests.contract.imports import ROOT
 from tests.events.helpers import simulated_log, write_params
-from tests.small_log import small_params, small_windows
+from tests.small_log import small_params, small_windows, vocabulary_of
 
 QUICK = {"epochs": [1], "dimensions": [8], "blocks": [1], "batch_size": [64]}
 FEW = {"llmesr": {"windows_per_validation": 1, "pool": 50, "similar": 2},
@@ -144,7 +143,7 @@ def test_the_oracle_is_read_for_what_is_tested_and_refused_before_any_fit(tmp_pa
     events = events.with_columns(user=(pl.col("user").rank("dense") - 1).cast(tables.SCHEMAS["events"]["user"]))
     windows = small_windows(events, ["train"] * 6 + ["valid"] * 3 + ["natural"] * 3, min_history=5)
     train = events.filter(pl.int_range(pl.len()).is_in(windows.filter(split="train")["row"].implode()))
-    task = OneSetting(events, windows, vocabulary(train, 0.1), small_params(), tmp_path, "next")
+    task = OneSetting(events, windows, vocabulary_of(train, 0.1), small_params(), tmp_path, "next")
     path = tmp_path / "oracle.parquet"
     assert oracle_of(path, task) is None
     tables.write(oracle, "oracle", path)

@@ -116,7 +116,7 @@ def test_predictions_are_distributions_and_their_facts_are_those_of_all_baseline
     assert facts.keys() == {"layout", "context", "windows", "events_dropped", "trained_targets", "trained_parameters",
                             "latency_ms", "settings", "tuning"}
     most = found.baseline.params.instructions.train_targets
-    sequences = found.baseline._sequences("train", 0, most)
+    sequences = found.baseline._sequences("train", most)
     assert facts["trained_targets"] == sum(len(each.spans) for each in sequences) <= most
     assert facts["layout"] == "stream" and facts["windows"] == 12
     hidden = found.baseline.base.config.hidden_size

@@ -13,7 +13,7 @@ from stages.common.errors import UserError
 from stages.instructions import instructions
 from stages.model.likelihood import score
 from stages.model.load import load_base, load_merged
-from stages.model.readers import reader_of
+from stages.model.readers import make_reader
 from stages.training.loop import WarmupCosine
 from stages.training.sft_trainer import IGNORED
 from tests.baselines.language import settings_of, small_task
@@ -172,7 +172,7 @@ def test_a_merged_adapter_gives_the_same_predictions_and_leaves_the_model_as_it_
         assert abs(score(row.model, prompts, answers).log_p - beside).max() > 0.1, "the adapter matters"
     with merged(row.model):
         assert not any("lora" in name for name, _ in row.model.named_modules())
-        assert reader_of(row.model).layers[0].qkv.adapted is False
+        assert make_reader(row.model).layers[0].qkv.adapted is False
         found = score(row.model, prompts, answers).log_p
     np.testing.assert_allclose(found, beside, atol=1e-5, rtol=1e-6)
     write_weights(Fitted(row, {}, 0.0, []), tmp_path / "row")

@@ -9,7 +9,7 @@ from stages.model.likelihood import score
 from stages.model.llama import LlamaDecoder
 from stages.model.load import load_base, load_tokenizer
 from stages.model.reader import PlainReader
-from stages.model.readers import reader_of
+from stages.model.readers import make_reader
 from tests.model.models import adapted, llama, qwen2
 
 SIZE = 60  # tokens of these models
@@ -28,7 +28,7 @@ def model(request):
 
 @pytest.fixture(params=[LlamaDecoder, PlainReader], ids=["fast", "plain"])
 def reader(request, monkeypatch):
-    monkeypatch.setattr(likelihood, "reader_of", request.param)
+    monkeypatch.setattr(likelihood, "make_reader", request.param)
     return request.param
 
 
@@ -75,7 +75,7 @@ def test_gradients_reach_the_projector_only(kind):
     projector = Projector(nn.Linear(4, model.config.hidden_size), torch.randn(3, 4), embedding.mean_norm())
     features = torch.randn(3, 4)
     embedding.source = lambda numbers: projector(features[numbers])
-    reader = reader_of(model) if kind == "fast" else PlainReader(model)
+    reader = make_reader(model) if kind == "fast" else PlainReader(model)
     assert isinstance(reader, LlamaDecoder if kind == "fast" else PlainReader), "a projector that trains keeps it fast"
     ids = torch.tensor(soft([[5, 7, 9, 31], [5, 2, 7, 31]]))
     hidden, _ = reader.read(ids, torch.arange(4)[None])

@@ -25,7 +25,7 @@ def tokenizer(tiny_base):
 def layouts(tokenizer, with_users, events=None, **changes):
     """The layout with soft tokens and the one without, over the same log."""
     events = small_log() if events is None else events
-    params, log = small_params(**changes), EventLog.of(events, all_behaviors())
+    params, log = small_params(**changes), EventLog.from_tables(events, all_behaviors())
     return SoftStreamLayout(tokenizer, log, params, SIZE, with_users), layout_of(tokenizer, log, params)
 
 
@@ -83,7 +83,7 @@ def test_each_mention_is_followed_by_its_own_token_and_no_target_is_read_behind_
 def test_a_behaviour_outside_the_vocabulary_has_the_token_of_all_others(tokenizer):
     events = small_log([12])
     known = all_behaviors().filter(all_behaviors()["behavior"] != events["behavior"][4])
-    log = EventLog.of(events, known)
+    log = EventLog.from_tables(events, known)
     layout = SoftStreamLayout(tokenizer, log, small_params(), SIZE, with_users=False)
     others = [token for token in layout.prompt(6) if token == SIZE + len(known)]
     assert len(others) == sum(log.behavior[:6] >= len(known)) > 0

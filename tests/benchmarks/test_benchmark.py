@@ -6,8 +6,8 @@ import torch
 from rich.console import Console
 
 import stages.commands.benchmark as command
-from stages.benchmarks import report
-from stages.benchmarks.peers import EXTRA
+from stages.benchmarks import timing
+from stages.benchmarks.machine import EXTRA, heading
 from stages.benchmarks.timing import Comparison, Row
 from stages.common.errors import UserError
 from tests.benchmarks.conftest import TINY
@@ -40,18 +40,18 @@ def test_command(run):
     assert list(found["comparisons"]) == ["sft", "dpo"] and found["quick"] and found["rounds"] == 1
     assert found["machine"]["threads"] == 3 and found["machine"]["dtype"] == "float32" and found["versions"]["torch"]
     speed = found["comparisons"]["sft"]["rows"][0]
-    assert speed["theirs"] is None and len(speed["ours"]["rounds"]) == 1
+    assert speed["baseline"] is None and len(speed["ours"]["rounds"]) == 1
     assert "labelled targets/s" in table and "FLOPs used" in table and "threads" in table
 
 
-def test_a_missing_rival_is_one_line_and_no_traceback(run, monkeypatch):
+def test_a_missing_baseline_is_one_line_and_no_traceback(run, monkeypatch):
     from stages.benchmarks import scoring
 
-    for module in (command, scoring):
+    for module in (command.machine, scoring):
         monkeypatch.setattr(module, "installed", lambda name: False)
     found, _, said = run("--only", "scoring")
     rows = found["comparisons"]["scoring"]["rows"]
-    assert [row["theirs"] for row in rows] == [None] * 3 and rows[0]["ours"]["median"] > 0
+    assert [row["baseline"] for row in rows] == [None] * 3 and rows[0]["ours"]["median"] > 0
     assert said.count(EXTRA) == 1 and "lm_eval" in said and "Traceback" not in said
 
 
@@ -80,20 +80,20 @@ def test_table():
         Row("difference", "the same", "largest", [2e-5], rule="at_most", target=1e-3),
         Row("left", "", "s", [], rule="times", target=15),
     ]
-    assert report.cells(rows[0]) == (
+    assert timing.cells(rows[0]) == (
         "SFT, targets/s", "TRL (batch 1)", "55 (50–60)", "2.1 (2–2.2)", "26.2 x", "≥ 25 x", "[green]yes[/]"
     )
-    assert report.cells(rows[1])[4:] == ("1.2 x", "higher", "[green]yes[/]")
-    assert report.cells(rows[2])[2:6] == ("2e-05", "–", "", "≤ 0.001")
-    assert report.cells(rows[3])[2:] == ("–", "–", "", "≥ 15 x", "")
+    assert timing.cells(rows[1])[4:] == ("1.2 x", "higher", "[green]yes[/]")
+    assert timing.cells(rows[2])[2:6] == ("2e-05", "–", "", "≤ 0.001")
+    assert timing.cells(rows[3])[2:] == ("–", "–", "", "≥ 15 x", "")
     console = Console(width=160, record=True)
-    console.print(report.table({"sft": Comparison(rows)}))
+    console.print(timing.table({"sft": Comparison(rows)}))
     assert "26.2 x" in console.export_text()
 
 
 def test_heading():
     machine = {"processor": "a CPU", "cores": 2, "memory_bytes": 2**34, "accelerator": None, "threads": 2,
                "dtype": "bf16"}
-    assert report.heading(machine, {"torch": "2.0", "lm_eval": None}) == (
+    assert heading(machine, {"torch": "2.0", "lm_eval": None}) == (
         "a CPU, 2 cores, 16 GiB; 2 threads, bf16\ntorch 2.0, lm_eval (not installed)"
     )

@@ -3,7 +3,6 @@ from collections import Counter
 import pytest
 
 from stages.benchmarks import sft
-from stages.benchmarks.data import labels_among, stretches
 from stages.benchmarks.machine import peak
 from stages.training.sft_trainer import IGNORED, labelled
 
@@ -25,54 +24,55 @@ def answers_in(dataset):
 
 
 @pytest.fixture
-def rows(material):
-    return stretches(material, 30, 0)
+def rows(inputs):
+    return inputs.stretches(30, 0)
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_both_sides_train_on_the_same_labels(material, rows, tmp_path, packing):
-    ours = sft.our_trainer(material, sft.our_sequences(material, rows), tmp_path, [])
-    windows = sft.their_windows(material, labels_among(material, rows))
-    theirs = sft.their_trainer(material, windows, packing, 2, tmp_path, [])
+def test_both_sides_train_on_the_same_labels(inputs, rows, packing):
+    ours = sft.our_trainer(inputs, sft.our_sequences(inputs, rows))
+    windows = sft.baseline_windows(inputs, inputs.labels_among(rows))
+    baseline = sft.baseline_trainer(inputs, windows, sft.Choice(packing, 2))
     names, paper = ({tuple(answer): name for name, answer in zip(layout.candidates, layout.answers, strict=True)}
-                    for layout in (material.stream, material.window))
+                    for layout in (inputs.stream, inputs.window))
     mine = Counter({names[run]: count for run, count in answers_in(ours.train_dataset).items()})
-    packed = Counter({paper[run]: count for run, count in answers_in(theirs.train_dataset).items()})
+    packed = Counter({paper[run]: count for run, count in answers_in(baseline.train_dataset).items()})
     assert mine == packed
-    assert mine.total() == len(windows) == sft.count_targets(material, sft.our_sequences(material, rows))
-    assert set(mine) == {material.stream.candidates[number] for number in material.trained}
+    assert mine.total() == len(windows) == sft.count_targets(inputs, sft.our_sequences(inputs, rows))
+    assert set(mine) == {inputs.stream.candidates[number] for number in inputs.trained}
 
 
-def test_both_sides_train_the_same_adapter(material, rows, tmp_path):
-    windows = sft.their_windows(material, labels_among(material, rows)[:4])
-    ours = sft.our_trainer(material, sft.our_sequences(material, rows), tmp_path, [])
-    theirs = sft.their_trainer(material, windows, False, 2, tmp_path, [])
+def test_both_sides_train_the_same_adapter(inputs, rows):
+    windows = sft.baseline_windows(inputs, inputs.labels_among(rows)[:4])
+    ours = sft.our_trainer(inputs, sft.our_sequences(inputs, rows))
+    baseline = sft.baseline_trainer(inputs, windows, sft.Choice(False, 2))
     assert {name: weight.shape for name, weight in ours.model.named_parameters() if weight.requires_grad} == {
-        name: weight.shape for name, weight in theirs.model.named_parameters() if weight.requires_grad
+        name: weight.shape for name, weight in baseline.model.named_parameters() if weight.requires_grad
     }
-    assert ours.args.learning_rate == theirs.args.learning_rate and ours.args.bf16 == theirs.args.bf16
-    assert not theirs.args.activation_checkpointing and theirs.args.gradient_accumulation_steps == 4
+    assert ours.args.learning_rate == baseline.args.learning_rate and ours.args.bf16 == baseline.args.bf16
+    assert not baseline.args.activation_checkpointing and baseline.args.gradient_accumulation_steps == 4
 
 
-def test_operations_of_a_pass(material, rows):
-    sequences = sft.our_sequences(material, rows)
-    data = labelled(sequences, material.trained)
+def test_operations_of_a_pass(inputs, rows):
+    sequences = sft.our_sequences(inputs, rows)
+    data = labelled(sequences, inputs.trained)
     prefix = sft.shared_prefix(data["input_ids"])
-    assert prefix >= len(material.stream.prefix)
-    needed, half = sft.needed_flops(material, sequences), sft.needed_flops(material, sequences[:4])
+    assert prefix >= len(inputs.stream.prefix)
+    needed, half = sft.needed_flops(inputs, sequences), sft.needed_flops(inputs, sequences[:4])
     assert 0 < half.total < needed.total and needed.linear < needed.total
     assert sft.shared_prefix([[1, 2, 3], [1, 2, 4], [1, 2]]) == 2
 
 
-def test_comparison(material, sizes, tmp_path):
-    found, choice = sft.compare(material, sizes, tmp_path)
+def test_comparison(inputs, sizes):
+    found = sft.compare(inputs)
+    choice = sft.Choice(**found.details["choice"])
     speed, linear, total = found.rows
-    assert len(speed.ours) == len(speed.theirs) == len(linear.ours) == sizes.rounds
+    assert len(speed.ours) == len(speed.baseline) == len(linear.ours) == sizes.rounds
     assert choice.rate > 0 and choice.batch in (1, 2)
     assert set(found.details["trials"]) == {"packing off", "packing on"}
     assert total.ours[0] > linear.ours[0] > 0 and (total.target, speed.target) == (0.5, 25)
-    alone, none = sft.compare(material, sizes, tmp_path, ours_only=True)
-    assert none is None and alone.rows[0].theirs == [] and alone.rows[0].ratio is None
+    alone = sft.compare(inputs, ours_only=True)
+    assert alone.details["choice"] is None and alone.rows[0].baseline == [] and alone.rows[0].ratio is None
 
 
 def test_the_peak_is_a_rate():

@@ -13,11 +13,11 @@ def test_sides_take_turns():
 
         return run
 
-    assert alternate({"ours": side("ours"), "theirs": side("theirs")}, 2) == {"ours": [0, 10], "theirs": [0, 10]}
-    assert order == [(0, "ours"), (0, "theirs"), (1, "ours"), (1, "theirs")]
+    assert alternate({"ours": side("ours"), "baseline": side("baseline")}, 2) == {"ours": [0, 10], "baseline": [0, 10]}
+    assert order == [(0, "ours"), (0, "baseline"), (1, "ours"), (1, "baseline")]
 
 
-@pytest.mark.parametrize("rule, ours, theirs, target, ratio, reached", [
+@pytest.mark.parametrize("rule, ours, baseline, target, ratio, reached", [
     ("rates", [90, 1000, 100], [4, 1, 5], 25, 25, True),  # medians: an outlier on either side decides nothing
     ("rates", [90, 1000, 100], [4, 1, 5], 26, 25, False),
     ("times", [0.1, 0.2, 9], [4, 3, 1], 15, 15, True),
@@ -29,12 +29,12 @@ def test_sides_take_turns():
     ("at_least", [0.4, 0.6, 0.5], [], 0.5, None, True),
     ("at_most", [0.1, 0.3], [], 0.2, None, False),  # the largest, not the median
 ])
-def test_rows_are_judged_by_their_rule(rule, ours, theirs, target, ratio, reached):
-    row = Row("work", "rival", "1/s", ours, theirs, rule, target)
+def test_rows_are_judged_by_their_rule(rule, ours, baseline, target, ratio, reached):
+    row = Row("work", "tool", "1/s", ours, baseline, rule, target)
     assert (row.ratio, row.reached) == (pytest.approx(ratio) if ratio else None, reached)
 
 
 def test_every_round_is_kept():
-    found = Comparison([Row("work", "rival", "1/s", [1.0, 3.0, 2.5], [])], {"windows": 7}).as_dict()
+    found = Comparison([Row("work", "tool", "1/s", [1.0, 3.0, 2.5], [])], {"windows": 7}).as_dict()
     assert found["rows"][0]["ours"] == {"median": 2.5, "min": 1.0, "max": 3.0, "rounds": [1.0, 3.0, 2.5]}
-    assert found["rows"][0]["theirs"] is None and found["details"] == {"windows": 7}
+    assert found["rows"][0]["baseline"] is None and found["details"] == {"windows": 7}

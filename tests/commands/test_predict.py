@@ -54,7 +54,7 @@ def test_probabilities_are_those_of_the_whole_prompt(predictor, tuned):
             person.append(time, line["place"], line["behavior"])
             continue
         found = person.predict(time, line["place"])
-        prompt = predictor.layout.prefix + person.session.history() + predictor.layout.context(
+        prompt = predictor.layout.prefix + person.session.history() + predictor.layout.context_tokens(
             time.weekday(), time.hour, line["place"]
         )
         expected = np.exp(score(model, [prompt], predictor.layout.answers).log_p[0])
@@ -67,7 +67,7 @@ def test_a_prompt_is_that_of_the_same_events_in_a_log(tuned, context):
     events = small_log([20])
     params = small_params(prompt__context=context)
     one, model = predict.Predictor(tuned, all_behaviors(), params), load_merged(tuned)
-    log, person, candidates = EventLog.of(events, all_behaviors()), one.person(), one.layout.candidates
+    log, person, candidates = EventLog.from_tables(events, all_behaviors()), one.person(), one.layout.candidates
     for row, (time, place, behavior) in enumerate(events.select("time", "place", "behavior").rows()):
         found = {entry["behavior"]: entry["probability"] for entry in person.predict(time, place)}
         # a session's history is longer than L now and then

@@ -12,8 +12,8 @@ from stages.common.params import dotted_keys
 from stages.params import Params
 from stages.common.params import Section, keys
 from stages.studies.definitions import MODELS
-from stages.studies.pipeline import combinations, filled
 from tests.contract.imports import PACKAGE, ROOT, imported_by, modules_of, rooms_of
+from tests.contract.matrices import combinations, filled
 
 BASELINES = f"{PACKAGE}/baselines/dvc.yaml"
 SETTINGS = f"{PACKAGE}/baselines/params.yaml"

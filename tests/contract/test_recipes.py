@@ -5,8 +5,8 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from stages.common.params import dotted_keys
+from stages.hooks.overrides import RECIPES, expand
 from stages.params import Params, read_all
-from stages.hooks.symbols import RECIPES, expand
 from tests.contract.imports import ROOT
 
 TEXT = (ROOT / RECIPES).read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from tests.end_to_end.project import set_values, stages_of, stages_run
 pytestmark = pytest.mark.timeout(1200)
 
 with_symbols = pytest.mark.skipif(
-    not (Path(sysconfig.get_path("purelib")) / "behaviorlm_symbols.pth").exists(),
+    not (Path(sysconfig.get_path("purelib")) / "behaviorlm_hooks.pth").exists(),
     reason="the paper's symbols work after `pip install -e .`",
 )
 

@@ -21,7 +21,7 @@ STUDIES = """
 settings:
   default: {title: the tiny log}
   quick:
-    title: one setting for each rival
+    title: one setting for each baseline
     set:
       stages/baselines/params.yaml:budget.trials: 1
 studies:
@@ -42,8 +42,8 @@ studies:
     rows:
       markov: {model: markov}
       other: {model: markov, set: {windowing.min_history: 4}, needs: an hour}
-  rivals:
-    title: Counting and a rival
+  baselines:
+    title: Counting and a baseline
     values: [0]
     reference: markov
     costs: true
@@ -73,15 +73,15 @@ def finish(project: Project, *arguments: str) -> tuple[int, str]:
 
 def experiments(project: Project) -> dict[str, str]:
     """Finished experiments and their commits."""
-    lines = project.git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines()
-    found = {ref.split("/")[-1]: commit for ref, commit in map(str.split, lines)}
-    return {name: commit for name, commit in found.items() if name.startswith("counting-")}
+    listed = project.dvc("exp", "list", "--all-commits")
+    return {name: commit for commit, name in re.findall(r"(\w+) \[(counting-.+)\]", listed)}
 
 
 def started(project: Project) -> list[str]:
     """The names of the experiments that DVC began to run, as often as it did."""
-    logs = (project.folder / ".dvc" / "tmp" / "exps" / "run").glob("*/*.out")
-    return re.findall(r"Reproducing experiment '(counting-[^']+)'", "".join(log.read_text() for log in logs))
+    tasks = re.findall(r"^(\w+) .*(?:Running|Failed|Success) *$", project.dvc("queue", "status"), re.MULTILINE)
+    logs = [project.dvc("queue", "logs", task) for task in tasks]
+    return re.findall(r"Reproducing experiment '(counting-[^']+)'", "".join(logs))
 
 
 def kill_everything_in(folder: Path) -> None:
@@ -165,19 +165,20 @@ def test_what_ran_on_one_machine_is_finished_on_another(counting, tmp_path):
     other.dvc("exp", "pull", "origin", "--all-commits")
     code, output = finish(other, "special")
     assert code == 0 and "1 experiments, 1 finished, 0 to run" in output, output
-    found, before = (read_json(project.folder / "metrics" / "studies" / "special.json") for project in (other, counting))
+    found, before = (read_json(project.folder / "metrics" / "studies" / "special.json")
+                     for project in (other, counting))
     assert found["rows"] == before["rows"] and started(other) == []
     assert "special --reference markov" in before["command"] and "--reference" not in found["command"]
     counting.git("remote", "remove", "shared")
     counting.dvc("remote", "remove", "--local", "store")
 
 
-def test_a_budget_and_what_a_rival_may_try_reach_the_rival(counting):
+def test_a_budget_and_what_a_baseline_may_try_reach_the_baseline(counting):
     epochs = "stages/baselines/params.yaml:sasrec.epochs"
-    asked = ("rivals", "--setting", "quick", "-S", f"{epochs}=[1, 2]", "--reference", "sasrec")
+    asked = ("baselines", "--setting", "quick", "-S", f"{epochs}=[1, 2]", "--reference", "sasrec")
     code, output = finish(counting, *asked, "--jobs", "2")
     assert code == 0, output
-    table = counting.folder / "metrics" / "studies" / "quick" / "rivals.json"
+    table = counting.folder / "metrics" / "studies" / "quick" / "baselines.json"
     found = read_json(table)
     facts = found["rows"][1]["facts"][0]
     assert facts["trials"] == 1 and found["overrides"] == {epochs: [1, 2]}

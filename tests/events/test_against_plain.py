@@ -17,6 +17,7 @@ from stages.events.order import repeated, stable_order
 from stages.windows import cut as windows
 from tests.events.helpers import table_params
 from tests.events.plain import TIMES, plain_log, plain_windows
+from tests.small_log import vocabulary_of
 
 USER = st.sampled_from(["a", "b", "c", " c ", "Ünï", "d", "", "null"])
 TIME = st.one_of(st.just("2024-03-01 09:00:00"), st.sampled_from(sorted(TIMES)))
@@ -88,12 +89,12 @@ def test_windows_are_those_of_plain_python(rows, seed, min_history, natural, per
         sorted((user, time, "home", label) for user, time, label in rows), orient="row",
         schema={"user": pl.UInt64, "time": pl.Int64, "place": pl.String, "behavior": pl.String},
     ).with_columns(pl.col("time").cast(pl.Datetime("us")))
-    log = windows.histories(events.lazy())
-    split = windows.split_of(log.users, seed)
+    log = windows.read_histories(events.lazy())
+    split = windows.split_users(log.users, seed)
     vocabulary = windows.train_vocabulary(log, split == "train", 0.01)
-    train = events.filter(pl.Series(log.each(split == "train"), dtype=pl.Boolean))
-    assert vocabulary.equals(windows.vocabulary(train, 0.01))
-    made = windows.windows(log, split, vocabulary["behavior"], seed, min_history, natural, per_behavior)
+    train = events.filter(pl.Series(log.per_event(split == "train"), dtype=pl.Boolean))
+    assert vocabulary.equals(vocabulary_of(train, 0.01))
+    made = windows.make_windows(log, split, vocabulary["behavior"], seed, min_history, natural, per_behavior)
     found, lost = plain_windows(events.rows(), dict(zip(log.users.tolist(), split, strict=True)), seed, min_history,
                                 natural, per_behavior)
     assert {name: of_one.tolist() for name, of_one in made.rows.items()} == found

@@ -8,7 +8,8 @@ from tests.events.helpers import ROWS, write_log
 
 
 def all_lines(path, encodings=("utf-8",)):
-    return [pair for block in reading.lines(path, encodings) for pair in block.select("line", "text").iter_rows()]
+    return [pair for block in reading.blocks(path)
+            for pair in reading.block_lines(path, block, encodings).select("line", "text").iter_rows()]
 
 
 def test_folder_is_read_in_order_without_what_is_no_log(tmp_path):
@@ -66,7 +67,7 @@ def test_empty_file_is_named(tmp_path, packed):
 def test_file_that_grows_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "BLOCK", 64)
     file = write_log(tmp_path / "log.csv", ROWS)
-    blocks = reading.lines(file)
+    blocks = reading.blocks(file)
     next(blocks)
     with open(file, "a") as writer:
         writer.write("u9,2024-03-02 22:15:30,home,Gaming\n")

@@ -98,6 +98,6 @@ WRITTEN = st.one_of(
 @given(st.lists(st.one_of(st.none(), WRITTEN), max_size=8), st.sampled_from(["", "Europe/Berlin"]))
 def test_the_quick_way_says_what_the_careful_one_does(values, time_zone):
     series = pl.Series(values, dtype=pl.String)
-    assert times.local_times(series, "iso", time_zone).rows() == times._careful(series, "iso", time_zone).rows()
-    moments = times._careful(series, "iso", "UTC")["time"]
-    assert times.local_times(moments, "iso", "").rows() == times._careful(moments, "iso", "").rows()
+    assert times.local_times(series, "iso", time_zone).rows() == times._parse_any(series, "iso", time_zone).rows()
+    moments = times._parse_any(series, "iso", "UTC")["time"]
+    assert times.local_times(moments, "iso", "").rows() == times._parse_any(moments, "iso", "").rows()

@@ -35,7 +35,7 @@ def tuned(tiny_base, tmp_path_factory):
 def reader(request, monkeypatch):
     """Each reader in turn, wherever one is chosen."""
     for module in (likelihood, sft_trainer, dpo_trainer):
-        monkeypatch.setattr(module, "reader_of", request.param)
+        monkeypatch.setattr(module, "make_reader", request.param)
     return request.param
 
 

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from stages.model import attention
 from stages.model.llama import LlamaDecoder
 from stages.model.reader import PlainReader
-from stages.model.readers import reader_of
+from stages.model.readers import make_reader
 from stages.model.tree import additive
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -146,7 +146,7 @@ def read_three_times(reader):
 
 def reads_like_plain(model, differs_from=None, tolerance=1e-5):
     ids, where = tokens(2, 9), positions(9)
-    fast = reader_of(model)
+    fast = make_reader(model)
     assert isinstance(fast, LlamaDecoder)
     with torch.no_grad():
         found, expected = fast.read(ids, where)[0], PlainReader(model).read(ids, where)[0]

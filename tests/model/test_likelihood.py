@@ -127,7 +127,7 @@ def test_a_prompt_that_another_begins_with_is_not_read(sharp_model, reads, case)
 
 
 @pytest.mark.parametrize("limit", [1, 20, 50])
-def test_prompts_that_ride_on_others_may_be_spread_over_batches(sharp_model, monkeypatch, reads, limit):
+def test_prompts_that_share_a_prefix_may_be_spread_over_batches(sharp_model, monkeypatch, reads, limit):
     monkeypatch.setattr(likelihood, "_TOKENS_A_BATCH", limit)
     agrees(sharp_model, NESTED["the same windows again"], ANSWERS)
     assert len(reads) > 3
@@ -141,8 +141,8 @@ def test_only_prompts_that_are_no_beginning_of_another_are_read(sharp_model, rea
         patch.setattr(likelihood, "_TOKENS_A_BATCH", 1)
         agrees(sharp_model, prompts, [[40], [END]])  # no tree
     shared = common_prefix(prompts)
-    hosts = {tuple(p) for p in prompts if not any(len(o) > len(p) and o[: len(p)] == p for o in prompts)}
-    own = sorted((len(host) - shared for host in hosts), reverse=True)
+    longest = {tuple(p) for p in prompts if not any(len(o) > len(p) and o[: len(p)] == p for o in prompts)}
+    own = sorted((len(prompt) - shared for prompt in longest), reverse=True)
     assert reads == [(1, shared)] * (shared > 0) + [(1, size) for size in own]
 
 
@@ -219,10 +219,10 @@ def test_what_is_read_and_what_is_seen_at_once_is_limited(sizes, shared, tree, l
     for batch in batches:
         longest = sizes[batch[0]]
         assert len(batch) == 1 or len(batch) * longest <= limit
-        assert len(batch) == 1 or len(batch) * (shared + longest) <= likelihood._KEPT * limit
+        assert len(batch) == 1 or len(batch) * (shared + longest) <= likelihood._CACHED_PER_TOKEN * limit
     windows = [(0, i) for i in order]
-    runs = likelihood._few(windows, tree, shared + max(sizes), limit)
+    runs = likelihood._chunks(windows, tree, shared + max(sizes), limit)
     assert [window for run in runs for window in run] == windows
     for run in runs:
         assert len(run) == 1 or len(run) * tree <= limit
-        assert len(run) == 1 or len(run) * (shared + max(sizes)) <= likelihood._KEPT * limit
+        assert len(run) == 1 or len(run) * (shared + max(sizes)) <= likelihood._CACHED_PER_TOKEN * limit

@@ -5,7 +5,7 @@ import torch
 
 from stages.model.llama import LlamaDecoder
 from stages.model.reader import PlainReader
-from stages.model.readers import reader_of
+from stages.model.readers import make_reader
 from tests.model.models import (
     LINEAR, adapted, close, gradients, llama, model, positions, read_three_times, read_twice, reads_like_plain,
     same_gradients, same_losses, small_blocks, tokens, weighted,
@@ -130,12 +130,12 @@ def test_adapters_on_some_layers_only(targets):
 def test_adapters_on_some_of_the_weights_that_are_read_together(targets):
     model = adapted(llama(), target_modules=targets)
     with torch.no_grad():
-        close(*(make(model).read(tokens(2, 9), positions(9))[0] for make in (reader_of, PlainReader)))
-    same_gradients(*(gradients(model, read_twice(make(model), 5, False, False)) for make in (reader_of, PlainReader)))
+        close(*(make(model).read(tokens(2, 9), positions(9))[0] for make in (make_reader, PlainReader)))
+    same_gradients(*(gradients(model, read_twice(make(model), 5, False, False)) for make in (make_reader, PlainReader)))
 
 
 def test_adapters_of_which_one_has_fewer_weights():
     model = adapted(llama(), {"default": {}, "other": {"target_modules": ["q_proj"]}})
     model.set_adapter("other")
     with torch.no_grad():
-        close(*(make(model).read(tokens(2, 9), positions(9))[0] for make in (reader_of, PlainReader)))
+        close(*(make(model).read(tokens(2, 9), positions(9))[0] for make in (make_reader, PlainReader)))

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from stages.model import attention
 from stages.model.llama import LlamaDecoder
 from stages.model.reader import PlainReader
-from stages.model.readers import reader_of
+from stages.model.readers import make_reader
 from tests.model.models import (
     adapted, close, gradients, llama, model, positions, qwen2, read_twice, reads_like_plain, same_gradients, tokens,
     weighted,
@@ -20,9 +20,9 @@ from tests.model.models import (
 def used(model):
     """After scoring and a step of training."""
     with torch.inference_mode():
-        reader_of(model).read(tokens(2, 9), positions(9))
+        make_reader(model).read(tokens(2, 9), positions(9))
     if any(weight.requires_grad for weight in model.parameters()):
-        gradients(model, weighted(reader_of(model).read(tokens(2, 9), positions(9))[0]))
+        gradients(model, weighted(make_reader(model).read(tokens(2, 9), positions(9))[0]))
     return model
 
 
@@ -45,7 +45,7 @@ def test_the_models_weights_stay_what_they_are_and_are_held_once(model):
     assert all(weight is parameters[name] for name, weight in model.named_parameters())
     assert held(model) == size
     with torch.no_grad():
-        close(model.get_decoder()(tokens(2, 9)).last_hidden_state, reader_of(model).read(tokens(2, 9), positions(9))[0])
+        close(model.get_decoder()(tokens(2, 9)).last_hidden_state, make_reader(model).read(tokens(2, 9), positions(9))[0])
 
 
 def test_weights_that_lie_together_are_not_copied_again():
@@ -85,7 +85,7 @@ def test_merging_in_between_and_back(safe):
     before = reads_like_plain(model)
     model.merge_adapter(safe_merge=safe)
     with torch.no_grad():
-        close(reader_of(model).read(tokens(2, 9), positions(9))[0], before)
+        close(make_reader(model).read(tokens(2, 9), positions(9))[0], before)
     model.unmerge_adapter()
     close(reads_like_plain(model), before)
 
@@ -132,7 +132,7 @@ def test_weights_that_lie_together_can_be_trained_whole():
     model, fresh = used(llama()), llama()
     for each in (model, fresh):
         each.requires_grad_(True)
-        gradient = gradients(each, weighted(reader_of(each).read(tokens(2, 9), positions(9))[0]))
+        gradient = gradients(each, weighted(make_reader(each).read(tokens(2, 9), positions(9))[0]))
         with torch.no_grad():
             for name, weight in each.named_parameters():
                 weight -= 0.01 * gradient.get(name, 0)

@@ -11,7 +11,7 @@ from stages.model import attention
 from stages.model.llama import LlamaDecoder
 from stages.model.load import load_adapter, load_base, new_adapter
 from stages.model.reader import PlainReader
-from stages.model.readers import reader_of
+from stages.model.readers import make_reader
 from stages.model.tree import AnswerTree, pack
 from tests.model.models import (
     MODELS, adapted, alike, causal, close, llama, model, positions, qwen2, sharp, small_blocks, tokens,
@@ -52,7 +52,7 @@ def test_it_reads_behind_what_was_read_before(model, each, mask):
 def test_packed_trees_of_several_sizes_are_read_as_each_alone(model, prefix):
     answers = [[[5, 6, 9], [5, 7, 9], [9]], [[6, 9]], [[5, 6, 7, 8, 9], [4, 9], [5, 9]]]
     prompts = [tokens(1, size, seed=size)[0].tolist() for size in (4, 1, 6)]
-    trees = [AnswerTree.of(few) for few in answers]
+    trees = [AnswerTree.build(few) for few in answers]
     packed = pack(prompts, trees, prefix, torch.float32)
     beginning = tokens(1, prefix, seed=9)
     fast, plain = LlamaDecoder(model), PlainReader(model)
@@ -115,14 +115,14 @@ class Wrapper(torch.nn.Module):
 
 
 def test_the_models_of_the_pipeline_get_the_fast_reader(tiny_base, tuned):
-    assert isinstance(reader_of(load_adapter(tuned)), LlamaDecoder)
-    assert isinstance(reader_of(new_adapter(tiny_base, small_params().lora, 0)), LlamaDecoder)
+    assert isinstance(make_reader(load_adapter(tuned)), LlamaDecoder)
+    assert isinstance(make_reader(new_adapter(tiny_base, small_params().lora, 0)), LlamaDecoder)
     base = load_base(tiny_base)
-    assert isinstance(reader_of(base.requires_grad_(False)), LlamaDecoder)
+    assert isinstance(make_reader(base.requires_grad_(False)), LlamaDecoder)
     base.requires_grad_(True)
     with torch.inference_mode():
-        assert isinstance(reader_of(base), LlamaDecoder)
-    assert isinstance(reader_of(base), PlainReader), "weights that train"
+        assert isinstance(make_reader(base), LlamaDecoder)
+    assert isinstance(make_reader(base), PlainReader), "weights that train"
 
 
 def gpt2():
@@ -153,13 +153,13 @@ OTHERS = {
 def test_tuned_prompts_are_not_left_out():
     model = get_peft_model(llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     with torch.no_grad():
-        assert type(reader_of(model)) is PlainReader
+        assert type(make_reader(model)) is PlainReader
 
 
 @pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS.keys())
 def test_other_models_are_read_by_their_own_forward(make):
     model = make()
-    reader = reader_of(model)
+    reader = make_reader(model)
     assert isinstance(reader, PlainReader)
     past = reader.read(tokens(1, 5), positions(5))[1]
     found = reader.read(tokens(2, 4, seed=1), positions(4, 5), past)[0]
@@ -171,7 +171,7 @@ def test_other_models_are_read_by_their_own_forward(make):
 
 def test_variants_of_lora_are_not_taken_for_it():
     model = adapted(llama(), alora_invocation_tokens=[5], task_type="CAUSAL_LM")
-    assert isinstance(reader_of(model), PlainReader)
+    assert isinstance(make_reader(model), PlainReader)
 
 
 @pytest.mark.parametrize("config", [
@@ -181,6 +181,6 @@ def test_variants_of_lora_are_not_taken_for_it():
 def test_adapters_of_another_kind_are_not_left_out(config):
     model = get_peft_model(llama(), config).eval()
     with torch.no_grad():
-        found = reader_of(model).read(tokens(2, 9), positions(9))[0]
+        found = make_reader(model).read(tokens(2, 9), positions(9))[0]
         close(found, model.get_base_model().get_decoder()(tokens(2, 9)).last_hidden_state)
         assert (found - LlamaDecoder(llama()).read(tokens(2, 9), positions(9))[0]).abs().max() > 0.05

@@ -20,7 +20,7 @@ def path(tree, node):
 
 
 def test_shared_beginnings_are_read_once():
-    tree = AnswerTree.of([[1, 2, END], [1, 3, END], [4, END], [1, 2, 5, END]])
+    tree = AnswerTree.build([[1, 2, END], [1, 3, END], [4, END], [1, 2, 5, END]])
     assert tree.tokens.tolist() == [1, 2, 3, 4, 5]
     assert tree.depth.tolist() == [0, 1, 1, 0, 2]
     assert [path(tree, node) for node in range(5)] == [[1], [1, 2], [1, 3], [4], [1, 2, 5]]
@@ -29,7 +29,7 @@ def test_shared_beginnings_are_read_once():
 
 
 def test_an_answer_of_one_token_reads_nothing():
-    tree = AnswerTree.of([[END], [3]])
+    tree = AnswerTree.build([[END], [3]])
     assert len(tree.tokens) == 0 and tree.ancestors.shape == (0, 0)
     assert (tree.step_source.tolist(), tree.step_target.tolist()) == ([-1, -1], [END, 3])
 
@@ -37,7 +37,7 @@ def test_an_answer_of_one_token_reads_nothing():
 @settings(max_examples=50, database=None)
 @given(answers_of_any_kind)
 def test_the_steps_of_an_answer_spell_it_along_one_path(answers):
-    tree = AnswerTree.of(answers)
+    tree = AnswerTree.build(answers)
     assert tree.answers == len(answers)
     for number, answer in enumerate(answers):
         steps = tree.step_answer == number
@@ -53,7 +53,7 @@ def test_the_steps_of_an_answer_spell_it_along_one_path(answers):
 @settings(max_examples=30, database=None)
 @given(prefix=st.integers(0, 3), data=st.data())
 def test_a_packed_token_sees_the_prefix_its_prompt_and_its_ancestors_only(prefix, data):
-    trees = [AnswerTree.of(answers) for answers in data.draw(st.lists(answers_of_any_kind, min_size=1, max_size=3))]
+    trees = [AnswerTree.build(answers) for answers in data.draw(st.lists(answers_of_any_kind, min_size=1, max_size=3))]
     prompts = [data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)) for _ in trees]
     packed = pack(prompts, trees, prefix, torch.float32)
     size = max(len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True))
@@ -83,7 +83,7 @@ def test_an_answers_log_probability_is_the_sum_over_its_tokens(monkeypatch, rows
     monkeypatch.setattr(tree_module, "_HEAD_ROWS", rows)
     torch.manual_seed(0)
     answers = [[1, 2, END], [1, END], [END], [3, 4, END]]
-    tree, head = AnswerTree.of(answers), torch.nn.Linear(6, 12, bias=False)
+    tree, head = AnswerTree.build(answers), torch.nn.Linear(6, 12, bias=False)
     hidden = torch.randn(1 + len(tree.tokens), 6)
     log_p = head(hidden).log_softmax(dim=-1)
     nodes = {(): 0, (1,): 1, (1, 2): 2, (3,): 3, (3, 4): 4}
@@ -97,7 +97,7 @@ def test_an_answers_log_probability_is_the_sum_over_its_tokens(monkeypatch, rows
 def test_gradients_reach_every_hidden_state_that_predicts(monkeypatch, rows):
     monkeypatch.setattr(tree_module, "_HEAD_ROWS", rows)
     torch.manual_seed(0)
-    tree, head = AnswerTree.of([[1, 2, END], [3, END]]), torch.nn.Linear(6, 12, bias=False)
+    tree, head = AnswerTree.build([[1, 2, END], [3, END]]), torch.nn.Linear(6, 12, bias=False)
     hidden = torch.randn(1 + len(tree.tokens), 6, requires_grad=True)
     log_p = head(hidden).log_softmax(dim=-1)
     first, second = log_p[0, 1] + log_p[1, 2] + log_p[2, END], log_p[0, 3] + log_p[3, END]
@@ -110,7 +110,7 @@ def test_gradients_reach_every_hidden_state_that_predicts(monkeypatch, rows):
 
 def test_log_probabilities_are_summed_in_float32():
     torch.manual_seed(0)
-    tree, head = AnswerTree.of([[1] * 30 + [END]]), torch.nn.Linear(6, 12, bias=False)
+    tree, head = AnswerTree.build([[1] * 30 + [END]]), torch.nn.Linear(6, 12, bias=False)
     hidden = torch.randn(1 + len(tree.tokens), 6)
     low = step_log_probs(hidden.bfloat16(), tree, head.bfloat16())
     logits = torch.nn.functional.linear(hidden.bfloat16(), head.weight).float()

@@ -41,7 +41,7 @@ def layout_of(tokenizer):
     def make(events, kind="stream", history=5, min_history=3, max_tokens=2000, stream_events=8, seed=0, tokens=None,
              vocabulary=None, told="next"):
         prompt = Prompt(layout=kind, context=told, max_tokens=max_tokens, stream_events=stream_events)
-        log = EventLog.of(events, all_behaviors() if vocabulary is None else vocabulary)
+        log = EventLog.from_tables(events, all_behaviors() if vocabulary is None else vocabulary)
         return make_layout(tokens or tokenizer, log, prompt, history, min_history, seed)
 
     return make

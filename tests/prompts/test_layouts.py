@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from stages.common.errors import UserError
-from stages.prompts.layouts import prompts
+from stages.prompts.layout import prompts
 from tests.small_log import BEHAVIORS, small_log
 
 settings_here = settings(

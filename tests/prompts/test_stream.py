@@ -74,8 +74,8 @@ def test_an_event_that_is_not_of_the_log_is_written_like_one_that_is(layout_of, 
     for row in range(9):
         told_of = int(log.weekday[row]), int(log.hour[row]), log.places[log.place[row]]
         same = layout_of(small_log([9]), history=20, told=told)
-        assert same.prompt(row) == said + layout.context(*told_of)
-        said += layout.event(*told_of, log.behaviors[log.behavior[row]])
+        assert same.prompt(row) == said + layout.context_tokens(*told_of)
+        said += layout.event_tokens(*told_of, log.behaviors[log.behavior[row]])
 
 
 def test_hours_are_written_as_people_do():

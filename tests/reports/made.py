@@ -9,14 +9,15 @@ from ruamel.yaml import YAML
 from stages.common import tables
 from stages.common.files import write_json
 from stages.params import Params
-from stages.evaluate import evaluate, write_plots
+from stages.evaluate import STAGE as EVALUATE
+from stages.evaluate import evaluate
 from stages.reference import reference
 from stages.reports.gather import Places
 from stages.studies.compare import Comparison, summarise
 from stages.windowing import frequencies, windowing
 from stages.windows.tested import tested
 from tests.events.helpers import params_with, simulated_log, write_params
-from tests.studies.planted import Plan, rows, vocabulary
+from stages.studies.planted import Plan, rows, vocabulary
 
 NASTY = '<script>x()</script>&$y$'
 """What a behaviour of the log is renamed to."""
@@ -39,7 +40,7 @@ def make_run(root: Path, settings: Params | None = None, rename: dict[str, str] 
         folder.mkdir(parents=True, exist_ok=True)
     write_params(places.params, settings)
     events, oracle = simulated_log(settings.data_seed, 220, 25, 8)
-    lazy, known, counts = windowing(events, settings)
+    lazy, known, _, counts = windowing(events, settings)
     windows = lazy.collect()
     wanted = tested(events, windows, settings.predictions, settings.data_seed)
     found, _ = reference(events, windows, known, wanted, oracle, settings)
@@ -82,7 +83,7 @@ def _write_metrics(
         metrics, plots = evaluate(events, known, frame, facts, given)
         if name in _SKILL:
             write_json(places.metrics / "eval" / f"{name}.json", metrics)
-            write_plots(plots, places.metrics / "plots" / name)
+            EVALUATE.writes["plots"].write(plots, places.metrics / "plots" / name)
         else:
             others[name] = metrics
     write_json(places.metrics / "eval" / "reference.json", others)

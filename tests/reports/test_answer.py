@@ -7,7 +7,7 @@ from stages.reports.answer import answer, question
 from stages.reports.differences import Difference, differences, metric
 from stages.reports.labels import number
 from stages.studies.repository import commit
-from stages.studies.way import share
+from stages.studies.table import gap_closed
 
 KEYS = ("balanced.overall", "balanced.tail", "natural.rec_w")
 
@@ -125,8 +125,8 @@ def test_the_rival_that_trains_nothing_more_is_named(material, found):
 
 @pytest.mark.parametrize(("row", "gone"), [(0.2, 0.0), (0.6, 1.0), (0.4, 0.5), (0.1, -0.25)])
 def test_the_share_of_the_way(row, gone):
-    assert share(row, 0.2, 0.6) == pytest.approx(gone)
-    assert share(row, 0.2, 0.205) is None and share(None, 0.2, 0.6) is None and share(row, 0.6, 0.2) is None
+    assert gap_closed(row, 0.2, 0.6) == pytest.approx(gone)
+    assert gap_closed(row, 0.2, 0.205) is None and gap_closed(None, 0.2, 0.6) is None and gap_closed(row, 0.6, 0.2) is None
 
 
 def test_no_commit_outside_git(tmp_path):

@@ -93,7 +93,7 @@ def test_a_study_shows_what_its_file_says_beside_the_numbers(copied):
     assert "validation" not in "".join(study_tables(gather(copied).studies))
     way = "Share of the way from a & b (.1) to c (.2), overall:\n\n| row | share |\n|---|---|\n| a & b | −7 % |\n"
     path.write_text(json.dumps(content | {
-        "command": "python -m stages.study planted -S seed=1", "commit": "abc123 with changes", "way": way,
+        "command": "python -m stages.study planted -S seed=1", "commit": "abc123 with changes", "gap": way,
         "note": "Files go by `self` <here>.", "show_validation": True, "simulated": True, "format": "table",
     }))
     study = gather(copied).studies[0]

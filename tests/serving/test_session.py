@@ -12,7 +12,7 @@ from stages.model.likelihood import score
 from stages.model.llama import LlamaDecoder
 from stages.model.reader import PlainReader
 from stages.serving import session
-from stages.serving.session import Candidates, Session
+from stages.serving.session import Session, SharedModel
 
 END = 9
 PREFIX = [11, 12, 13, 14]
@@ -24,8 +24,8 @@ LENGTH, MAX_TOKENS = 4, 64
 def candidates(sharp_model, request):
     with pytest.MonkeyPatch.context() as patch:
         if request.param is PlainReader:
-            patch.setattr(session, "reader_of", lambda model, few_tokens: PlainReader(model))
-        made = Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
+            patch.setattr(session, "make_reader", lambda model, few_tokens: PlainReader(model))
+        made = SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
     assert type(made.reader) is request.param
     return made
 
@@ -41,12 +41,12 @@ def whole(model, person, context):
 
 def agrees(model, person, context):
     """The session's probabilities of all candidates are the whole prompt's."""
-    weighed = person.weigh(context)
+    scored = person.score(context)
     expected = whole(model, person, context)  # of what is left of the history, had it to be cut
-    assert sorted(weighed.candidates) == list(range(len(ANSWERS)))
-    np.testing.assert_allclose(np.log(weighed.low), expected[weighed.candidates], atol=1e-4, rtol=0)
-    np.testing.assert_allclose(weighed.low, weighed.high, atol=1e-6)
-    assert (np.diff(weighed.low) <= 1e-6).all(), "best first"
+    assert sorted(scored.candidates) == list(range(len(ANSWERS)))
+    np.testing.assert_allclose(np.log(scored.low), expected[scored.candidates], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(scored.low, scored.high, atol=1e-6)
+    assert (np.diff(scored.low) <= 1e-6).all(), "best first"
 
 
 def spy(candidates, monkeypatch):
@@ -72,12 +72,12 @@ def test_a_session_agrees_with_the_whole_prompt_over_several_histories(sharp_mod
 
 
 def test_each_event_is_read_at_most_twice_and_nothing_else_again(sharp_model, monkeypatch):
-    shared = Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
+    shared = SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
     read = spy(shared, monkeypatch)
     rng, person, size = np.random.default_rng(1), Session(shared), 0
     for _ in range(40):
         context, candidate = happening(rng)
-        person.weigh(context)
+        person.score(context)
         person.append(context + ANSWERS[candidate], candidate)
         size += 2 * (len(context) + len(ANSWERS[candidate]))
     assert len(read) == 40, "one pass each"
@@ -85,10 +85,10 @@ def test_each_event_is_read_at_most_twice_and_nothing_else_again(sharp_model, mo
 
 
 def test_a_context_that_came_true_is_not_read_again(sharp_model, monkeypatch):
-    shared = Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
+    shared = SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
     read = spy(shared, monkeypatch)
     person = Session(shared)
-    person.weigh([20, 21, 22])
+    person.score([20, 21, 22])
     person.append([20, 21, 22, *ANSWERS[2]], 2)
     agrees(sharp_model, person, [23])
     assert read[1][: len(ANSWERS[2]) + 1] == [*ANSWERS[2], 23]
@@ -121,7 +121,7 @@ def test_many_events_at_once(sharp_model, candidates):
 
 
 def test_no_prompt_is_longer_than_the_limit(sharp_model):
-    short = Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, 24)
+    short = SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, 24)
     rng, person = np.random.default_rng(4), Session(short)
     for number in range(30):
         context = rng.integers(20, 36, rng.integers(1, 8)).tolist()
@@ -143,36 +143,36 @@ def test_the_order_of_the_best_is_exact_and_their_probabilities_lie_within_the_b
     for context in data.draw(st.lists(st.lists(st.integers(20, 36), min_size=1, max_size=3), min_size=1, max_size=6)):
         top = data.draw(st.integers(1, len(ANSWERS)))
         expected = whole(sharp_model, person, context)
-        weighed = person.weigh(context, top)
+        scored = person.score(context, top)
         order = np.argsort(-expected, kind="stable")[:top]
-        np.testing.assert_allclose(expected[weighed.candidates], expected[order], atol=1e-4, rtol=0)
-        p = np.exp(expected[weighed.candidates])
-        assert (weighed.low <= p + 1e-5).all() and (p <= weighed.high + 1e-5).all()
+        np.testing.assert_allclose(expected[scored.candidates], expected[order], atol=1e-4, rtol=0)
+        p = np.exp(expected[scored.candidates])
+        assert (scored.low <= p + 1e-5).all() and (p <= scored.high + 1e-5).all()
         person.append(context + ANSWERS[int(order[0])], int(order[0]))
 
 
 def test_what_cannot_win_is_not_read(sharp_model, monkeypatch):
-    shared = Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
+    shared = SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
     read = spy(shared, monkeypatch)
     rng, person = np.random.default_rng(5), Session(shared)
     monkeypatch.setattr(session, "_GUESSED_TOKENS", 2)
     for _ in range(12):
         context, candidate = happening(rng)
-        person.weigh(context, 1)
+        person.score(context, 1)
         person.append(context + ANSWERS[candidate], candidate)
     several = sum(map(len, read))
     read.clear()
     rng, person = np.random.default_rng(5), Session(shared)
     for _ in range(12):
         context, candidate = happening(rng)
-        person.weigh(context)
+        person.score(context)
         person.append(context + ANSWERS[candidate], candidate)
     assert several < sum(map(len, read))
 
 
 @pytest.mark.parametrize("limit", [34, 45])
 def test_a_limit_of_tokens_halves_the_history_and_no_less(sharp_model, limit):
-    person, before = Session(Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, limit)), 0
+    person, before = Session(SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, limit)), 0
     for number in range(30):
         agrees(sharp_model, person, [20, 21])
         person.append([20, 21, *ANSWERS[0]], 0)
@@ -180,7 +180,7 @@ def test_a_limit_of_tokens_halves_the_history_and_no_less(sharp_model, limit):
         before = person.current.events
 
 
-def weigh_with_a_failing_pass(monkeypatch, candidates, person, context, failing):
+def score_with_a_failing_pass(monkeypatch, candidates, person, context, failing):
     """Ask for the likeliest two; of the passes that it takes, the one of that number runs out of memory."""
     extend, passes = candidates.reader.extend, []
 
@@ -192,7 +192,7 @@ def weigh_with_a_failing_pass(monkeypatch, candidates, person, context, failing)
 
     with monkeypatch.context() as patch, contextlib.suppress(MemoryError):
         patch.setattr(candidates.reader, "extend", fails)
-        person.weigh(context, 2)
+        person.score(context, 2)
 
 
 @pytest.mark.parametrize("failing", [1, 2])
@@ -202,7 +202,7 @@ def test_a_pass_that_fails_leaves_nothing_wrong_behind(sharp_model, candidates, 
     rng, person = np.random.default_rng(8), Session(candidates)
     for _ in range(4 * LENGTH):
         context, candidate = happening(rng)
-        weigh_with_a_failing_pass(monkeypatch, candidates, person, context, failing)
+        score_with_a_failing_pass(monkeypatch, candidates, person, context, failing)
         agrees(sharp_model, person, context)
         person.append(context + ANSWERS[candidate], candidate)
 
@@ -217,7 +217,7 @@ def behind(rng):
 @pytest.mark.parametrize("ahead", [1, 9, 1000])
 def test_where_no_context_is_told_a_session_agrees_with_the_whole_prompt_too(sharp_model, monkeypatch, ahead, limit):
     monkeypatch.setattr(session, "_TOKENS_AHEAD", ahead)
-    shared = Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, limit)
+    shared = SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, limit)
     rng, person, events = np.random.default_rng(7), Session(shared), []
     for number in range(5 * LENGTH):
         for _ in range(number % 3):  # not asked, asked, asked again with nothing new to be read
@@ -234,31 +234,31 @@ def test_where_no_context_is_told_a_session_agrees_with_the_whole_prompt_too(sha
 
 
 def test_without_context_only_one_token_is_read_again_and_only_if_nothing_is_new(sharp_model, monkeypatch):
-    shared = Candidates(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
+    shared = SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
     read, tokens = spy(shared, monkeypatch), len(shared.tree.tokens)
     person = Session(shared)
-    person.weigh([])
+    person.score([])
     person.append([*ANSWERS[2], 20], 2)
-    person.weigh([])
-    person.weigh([])
+    person.score([])
+    person.score([])
     assert [ids[: len(ids) - tokens] for ids in read] == [PREFIX[-1:], [*ANSWERS[2], 20], [20]]
 
 
 @pytest.mark.parametrize("answers", [ANSWERS, [[50], [60], [61]]], ids=["several tokens", "one token"])
 def test_sessions_without_context_agree_and_never_write_to_what_they_share(sharp_model, answers):
-    shared = Candidates(sharp_model, PREFIX, answers, LENGTH, MAX_TOKENS)
+    shared = SharedModel(sharp_model, PREFIX, answers, LENGTH, MAX_TOKENS)
     for _ in range(2):
         person = Session(shared)
         for number in range(3):
-            weighed = person.weigh([])
+            scored = person.score([])
             expected = score(sharp_model, [PREFIX + person.history()], answers).log_p[0]
-            np.testing.assert_allclose(np.log(weighed.low), expected[weighed.candidates], atol=1e-4, rtol=0)
+            np.testing.assert_allclose(np.log(scored.low), expected[scored.candidates], atol=1e-4, rtol=0)
             person.append(answers[number], number)
     # other values than a reading of the prefix gives, so that writing that reading over them would show
     shared.past = [tuple(part + 1 for part in layer) for layer in shared.past]
     before = [part.clone() for layer in shared.past for part in layer]
-    Session(shared).weigh([])
-    Session(shared).weigh([], 1)
+    Session(shared).score([])
+    Session(shared).score([], 1)
     after = [part for layer in shared.past for part in layer]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
@@ -270,7 +270,7 @@ def test_a_pass_that_fails_where_no_context_is_told_leaves_nothing_wrong_behind(
     monkeypatch.setattr(session, "_GUESSED_TOKENS", 1)
     rng, person = np.random.default_rng(9), Session(candidates)
     for number in range(3 * LENGTH):
-        weigh_with_a_failing_pass(monkeypatch, candidates, person, [], failing)
+        score_with_a_failing_pass(monkeypatch, candidates, person, [], failing)
         if number % 2:
             agrees(sharp_model, person, [])
         event, candidate = behind(rng)
@@ -280,7 +280,7 @@ def test_a_pass_that_fails_where_no_context_is_told_leaves_nothing_wrong_behind(
 
 def test_sessions_do_not_know_of_each_other(sharp_model, candidates):
     one, other = Session(candidates), Session(candidates)
-    one.weigh([20])
+    one.score([20])
     one.append([20, *ANSWERS[0]], 0)
     agrees(sharp_model, other, [21])
     agrees(sharp_model, one, [21])
@@ -290,14 +290,14 @@ def test_sessions_do_not_know_of_each_other(sharp_model, candidates):
 def test_bf16_weights_in_another_order_say_the_same(sharp_model):
     """The layout for few tokens is taken in bf16 only; on its own it must not be further from float32 than plain bf16."""
     rng = np.random.default_rng(6)
-    low = Candidates(sharp_model.to(torch.bfloat16), PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
+    low = SharedModel(sharp_model.to(torch.bfloat16), PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
     try:
         person = Session(low)
         for _ in range(6):
             context, candidate = happening(rng)
             expected = whole(sharp_model, person, context)
-            weighed = person.weigh(context)
-            np.testing.assert_allclose(weighed.low, np.exp(expected[weighed.candidates]), atol=0.15)
+            scored = person.score(context)
+            np.testing.assert_allclose(scored.low, np.exp(expected[scored.candidates]), atol=0.15)
             person.append(context + ANSWERS[candidate], candidate)
     finally:
         sharp_model.to(torch.float32)

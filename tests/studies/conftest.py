@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stages.studies.compare import Comparison, summarise
-from tests.studies.planted import Plan, rows, vocabulary
+from stages.studies.planted import Plan, rows, vocabulary
 
 METRICS = [
     *(f"natural.{name}" for name in ("rec_w", "prec_w", "log_loss", "ece", "hr_at_3", "mrr")),

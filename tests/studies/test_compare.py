@@ -16,7 +16,7 @@ from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.permutation import holm, paired_test, random_signs
 from stages.studies.repetitions import Repetition, RowResult, prepare
 from stages.studies.user_sums import contributions, swapped
-from tests.studies.planted import Plan, coverage, rows, vocabulary
+from stages.studies.planted import Plan, coverage, rows, vocabulary
 
 
 def arrays(repetition, split, names):
@@ -49,7 +49,7 @@ def test_values_are_those_of_the_plain_metrics(study, summary_of, metrics):
     planted, names = study()
     planted = with_unknown(planted)
     summary = summary_of(planted, names)
-    for row, result in zip(summary.rows, planted):
+    for row, result in zip(summary.rows, planted, strict=False):
         expected = [plain(repetition, names) for repetition in result.repetitions]
         for metric in metrics:
             measured = row.metrics[metric]

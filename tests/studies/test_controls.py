@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from tests.studies.planted import Plan, coverage
+from stages.studies.planted import Plan, coverage
 
 SETS = 200
 

@@ -42,11 +42,11 @@ def test_every_study_is_there():
 
 
 @pytest.mark.parametrize("name", CATALOGUE.studies)
-def test_every_study_has_the_cheapest_rival_and_at_least_five_repetitions(name):
+def test_every_study_has_the_cheapest_baseline_and_at_least_five_repetitions(name):
     study = CATALOGUE.studies[name]
-    rivals = [row for row in study.rows.values()
+    baselines = [row for row in study.rows.values()
               if row.model == "sft" and row.decision == "adjusted" and row.set.get("sft.labels") == "all"]
-    assert rivals and not all(row.needs for row in rivals)
+    assert baselines and not all(row.needs for row in baselines)
     assert len(study.values) >= 5 and study.title and not study.rows[study.reference].needs
 
 
@@ -86,9 +86,12 @@ def test_a_study_may_be_compared_with_another_of_its_rows():
     ("reference: first", "reference: frist", "studies.ours: reference 'frist' is none of its rows: first, second"),
     ("first: {}", "first: {modle: sft}", "studies.ours.rows.first.modle: "),
     ("first: {}", "first: {model: GPT 4}", "studies.ours.rows.first.model: "),
-    ("first: {}", "first: {model: markov, tried: [{sft.epochs: 2}]}", "tried: model markov, decision plain: validation can"),
-    ("first: {}", "first: {model: sasrec_ce_next, tried: [{sft.epochs: 2}]}", "tried: model sasrec_ce_next, decision plain"),
-    ("first: {}", "first: {decision: textbook, tried: [{sft.epochs: 2}]}", "tried: model dpo, decision textbook: "),
+    ("first: {}", "first: {model: markov, alternatives: [{sft.epochs: 2}]}",
+     "alternatives: model markov, decision plain: validation can"),
+    ("first: {}", "first: {model: sasrec_ce_next, alternatives: [{sft.epochs: 2}]}",
+     "alternatives: model sasrec_ce_next, decision plain"),
+    ("first: {}", "first: {decision: textbook, alternatives: [{sft.epochs: 2}]}",
+     "alternatives: model dpo, decision textbook: "),
     ("first: {}", "First Row: {}", r"studies.ours.rows.First Row.*: "),
     ("title: Ours", "title: Ours\n    values: [0, 1, 0]", r"values \[0, 1, 0\]: expected one or more, all different"),
     ("title: Ours", "title: Ours\n    values: []", r"values \[\]: expected one or more, all different"),

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from stages.params import read_all
-from stages.studies.durations import _FIRST_GUESS, LM_RIVALS, Durations
-from stages.studies.pipeline import RIVALS, Pipeline
+from stages.studies.durations import _FIRST_GUESS, LANGUAGE_BASELINES, OVERHEAD, Durations
+from stages.studies.pipeline import BASELINES, Pipeline
 from tests.contract.imports import ROOT
 
 PARAMS = read_all(ROOT / "params.yaml")
@@ -31,7 +31,7 @@ def test_a_first_guess_grows_with_the_work(path):
     assert guess.seconds("predictions@dpo", PARAMS) > guess.seconds("predictions@dpo", with_values(
         "windowing", balanced_per_behavior=1))
     assert guess.seconds("dpo", with_values("dpo", epochs=4.0)) > guess.seconds("dpo", PARAMS)
-    assert guess.seconds("ingest", PARAMS) > 0 and guess.seconds("a_new_stage", PARAMS) > 0 and guess.overhead() > 0
+    assert guess.seconds("ingest", PARAMS) > 0 and guess.seconds("a_new_stage", PARAMS) > 0 and OVERHEAD > 0
 
 
 def test_what_was_seen_scales_what_was_not(path):
@@ -47,29 +47,29 @@ def test_what_was_seen_scales_what_was_not(path):
     assert durations.seconds("scoring", PARAMS) == Durations(path.with_name("none"), 35).seconds("scoring", PARAMS)
 
 
-@pytest.mark.parametrize("rival", ["sasrec@ce-next", "gpt2@ce-next", "llara@next"])
-def test_a_rival_takes_as_long_as_it_may_try_settings(path, rival):
-    stage = f"{RIVALS}:{rival}"
+@pytest.mark.parametrize("baseline", ["sasrec@ce-next", "gpt2@ce-next", "llara@next"])
+def test_a_baseline_takes_as_long_as_it_may_try_settings(path, baseline):
+    stage = f"{BASELINES}:{baseline}"
     seen = Durations(path, 35)
     assert seen.seconds(stage, PARAMS, trials=4) == pytest.approx(4 * seen.seconds(stage, PARAMS, trials=1))
     seen.add(stage, PARAMS, 100, trials=1)
     assert seen.seconds(stage, PARAMS, trials=4) == pytest.approx(400)
     fewer = with_values("instructions", train_targets=PARAMS.instructions.train_targets // 2)
-    asked = 50 if "llara" in rival else 100  # the others learn from the whole log
+    asked = 50 if "llara" in baseline else 100  # the others learn from the whole log
     assert seen.seconds(stage, fewer, trials=1) == pytest.approx(asked)
 
 
 def test_guesses_are_of_stages_that_there_are():
     kinds = {name.partition("@")[0]: stage for name, stage in Pipeline(ROOT).stages.items()}
     assert _FIRST_GUESS.keys() <= kinds.keys()
-    given = {kind.removeprefix(f"{RIVALS}:") for kind, stage in kinds.items()
-             if kind.startswith(RIVALS) and "instructions" in stage.params}
-    assert given == set(LM_RIVALS), "they are told how many windows they learn from"
+    given = {kind.removeprefix(f"{BASELINES}:") for kind, stage in kinds.items()
+             if kind.startswith(BASELINES) and "instructions" in stage.params}
+    assert given == set(LANGUAGE_BASELINES), "they are told how many windows they learn from"
 
 
 def test_what_a_stage_took_that_did_no_counted_work_says_nothing(path):
     path.parent.mkdir()
-    stage = f"{RIVALS}:sasrec"
+    stage = f"{BASELINES}:sasrec"
     path.write_text(json.dumps({stage: [[0.0, 500]]}))
     assert Durations(path, 35).seconds(stage, PARAMS) == Durations(path.with_name("none"), 35).seconds(stage, PARAMS)
 
@@ -117,4 +117,5 @@ def test_two_studies_at_once_keep_what_each_has_seen(path):
     first, second = Durations(path, 35), Durations(path, 35)
     first.add("sft", PARAMS, 1.0, "first")
     second.add("dpo", PARAMS, 2.0, "second")
-    assert Durations(path, 35).took == {"first": 1.0, "second": 2.0} and Durations(path, 35).known.keys() == {"sft", "dpo"}
+    found = Durations(path, 35)
+    assert found.took == {"first": 1.0, "second": 2.0} and found.known.keys() == {"sft", "dpo"}

@@ -1,6 +1,7 @@
-"""What is read of DVC's experiments: refs of Git, values that Hydra reads back, outputs that grow."""
+"""What is read of DVC's experiments: those that are finished, values as Hydra reads, the queue, what it prints."""
 
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
-from stages.studies import experiments, watch
-from stages.studies.experiments import Finished, Queue, finished, hydra
-from stages.studies.watch import StageWatch
+from stages.studies import durations, experiments
+from stages.studies.durations import StageClock
+from stages.studies.experiments import Queue, hydra
+from stages.studies.repository import Finished, finished, mark_of
 
 
 def git(folder, *arguments):
@@ -28,20 +30,20 @@ def repository(tmp_path):
     return tmp_path
 
 
-def test_finished_experiments_are_refs_whatever_they_started_from(repository):
+def test_finished_experiments_are_listed_whatever_they_started_from(repository):
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=repository, check=True)
     head = git(repository, "rev-parse", "HEAD")
     git(repository, "commit", "--quiet", "--allow-empty", "--message", "second")
     later = git(repository, "rev-parse", "HEAD")
-    for ref in ("exec/EXEC_HEAD", "celery/stash", "celery/failed", "stash", "apply/ORIG_HEAD", "temp/some/thing-else",
-                "apply/some/thing-other", "running/ab/thing-third"):
+    for ref in ("exec/EXEC_HEAD", "celery/stash", "celery/failed", "stash", "apply/ORIG_HEAD"):
         git(repository, "update-ref", f"refs/exps/{ref}", head)
     assert finished(repository) == {}
     git(repository, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/table4-no-auxiliary-0-4169e1deb8", later)
     git(repository, "update-ref", f"refs/exps/{later[:2]}/{later[2:]}/fig1c-base-0-13de1c0161", head)
     git(repository, "update-ref", f"refs/exps/{later[:2]}/{later[2:]}/wider", head)
     assert finished(repository) == {
-        "4169e1deb8": Finished("table4-no-auxiliary-0-4169e1deb8", later),
-        "13de1c0161": Finished("fig1c-base-0-13de1c0161", head), "wider": Finished("wider", head)}
+        "4169e1deb8": Finished("table4-no-auxiliary-0-4169e1deb8", later[:7]),
+        "13de1c0161": Finished("fig1c-base-0-13de1c0161", head[:7]), "wider": Finished("wider", head[:7])}
 
 
 def test_a_folder_without_git(tmp_path, monkeypatch):
@@ -92,28 +94,28 @@ class Learned:
 
 @pytest.fixture
 def clock(monkeypatch):
-    now = SimpleNamespace(value=0.0)
-    monkeypatch.setattr(watch.time, "monotonic", lambda: now.value)
+    now = SimpleNamespace(value=1.0)
+    monkeypatch.setattr(durations.time, "monotonic", lambda: now.value)
     return now
 
 
 EXPERIMENT = SimpleNamespace(name="ours-row-0-abc", mark="abc", params=None, keys={"sft": "key of sft"}, trials=3)
 
 
-def looks(clock, parts, **options):
-    """Look at an output that grows by one of `parts` every ten seconds, then close."""
-    learned, output = Learned(), ""
-    seen = StageWatch(EXPERIMENT, learned, **options)
+def printed(clock, parts, **options):
+    """Read lines of which each of `parts` is printed at once, ten seconds after the one before; then close."""
+    learned = Learned()
+    seen = StageClock(EXPERIMENT, learned, **options)
     for part in parts:
-        output += part
-        seen.look(output)
+        for line in part.splitlines(keepends=True):
+            seen.read(line)
         clock.value += 10
     seen.close()
     return learned.durations, seen.stage
 
 
-def test_durations_are_learned_from_an_output_that_grows(clock):
-    assert looks(clock, [
+def test_durations_are_learned_from_what_is_printed(clock):
+    assert printed(clock, [
         "Reproducing experiment 'ours-row-0-abc'\n", "Running stage 'ingest':\n> python -m stages.ingest\n", "",
         "Running stage 'windowing':\n", "some line\n", "Running stage 'predictions@dpo':\n", "\n",
     ]) == ([("ingest", 20), ("windowing", 20), ("predictions@dpo", 20)], "predictions@dpo")
@@ -121,15 +123,16 @@ def test_durations_are_learned_from_an_output_that_grows(clock):
 
 def test_seconds_are_learned_by_what_the_result_follows_from(clock):
     learned = Learned()
-    seen = StageWatch(EXPERIMENT, learned)
-    seen.look("Running stage 'sft':\n")
-    seen.look("Running stage 'sft':\nRunning stage 'other':\n")
+    seen = StageClock(EXPERIMENT, learned)
+    for line in ("Running stage 'sft':\n", "Running stage 'other':\n"):
+        seen.read(line)
+        clock.value += 10
     seen.close()
-    assert learned.keys == ["key of sft", None] and learned.trials == [3, 3]
+    assert learned.keys == ["key of sft", None] and learned.trials == [3, 3] and seen.ended
 
 
 def test_what_was_not_run_is_not_learned(clock):
-    found, stage = looks(clock, [
+    found, stage = printed(clock, [
         "'data/raw/log.csv.dvc' didn't change, skipping\n"
         "Stage 'ingest' is cached - skipping run, checking out outputs\n",
         "Running stage 'sft':\n", "Stage 'scoring' is cached - skipping run, checking out outputs\n", "",
@@ -139,68 +142,78 @@ def test_what_was_not_run_is_not_learned(clock):
     assert found == [("sft", 10), ("evaluate@dpo", 10)] and stage == "reference"
 
 
-def test_of_stages_that_pass_between_looks_only_the_last_is_learned(clock):
-    assert looks(clock, ["Running stage 'a':\nRunning stage 'b':\n"])[0] == [("b", 10)]
+def test_of_stages_that_are_read_at_once_only_the_last_is_learned(clock):
+    assert printed(clock, ["Running stage 'a':\nRunning stage 'b':\n"])[0] == [("b", 10)]
 
 
 def test_a_stage_that_nobody_saw_begin_is_not_learned(clock):
     parts = ["Running stage 'a':\nRunning stage 'b':\n", "", "Running stage 'c':\n", ""]
-    assert looks(clock, parts, under_way=True)[0] == [("c", 20)]
+    assert printed(clock, parts, under_way=True)[0] == [("c", 20)]
     # under way, but not as far as its first stage: the others are seen
-    assert looks(clock, ["", *parts[2:]], under_way=True)[0] == [("c", 20)]
+    assert printed(clock, ["Reproducing experiment\n", *parts[2:]], under_way=True)[0] == [("c", 20)]
 
 
-class FakeQueue:
-    """Entries by state, as DVC's queue lists them; commands change them."""
+class FakeDvc:
+    """DVC's queue as its commands show and change it; each wait of the study is a `step`."""
 
-    def __init__(self, head):
-        self.head, self.queued, self.active, self.failed, self.commands = head, [], [], [], []
-        self.proc, self.workers = {}, set()
+    def __init__(self):
+        self.tasks, self.commands, self.finished = [], [], {}
+        self.workers, self.dead = 0, set()
+        self.step = lambda: None
 
-    def entry(self, name, baseline=None):
-        return SimpleNamespace(name=name, stash_rev=f"rev of {name}", baseline_rev=baseline or self.head)
+    def add(self, name, state="Queued"):
+        self.tasks.append([f"{len(self.tasks) + len(self.commands):07x}", name, state])
+        return self.tasks[-1]
 
-    def iter_queued(self):
-        return iter(list(self.queued))
+    def names(self, state):
+        return [name for _, name, found in self.tasks if found == state]
 
-    def iter_active(self):
-        return iter(list(self.active))
+    def end(self, state):
+        """The first in the queue comes to its end."""
+        for task in self.tasks:
+            if task[2] == "Queued":
+                task[2] = state
+                if state == "Success":
+                    self.finished[mark_of(task[1])] = Finished(task[1], "commit")
+                return
 
-    def iter_failed(self):
-        return iter([SimpleNamespace(entry=entry, result=None) for entry in self.failed])
+    def status(self):
+        working = sum(state == "Running" and name not in self.dead for _, name, state in self.tasks)
+        lines = [f"{task}  {name:<40}  02:08 AM   {state}" for task, name, state in self.tasks]
+        head = ["Task     Name    Created    Status", *lines] if lines else ["No experiment tasks in the queue."]
+        return "\n".join([*head, "", f"Worker status: {working} active, {max(0, self.workers - working)} idle", ""])
 
-    def _spawn_worker(self, number):
-        self.workers.add(number)
-
-    def dvc(self, *arguments, check=True):
+    def __call__(self, root, *arguments, check=True, environment=None):
+        if arguments == ("queue", "status"):
+            return self.status()
         self.commands.append(arguments)
         if arguments[:2] == ("queue", "remove"):
-            for entries in (self.queued, self.failed):
-                entries[:] = [entry for entry in entries if entry.stash_rev not in arguments]
+            self.tasks[:] = [task for task in self.tasks if task[0] not in arguments]
         if arguments[:2] == ("queue", "kill"):
-            self.failed += [entry for entry in self.active if entry.stash_rev in arguments]
-            self.active[:] = [entry for entry in self.active if entry.stash_rev not in arguments]
+            for task in self.tasks:
+                if task[0] in arguments and task[2] == "Running":
+                    task[2] = "Failed"
         if arguments[:3] == ("exp", "run", "--queue"):
-            self.queued.append(self.entry(arguments[4]))
+            self.add(arguments[4])
+        return ""
 
 
 @pytest.fixture
-def queue(repository, monkeypatch, clock):
-    fake = FakeQueue(git(repository, "rev-parse", "HEAD"))
-    made = Queue(repository, Learned())
-    monkeypatch.setattr(made, "_queue", lambda: fake)
-    monkeypatch.setattr(made, "_dvc", fake.dvc)
-    monkeypatch.setattr(experiments, "_alive", lambda queue, entry: entry in fake.proc)
-    monkeypatch.setattr(experiments, "_workers", lambda root: set(fake.workers))
-    # one that runs to its end in a moment, and the clock goes on
-    fake.step = lambda: None
+def queue(tmp_path, monkeypatch, clock):
+    fake, made = FakeDvc(), Queue(tmp_path, Learned())
 
-    def sleep(seconds):
+    def wait(seconds):
         clock.value += seconds
         fake.step()
 
-    monkeypatch.setattr(experiments.time, "sleep", sleep)
-    return made, fake, repository
+    monkeypatch.setattr(experiments, "dvc", fake)
+    monkeypatch.setattr(experiments, "finished", lambda root: dict(fake.finished))
+    monkeypatch.setattr(experiments.time, "sleep", wait)
+    made._ended = SimpleNamespace(wait=wait, clear=lambda: None)
+    follow = lambda experiment, under_way: made._clocks.setdefault(  # noqa: E731
+        experiment.mark, SimpleNamespace(stage="", ended=False, under_way=under_way))
+    monkeypatch.setattr(made, "_follow", follow)
+    return made, fake
 
 
 def wanted(*marks, overrides=None):
@@ -208,17 +221,10 @@ def wanted(*marks, overrides=None):
                             targets=("evaluate@dpo",)) for mark in marks]
 
 
-def succeed(fake, repository):
-    """The first in the queue runs to its end."""
-    if fake.queued:
-        entry = fake.queued.pop(0)
-        git(repository, "update-ref", f"refs/exps/{fake.head[:2]}/{fake.head[2:]}/{entry.name}", fake.head)
-
-
 def test_what_is_missing_is_queued_once_and_waited_for(queue):
-    made, fake, repository = queue
-    fake.queued.append(fake.entry("ours-row-0-bbb"))
-    fake.step = lambda: succeed(fake, repository)
+    made, fake = queue
+    fake.add("ours-row-0-bbb")
+    fake.step = lambda: fake.end("Success")
     made.run(wanted("aaa", "bbb"))
     put = [command for command in fake.commands if command[:2] == ("exp", "run")]
     assert put == [("exp", "run", "--queue", "--name", "ours-row-0-aaa", "-S", "seed=1", "evaluate@dpo")]
@@ -228,85 +234,118 @@ def test_what_is_missing_is_queued_once_and_waited_for(queue):
     assert fake.commands == []
 
 
-def test_what_waits_since_an_earlier_commit_is_queued_anew_and_others_entries_are_left_alone(queue):
-    made, fake, repository = queue
-    fake.queued += [fake.entry("ours-row-0-aaa", "0" * 40), fake.entry("mine", "0" * 40)]
-    fake.failed += [fake.entry("ours-row-0-bbb"), fake.entry("my-failure")]
-    made._enqueue(wanted("aaa", "bbb"))
-    assert fake.commands[0] == ("queue", "remove", "rev of ours-row-0-bbb", "rev of ours-row-0-aaa")
-    assert [entry.name for entry in fake.queued] == ["mine", "ours-row-0-aaa", "ours-row-0-bbb"]
-    assert [entry.name for entry in fake.failed] == ["my-failure"]
-    assert all(entry.baseline_rev == fake.head for entry in fake.queued[1:])
+def test_what_failed_is_queued_anew_and_others_tasks_are_left_alone(queue):
+    made, fake = queue
+    fake.add("ours-row-0-aaa"), fake.add("mine"), fake.add("my-failure", "Failed")
+    failed = fake.add("ours-row-0-bbb", "Failed")
+    fake.step = lambda: fake.tasks[0][2] == "Queued" and fake.end("Success") or fake.tasks[-1].__setitem__(2, "Success")
+    made.run(wanted("aaa", "bbb"))
+    assert fake.commands[0] == ("queue", "remove", failed[0])
+    assert [command[4] for command in fake.commands if command[:2] == ("exp", "run")] == ["ours-row-0-bbb"]
+    assert fake.names("Queued") == ["mine"] and fake.names("Failed") == ["my-failure"]
+
+
+def test_an_experiment_that_somebody_has_removed_is_run_again(queue):
+    made, fake = queue
+    ran = fake.add("ours-row-0-aaa", "Success")
+    fake.step = lambda: fake.end("Success")
+    made.run(wanted("aaa"))
+    assert fake.commands[0] == ("queue", "remove", ran[0]) and "aaa" in fake.finished
 
 
 def test_what_was_running_when_its_worker_was_killed_is_queued_anew(queue):
-    made, fake, repository = queue
-    fake.active += [fake.entry("ours-row-0-aaa"), fake.entry("ours-row-0-bbb"), fake.entry("mine")]
-    fake.proc = {"rev of ours-row-0-bbb": "alive"}
-    assert made._enqueue(wanted("aaa", "bbb")) == {"bbb"}
-    assert [entry.name for entry in fake.active] == ["ours-row-0-bbb", "mine"]
-    assert [entry.name for entry in fake.queued] == ["ours-row-0-aaa"] and fake.failed == []
+    made, fake = queue
+    killed, theirs = fake.add("ours-row-0-aaa", "Running"), fake.add("mine", "Running")
+    fake.dead = {"ours-row-0-aaa", "mine"}
+    fake.step = lambda: fake.end("Success")
+    made.run(wanted("aaa"))
+    assert fake.commands[:2] == [("queue", "kill", "--force", killed[0])] * 2
+    assert fake.commands[2] == ("queue", "remove", killed[0]) and theirs[2] == "Running" and "aaa" in fake.finished
 
 
-def fail(fake):
-    if fake.queued:
-        fake.failed.append(fake.queued.pop(0))
+def test_what_runs_is_left_alone_though_its_worker_is_slow_to_answer(queue):
+    made, fake = queue
+    task, answers = fake.add("ours-row-0-aaa", "Running"), iter([False, False, True])
+    fake.dead = {"ours-row-0-aaa"}
+
+    def step():
+        if next(answers, True):
+            fake.dead = set()
+        if made._clocks:
+            task[2], fake.finished["aaa"] = "Success", Finished("ours-row-0-aaa", "commit")
+
+    fake.step = step
+    made.run(wanted("aaa"))
+    assert fake.commands == [] and made._clocks["aaa"].under_way
 
 
 def test_a_failed_one_is_named_after_the_others_have_been_run(queue):
-    made, fake, repository = queue
-    steps = iter([lambda: succeed(fake, repository), lambda: fail(fake), *[lambda: fail(fake)] * 3])
-    fake.step = lambda: next(steps, lambda: succeed(fake, repository))()
+    made, fake = queue
+    ends = iter(["Success", "Failed", "Failed", "Failed", "Failed"])
+    fake.step = lambda: fake.end(next(ends, "Success"))
     with pytest.raises(UserError, match="4 of 6 experiments failed: ours-row-0-b, .*see `dvc queue logs ours-row-0-b`"):
         made.run(wanted(*"abcdef"))
-    assert fake.queued == []
+    assert fake.names("Queued") == []
 
 
 def test_the_rest_is_not_tried_after_the_first_ones_have_all_failed(queue):
-    made, fake, repository = queue
-    fake.queued.append(fake.entry("mine"))
-    fake.step = lambda: fake.failed.append(fake.queued.pop(1)) if len(fake.failed) < 3 else None
+    made, fake = queue
+    mine = fake.add("mine")
+    mine[2] = "Running"
+    fake.step = lambda: fake.end("Failed") if len(fake.names("Failed")) < 3 else None
     with pytest.raises(UserError, match="3 of 6 experiments failed: .*; the others were taken off the queue; see"):
         made.run(wanted(*"abcdef"))
-    assert [entry.name for entry in fake.queued] == ["mine"]
+    assert fake.names("Queued") == [] and fake.names("Running") == ["mine"]
 
 
 def test_a_queue_that_stands_still_is_started_again_and_at_last_given_up(queue):
-    made, fake, repository = queue
+    made, fake = queue
     with pytest.raises(UserError, match="stands still"):
         made.run(wanted("a"))
     assert fake.commands.count(("queue", "start", "--jobs", "1")) == 6
-    assert [entry.name for entry in fake.queued] == ["ours-row-0-a"]
+    assert fake.names("Queued") == ["ours-row-0-a"]
 
 
-def test_a_worker_that_is_slow_gets_no_second_one_beside_it(queue):
-    made, fake, repository = queue
-    fake.workers = {1}
-    slow = iter(range(500))
-    fake.step = lambda: None if next(slow, None) is not None else succeed(fake, repository)
+def test_what_somebody_takes_off_the_queue_is_put_there_again(queue):
+    made, fake = queue
+    steps = iter([fake.tasks.clear])
+    fake.step = lambda: next(steps, lambda: fake.end("Success"))()
     made.run(wanted("a"))
-    assert ("queue", "start", "--jobs", "1") not in fake.commands and fake.workers == {1}
+    assert len([command for command in fake.commands if command[:2] == ("exp", "run")]) == 2 and "a" in fake.finished
 
 
-@pytest.mark.parametrize("alive", [{1}, {2}, {1, 2, 3}])
-def test_workers_that_an_earlier_study_left_are_made_up_to_as_many_as_are_wanted(queue, alive, monkeypatch):
-    made, fake, repository = queue
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    made.jobs, fake.workers = 2, set(alive)
-    fake.step = lambda: succeed(fake, repository)
+@pytest.mark.parametrize(("jobs", "there", "started"), [(1, 1, False), (2, 2, False), (2, 3, False), (2, 1, True)])
+def test_workers_that_an_earlier_study_left_are_made_up_to_as_many_as_are_wanted(queue, jobs, there, started):
+    made, fake = queue
+    made.jobs, fake.workers = jobs, there
+    fake.step = lambda: fake.end("Success")
     made.run(wanted("a"))
-    assert not [command for command in fake.commands if command[0] == "queue"] and fake.workers == alive | {1, 2}
+    assert (("queue", "start", "--jobs", str(jobs)) in fake.commands) == started
+
+
+def test_workers_find_dvc_and_share_the_processors(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(experiments.os, "cpu_count", lambda: 8)
+    assert experiments._surroundings(2)["OMP_NUM_THREADS"] == "4"
+    assert "OMP_NUM_THREADS" not in experiments._surroundings(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert experiments._surroundings(2)["OMP_NUM_THREADS"] == "3"
 
 
 def test_what_runs_is_named_with_its_stage(queue):
-    made, fake, repository = queue
+    made, fake = queue
     [experiment] = wanted("abc")
-    seen = StageWatch(experiment, Learned())
-    watched = experiments._Watched({"abc": experiment}, {"abc": seen}, {"abc": "rev"})
-    assert watched.note() == "ours-row-0: starting"
-    seen.look("Running stage 'sft':\n")
-    assert watched.note() == "ours-row-0: sft"
-    watched.others = ["theirs-row-0-def"]
-    assert watched.note() == "ours-row-0: sft"
-    watched.running = {}
-    assert watched.note() == "the queue is at other experiments first: theirs-row-0-def"
+    fake.add("ours-row-0-abc", "Running"), fake.add("theirs-row-0-def", "Running")
+    made._left, made._clocks["abc"] = {"abc": experiment}, (seen := StageClock(experiment, Learned()))
+    assert made._note(made.status()) == "ours-row-0: starting"
+    seen.read("Running stage 'sft':\n")
+    assert made._note(made.status()) == "ours-row-0: sft"
+    made._left = {}
+    assert made._note(made.status()).endswith("other experiments first: ours-row-0-abc, theirs-row-0-def")
+
+
+def test_a_queue_of_which_dvc_says_nothing(queue, monkeypatch):
+    made, fake = queue
+    monkeypatch.setattr(fake, "status", lambda: "")
+    with pytest.raises(UserError, match="dvc queue status: printed no line of workers"):
+        made.status()

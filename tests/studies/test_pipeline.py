@@ -1,6 +1,7 @@
 """Keys of stages: what changes a stage's result changes its key and those of the stages after it, and no other."""
 
 import copy
+import json
 import shutil
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
+from stages.studies import pipeline
 from stages.studies.overrides import SETTINGS, value_of
 from stages.studies.pipeline import Pipeline
 from tests.contract.imports import ROOT
 
 TARGETS = [f"evaluate@{model}" for model in ("base", "sft", "dpo")] + ["reference", "embeddings"]
 PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-SETTINGS_HERE = Pipeline(ROOT).settings
+SETTINGS_HERE = YAML(typ="safe", pure=True).load((ROOT / SETTINGS).read_text(encoding="utf-8"))
+ANSWERS = {}
 
 MINI = """
 stages:
@@ -35,12 +38,27 @@ stages:
     deps: [metrics/one.json, stages/shared.py]
     plots: [{plots/score.csv: {cache: false}}]
 """
-MINI_PARAMS = {"seed": 0, "counting": {"least": 1}, "source": {"format": "table", "path": "log.csv", "files": "*"}, "unread": 0}
+MINI_PARAMS = {"seed": 0, "counting": {"least": 1}, "unread": 0,
+               "source": {"format": "table", "path": "log.csv", "files": "*"}}
+
+
+@pytest.fixture(autouse=True)
+def asked_once(monkeypatch):
+    """DVC, which takes seconds to answer, is asked once of one dvc.yaml."""
+    def stages(root):
+        text = (root / "dvc.yaml").read_text(encoding="utf-8")
+        if text not in ANSWERS:
+            ANSWERS[text] = ask(root)
+        return ANSWERS[text]
+
+    ask = pipeline._stages
+    monkeypatch.setattr(pipeline, "_stages", stages)
 
 
 @pytest.fixture
 def mini(tmp_path):
     (tmp_path / "dvc.yaml").write_text(MINI, encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(json.dumps(MINI_PARAMS), encoding="utf-8")
     (tmp_path / "stages").mkdir()
     for name in ("log.csv", "stages/count.py", "stages/shared.py", "stages/guess.py"):
         (tmp_path / name).write_text(name, encoding="utf-8")
@@ -75,15 +93,15 @@ def with_value(key, value):
                  "predictions@dpo", "evaluate@dpo"}),
 ])
 def test_a_param_changes_the_stages_that_read_it_and_what_follows(key, value, stages):
-    pipeline = Pipeline(ROOT)
-    before = pipeline.keys(TARGETS, files(PARAMS))
-    assert changed(before, pipeline.keys(TARGETS, files(with_value(key, value)))) == stages
+    found = Pipeline(ROOT)
+    before = found.keys(TARGETS, files(PARAMS))
+    assert changed(before, found.keys(TARGETS, files(with_value(key, value)))) == stages
     assert changed(before, Pipeline(ROOT).keys(TARGETS, files(copy.deepcopy(PARAMS)))) == set()
 
 
 def test_the_seed_of_training_leaves_what_is_measured_alone():
-    pipeline = Pipeline(ROOT)
-    moved = changed(pipeline.keys(TARGETS, files(PARAMS)), pipeline.keys(TARGETS, files(with_value("seed", 7))))
+    found = Pipeline(ROOT)
+    moved = changed(found.keys(TARGETS, files(PARAMS)), found.keys(TARGETS, files(with_value("seed", 7))))
     assert not moved & {"ingest", "windowing", "auxiliary", "base", "predictions@base", "evaluate@base", "reference",
                         "embeddings"}
 
@@ -117,9 +135,9 @@ def test_keys_do_not_depend_on_where_the_repository_is(mini, tmp_path_factory):
 
 
 def test_stages_come_in_an_order_in_which_they_can_run(mini):
-    pipeline = Pipeline(mini)
-    assert pipeline.needed(["score"]) == ["count", "guess@one", "score"]
-    assert pipeline.needed(["guess@two", "score", "count"]) == ["count", "guess@two", "guess@one", "score"]
+    found = Pipeline(mini)
+    assert found.needed(["score"]) == ["count", "guess@one", "score"]
+    assert found.needed(["guess@two", "score", "count"]) == ["count", "guess@two", "guess@one", "score"]
     order = Pipeline(ROOT).needed(TARGETS)
     real = Pipeline(ROOT)
     assert len(order) == len(set(order))

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
 from stages.studies.definitions import Setting, Study, read_studies
-from stages.studies.overrides import SETTINGS, applied, trials, value_of
+from stages.studies.overrides import SETTINGS, applied, budget_trials, value_of
 from stages.studies.pipeline import Pipeline
 from stages.studies.plan import in_turn, plan, stage_runs
 from tests.contract.imports import ROOT
@@ -32,33 +32,35 @@ def test_rows_with_equal_settings_share_an_experiment_and_unite_their_targets():
     assert len(found.experiments) == 2
     first = found.experiments[0]
     assert first.targets == ("evaluate@dpo", "evaluate@sft", "reference")
-    assert all(by_value[0] == (first,) for by_value in found.of_row.values())
+    assert all(by_value[0] == (first,) for by_value in found.by_row.values())
     assert first.overrides == {} and found.experiments[1].overrides == {"seed": 1}
 
 
-def test_a_rival_is_evaluated_in_its_own_pipeline_and_takes_no_other_row_along():
-    rows = {"ours": {}, "rival": {"model": "sasrec_ce_next"}, "other": {"model": "sasrec_bce_id"},
+def test_a_baseline_is_evaluated_in_its_own_pipeline_and_takes_no_other_row_along():
+    rows = {"ours": {}, "baseline": {"model": "sasrec_ce_next"}, "other": {"model": "sasrec_bce_id"},
             "adjusted": {"model": "sasrec_ce_next", "decision": "adjusted"}}
     found = made(rows, values=[0])
-    ours, rival, other = found.experiments
+    ours, baseline, other = found.experiments
     path = "stages/baselines/dvc.yaml:"
-    assert ours.targets == ("evaluate@dpo",) and rival.targets == (f"{path}evaluate@sasrec_ce_next",)
-    assert {"ingest", "windowing", f"{path}sasrec@ce-next"} <= rival.keys.keys() and "sft" not in rival.keys
-    assert not [stage for stage in rival.keys if "bce" in stage] and other.targets == (f"{path}evaluate@sasrec_bce_id",)
-    assert found.of_row["adjusted"][0] == (rival,)
-    # whichever rivals there are, ours is the same experiment
+    assert ours.targets == ("evaluate@dpo",) and baseline.targets == (f"{path}evaluate@sasrec_ce_next",)
+    assert {"ingest", "windowing", f"{path}sasrec@ce-next"} <= baseline.keys.keys() and "sft" not in baseline.keys
+    assert not [stage for stage in baseline.keys if "bce" in stage]
+    assert other.targets == (f"{path}evaluate@sasrec_bce_id",)
+    assert found.by_row["adjusted"][0] == (baseline,)
+    # whichever baselines there are, ours is the same experiment
     assert made({"ours": {}}, values=[0]).experiments[0].mark == ours.mark
 
 
-def test_a_row_tries_as_many_settings_as_a_rival_may():
-    tried = [{"sft.learning_rate": rate} for rate in (0.1, 0.01, 0.003, 0.002, 0.005)]
-    rows = {"one": {"model": "sft"}, "tries": {"model": "sft", "tried": tried}}
+def test_a_row_tries_as_many_settings_as_a_baseline_may():
+    alternatives = [{"sft.learning_rate": rate} for rate in (0.1, 0.01, 0.003, 0.002, 0.005)]
+    rows = {"one": {"model": "sft"}, "tries": {"model": "sft", "alternatives": alternatives}}
     for most in (1, 3, 6):
         found = made(rows, values=[0, 1], extra={BUDGET: most})
         for value in (0, 1):
-            own, *others = found.of_row["tries"][value]
-            assert (own,) == found.of_row["one"][value], "its own params are the first setting"
-            assert [each.params.sft.learning_rate for each in others] == [each["sft.learning_rate"] for each in tried][: most - 1]
+            own, *others = found.by_row["tries"][value]
+            assert (own,) == found.by_row["one"][value], "its own params are the first setting"
+            rates = [each["sft.learning_rate"] for each in alternatives]
+            assert [each.params.sft.learning_rate for each in others] == rates[: most - 1]
         assert len(in_turn([found])) == len(found.experiments) == 2 * min(most, 6)
         assert {each.trials for each in found.experiments} == {most}
         assert {each.params.seed for each in in_turn([found])[: len(found.experiments) // 2]} == {0}
@@ -66,9 +68,9 @@ def test_a_row_tries_as_many_settings_as_a_rival_may():
 
 
 def test_a_setting_is_tried_once():
-    tried = [{"sft.epochs": 3}, {"sft.epochs": 2}]
-    with pytest.raises(UserError, match="row one: tried: {'sft.epochs': 2}: the row tries these values already"):
-        made({"one": {"model": "sft", "tried": tried}}, extra={"sft.epochs": 2})
+    alternatives = [{"sft.epochs": 3}, {"sft.epochs": 2}]
+    with pytest.raises(UserError, match="row one: alternatives: {'sft.epochs': 2}: the row tries these values already"):
+        made({"one": {"model": "sft", "alternatives": alternatives}}, extra={"sft.epochs": 2})
 
 
 @pytest.mark.parametrize(("budget", "message"), [
@@ -77,11 +79,11 @@ def test_a_setting_is_tried_once():
 ])
 def test_how_many_settings_may_be_tried_is_checked(budget, message):
     with pytest.raises(UserError, match=f"{SETTINGS}: {message}"):
-        trials({"budget": budget})
+        budget_trials({"budget": budget})
 
 
-def test_a_setting_of_a_rival_is_told_to_dvc_and_makes_another_result_of_that_rival_alone():
-    rows = {"rival": {"model": "sasrec_ce_next"}, "other": {"model": "bert4rec_next"}}
+def test_a_setting_of_a_baseline_is_given_to_dvc_and_makes_another_result_of_that_baseline_alone():
+    rows = {"baseline": {"model": "sasrec_ce_next"}, "other": {"model": "bert4rec_next"}}
     before, after = (made(rows, values=[0], extra=extra).experiments for extra in ({}, {RATE: [0.5, 0.1]}))
     assert after[0].overrides == after[1].overrides == {RATE: [0.5, 0.1]}
     assert before[0].mark != after[0].mark and before[1].mark == after[1].mark
@@ -95,11 +97,12 @@ def test_a_budget_is_of_the_whole_study():
     with pytest.raises(UserError, match=f"study ours, row one: {BUDGET}: all rows have the same budget"):
         made({"one": {"set": {BUDGET: 9}}})
     setting = Setting(title="less", set={BUDGET: 2})
-    rows = {"ours": {"model": "sft", "tried": [{"sft.epochs": 2}, {"sft.epochs": 3}]}, "rival": {"model": "sasrec_ce_next"}}
+    rows = {"ours": {"model": "sft", "alternatives": [{"sft.epochs": 2}, {"sft.epochs": 3}]},
+            "baseline": {"model": "sasrec_ce_next"}}
     found = made(rows, setting=setting, values=[0])
-    assert len(found.of_row["ours"][0]) == 2
-    rival = found.of_row["rival"][0][0]
-    assert rival.overrides[BUDGET] == 2 and rival.mark != made(rows, values=[0]).of_row["rival"][0][0].mark
+    assert len(found.by_row["ours"][0]) == 2
+    baseline = found.by_row["baseline"][0][0]
+    assert baseline.overrides[BUDGET] == 2 and baseline.mark != made(rows, values=[0]).by_row["baseline"][0][0].mark
 
 
 @pytest.mark.parametrize(("key", "value", "message"), [
@@ -107,14 +110,15 @@ def test_a_budget_is_of_the_whole_study():
     (BUDGET, [4], "[4]: expected one value, such as 4"), (BUDGET, 0, "budget.trials: 0: expected a whole number"),
     (f"{SETTINGS}:budget", {"trials": 1}, "a section; override its keys: trials, valid_windows, patience"),
 ])
-def test_a_rivals_setting_of_another_kind_is_refused_before_anything_runs(key, value, message):
+def test_a_baselines_setting_of_another_kind_is_refused_before_anything_runs(key, value, message):
     with pytest.raises(UserError, match=re.escape(message)):
         made({"one": {}}, extra={key: value})
 
 
 @pytest.mark.parametrize(("key", "message"), [
     ("stages/baselines/params.yaml:budget.trails", "stages/baselines/params.yaml: there is no key budget.trails"),
-    ("stages/params.yaml:budget.trials", "stages/params.yaml:budget.trials: stages/params.yaml is no file of params; there are: params.yaml, stages/base"),
+    ("stages/params.yaml:budget.trials",
+     "stages/params.yaml:budget.trials: stages/params.yaml is no file of params; there are: params.yaml, stages/base"),
     ("params.yaml:seed", "params.yaml:seed: keys of params.yaml have no file before them; write seed"),
 ])
 def test_a_key_of_no_file_is_named(key, message):
@@ -123,7 +127,7 @@ def test_a_key_of_no_file_is_named(key, message):
 
 
 def test_one_window_of_our_models_is_timed_where_costs_are_asked_for():
-    rows = {"ours": {}, "rival": {"model": "sasrec_ce_next"}, "counted": {"model": "markov"}}
+    rows = {"ours": {}, "baseline": {"model": "sasrec_ce_next"}, "counted": {"model": "markov"}}
     found = made(rows, values=[0], costs=True)
     path = "stages/baselines/dvc.yaml:"
     assert [each.targets for each in found.experiments] == [
@@ -131,7 +135,7 @@ def test_one_window_of_our_models_is_timed_where_costs_are_asked_for():
 
 
 def test_a_model_that_there_is_not_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="study ours, row one: model 'gpt': there is none; there are: base, .*sasrec_ce_next"):
+    with pytest.raises(UserError, match="study ours, row one: model 'gpt': there is none; there are: base, .*sasrec"):
         made({"one": {"model": "gpt"}})
 
 
@@ -145,7 +149,8 @@ def test_params_that_cannot_matter_make_no_experiment():
     assert len(found.experiments) == 1
     [experiment] = found.experiments
     # the row that is run gives its name to both: there is no other to apply
-    assert found.of_row["one"][0] == found.of_row["two"][0] == (experiment,) and experiment.name.startswith("ours-one-0-")
+    assert found.by_row["one"][0] == found.by_row["two"][0] == (experiment,)
+    assert experiment.name.startswith("ours-one-0-")
 
 
 def test_what_is_not_trained_is_run_once_for_all_seeds():
@@ -154,7 +159,7 @@ def test_what_is_not_trained_is_run_once_for_all_seeds():
     assert len({experiment.mark for experiment in found.experiments}) == len(found.experiments) == 3
     alone = made({"base": {"model": "base"}}, values=[0, 1, 2])
     [experiment] = alone.experiments
-    assert all(found == (experiment,) for found in alone.of_row["base"].values())
+    assert all(found == (experiment,) for found in alone.by_row["base"].values())
 
 
 def test_all_rows_of_a_repetition_come_before_the_next():
@@ -195,10 +200,10 @@ def test_a_shared_stage_is_counted_once():
 
 def test_precedence_of_overrides():
     keys = ["dpo.beta", "dpo.nll_weight", "sft.epsilon", "sft.warmup", "seed"]
-    setting = Setting(title="s", set={key: 0.1 for key in keys[:4]} | {"seed": 7})
-    extra = {key: 0.3 for key in keys[2:4]} | {"seed": 8}
+    setting = Setting(title="s", set=dict.fromkeys(keys[:4], 0.1) | {"seed": 7})
+    extra = dict.fromkeys(keys[2:4], 0.3) | {"seed": 8}
     found = made({"row": {"set": {"sft.warmup": 0.4, "seed": 9}}}, setting, extra, [5],
-                 set={key: 0.2 for key in keys[1:4]})
+                 set=dict.fromkeys(keys[1:4], 0.2))
     params = found.experiments[0].params
     assert (params.dpo.beta, params.dpo.nll_weight, params.sft.epsilon, params.sft.warmup, params.seed) == (
         0.1, 0.2, 0.3, 0.4, 5)
@@ -208,18 +213,21 @@ def test_precedence_of_overrides():
 
 def test_another_default_recipe_changes_no_row():
     method = read_studies(ROOT / "stages" / "studies" / "studies.yaml").method
-    other = applied({"params.yaml": PARAMS}, {"sft.labels": "tail", "sft.logit_adjustment": 1, "dpo.nll_weight": 0.5, "evaluate.tau": 0}, "")["params.yaml"]
+    recipe = {"sft.labels": "tail", "sft.logit_adjustment": 1, "dpo.nll_weight": 0.5, "evaluate.tau": 0}
+    other = applied({"params.yaml": PARAMS}, recipe, "")["params.yaml"]
     rows = {"dpo": {}, "all": {"set": {"sft.labels": "all"}, "model": "sft"}}
     before, after = (made(rows, workspace=workspace, method=method) for workspace in (PARAMS, other))
     assert [e.mark for e in before.experiments] == [e.mark for e in after.experiments]
     assert after.experiments[0].params.sft.labels == "anchors"
-    assert made(rows, workspace=other).experiments[0].params.sft.labels == "tail", "without a method it is the default's"
+    # without a method it is the default's
+    assert made(rows, workspace=other).experiments[0].params.sft.labels == "tail"
 
 
 def test_an_adjusted_row_has_tau_from_validation_whatever_the_others_decide_by():
-    rows = {"plain": {}, "adjusted": {"decision": "adjusted"}, "own": {"decision": "adjusted", "set": {"evaluate.tau": 2}}}
+    rows = {"plain": {}, "adjusted": {"decision": "adjusted"},
+            "own": {"decision": "adjusted", "set": {"evaluate.tau": 2}}}
     found = made(rows, extra={"evaluate.tau": 0}, values=[0])
-    tau = {name: by_value[0][0].params.evaluate.tau for name, by_value in found.of_row.items()}
+    tau = {name: by_value[0][0].params.evaluate.tau for name, by_value in found.by_row.items()}
     assert tau == {"plain": 0, "adjusted": "validation", "own": 2}
 
 
@@ -264,7 +272,7 @@ def test_marks_are_equal_exactly_where_the_results_are(rows):
     assert all(len(results) == 1 for results in by_mark.values())
     assert len({results for found in by_mark.values() for results in found}) == len(by_mark) == len(found.experiments)
     for place, row in enumerate(rows):
-        for value, [experiment] in found.of_row[f"row_{place}"].items():
+        for value, [experiment] in found.by_row[f"row_{place}"].items():
             own = made({"alone": row}, values=[value])
             [mine] = own.experiments
             # shared or not, the row's own results are among the experiment's

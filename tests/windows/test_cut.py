@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.common.draws import positions
 from stages.common.hashing import bits, uniform
 from stages.windows import cut as windows
 from tests.events.helpers import simulated_log
+from tests.small_log import vocabulary_of
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +19,11 @@ def events():
 
 
 def make(events, seed=0, min_history=5, natural=200, balanced=20, behaviors=None):
-    log = windows.histories(events.lazy())
-    split = windows.split_of(log.users, seed)
+    log = windows.read_histories(events.lazy())
+    split = windows.split_users(log.users, seed)
     if behaviors is None:
         behaviors = windows.train_vocabulary(log, split == "train", 0.01)["behavior"]
-    return windows.windows(log, split, behaviors, seed, min_history, natural, balanced)
+    return windows.make_windows(log, split, behaviors, seed, min_history, natural, balanced)
 
 
 def labelled(events, made):
@@ -31,16 +33,16 @@ def labelled(events, made):
 
 def test_split_is_8_1_1_and_belongs_to_seed_and_user():
     users = bits(1, np.arange(20_000))
-    split = windows.split_of(users, 0)
+    split = windows.split_users(users, 0)
     shares = {name: (split == name).mean() for name in ("train", "valid", "test")}
     assert shares == pytest.approx({"train": 0.8, "valid": 0.1, "test": 0.1}, abs=0.01)
-    assert np.array_equal(windows.split_of(users[::7], 0), split[::7])
-    assert (windows.split_of(users, 1) != split).mean() > 0.2
+    assert np.array_equal(windows.split_users(users[::7], 0), split[::7])
+    assert (windows.split_users(users, 1) != split).mean() > 0.2
 
 
 def test_ten_folds_test_everybody_once_and_validate_everybody_once():
     users = bits(1, np.arange(20_000))
-    folds = np.stack([windows.split_of(users, 0, fold) for fold in range(windows.FOLDS)])
+    folds = np.stack([windows.split_users(users, 0, fold) for fold in range(windows.FOLDS)])
     assert ((folds == "test").sum(axis=0) == 1).all() and ((folds == "valid").sum(axis=0) == 1).all()
     assert ((folds == "train").sum(axis=0) == windows.FOLDS - 2).all()
     for split in folds:
@@ -53,16 +55,16 @@ def test_ten_folds_test_everybody_once_and_validate_everybody_once():
 @given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30))
 def test_a_fold_of_a_user_belongs_to_seed_and_user(seed, fold, users):
     users = np.array(users, dtype=np.uint64)
-    split = windows.split_of(users, seed, fold)
-    assert [str(windows.split_of(users[at : at + 1], seed, fold)[0]) for at in range(len(users))] == split.tolist()
+    split = windows.split_users(users, seed, fold)
+    assert [str(windows.split_users(users[at : at + 1], seed, fold)[0]) for at in range(len(users))] == split.tolist()
 
 
 def test_fold_0_is_8_1_1_by_the_users_hash_itself():
     users = bits(1, np.arange(20_000))
-    split = windows.split_of(users, 3, 0)
+    split = windows.split_users(users, 3, 0)
     place = uniform(3, 200, users)  # as the split was before there were folds, so that earlier results stay
     assert split.tolist() == ["train" if at < 0.8 else "valid" if at < 0.9 else "test" for at in place]
-    assert np.array_equal(split, windows.split_of(users, 3))
+    assert np.array_equal(split, windows.split_users(users, 3))
 
 
 def test_users_are_disjoint_between_splits(events):
@@ -85,7 +87,7 @@ def test_nothing_of_another_user_in_a_history(events):
 def test_every_window_of_train_and_valid_users_is_there(events):
     made = make(events)
     lengths = events["user"].rle().struct.unnest()
-    split = windows.split_of(lengths["value"].to_numpy(), 0)
+    split = windows.split_users(lengths["value"].to_numpy(), 0)
     expected = (lengths["len"].cast(pl.Int64) - 5).clip(lower_bound=0).to_numpy()
     lost = sum(made.out_of_vocabulary.values())
     for name in ("train", "valid"):
@@ -96,8 +98,8 @@ def test_every_window_of_train_and_valid_users_is_there(events):
 def test_other_users_change_nothing_for_a_user(events):
     made = labelled(events, make(events, natural=10**6, balanced=10**6))
     fewer = events.filter(pl.col("user") % 3 != 0)
-    train = windows.split_of(events["user"].to_numpy(), 0) == "train"
-    behaviors = windows.vocabulary(events.filter(pl.Series(train)), 0.01)["behavior"]
+    train = windows.split_users(events["user"].to_numpy(), 0) == "train"
+    behaviors = vocabulary_of(events.filter(pl.Series(train)), 0.01)["behavior"]
     again = labelled(fewer, make(fewer, natural=10**6, balanced=10**6, behaviors=behaviors))
     key = ["user", "time", "behavior"]
     trained = pl.col("split").is_in(["train", "valid"])
@@ -129,7 +131,7 @@ def test_natural_takes_at_most_half(events):
 
 def test_natural_is_as_it_comes():
     events = simulated_log(0, 600, 30, 12.0)[0]
-    split = windows.split_of(events["user"].to_numpy(), 0)
+    split = windows.split_users(events["user"].to_numpy(), 0)
     made = labelled(events, make(events, natural=4000))
     top = events.filter(pl.Series(split == "test"))["behavior"].value_counts(normalize=True, sort=True).head(5)
     for name, share in top.iter_rows():
@@ -142,14 +144,14 @@ def test_labels_outside_the_vocabulary_are_counted(events):
     known, strange = behaviors.head(3), behaviors[3]
     made = make(events, behaviors=known)
     assert set(labelled(events, made)["behavior"]) == set(known)
-    position = windows.positions(events["user"].to_numpy())
+    position = positions(events["user"].to_numpy())
     assert made.out_of_vocabulary[strange] == ((events["behavior"] == strange).to_numpy() & (position >= 5)).sum()
 
 
 def test_vocabulary_is_ordered_and_grouped():
     counts = {"b": 60, "a": 60, "c": 12, "d": 50 * 50 - 135, "e": 3}
     train = pl.DataFrame({"behavior": [name for name, n in counts.items() for _ in range(n)]})
-    table = windows.vocabulary(train, 0.02)
+    table = vocabulary_of(train, 0.02)
     assert table["behavior"].to_list() == ["d", "a", "b", "c", "e"]
     assert table["group"].to_list() == ["head", "medium", "medium", "tail", "tail"]
     assert table["is_anchor"].to_list() == [True, True, True, False, False]
@@ -158,5 +160,5 @@ def test_vocabulary_is_ordered_and_grouped():
 
 @given(st.lists(st.integers(0, 5), max_size=60).map(sorted))
 def test_positions_count_within_a_user(users):
-    position = windows.positions(np.array(users, np.uint64))
+    position = positions(np.array(users, np.uint64))
     assert position.tolist() == [users[:row].count(user) for row, user in enumerate(users)]

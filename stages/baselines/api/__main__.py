@@ -40,6 +40,7 @@ from stages.baselines.fitting.settings import Context
 from stages.baselines.fitting.stage import OPTIONS, READS, predictions_of
 from stages.baselines.fitting.task import Task, tuning_counts
 from stages.common.console import console, track
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.files import cache_folder
 from stages.common.params import Positive, Section, Seed
@@ -51,7 +52,6 @@ from stages.windows.settings import Predictions
 LARGEST_TAU = 2.0
 """Up to this τ of logit adjustment, the largest that validation chooses from, an invalid answer stays wrong."""
 
-_STREAM = 9  # tells this draw from the others of the same seed
 _OUTCOMES = ("valid", "refused", "invalid")
 
 
@@ -77,7 +77,7 @@ def chosen(wanted: pl.DataFrame, settings: Settings, seed: int) -> pl.DataFrame:
 
     At most `settings.natural` of each natural split, `settings.per_behavior` of each behaviour of each balanced one.
     """
-    order = np.random.default_rng([seed, _STREAM]).permutation(len(wanted))
+    order = stream(seed, "api windows").permutation(len(wanted))
     drawn = wanted[order].with_columns(
         of_split=pl.int_range(pl.len()).over("split"), of_behavior=pl.int_range(pl.len()).over("split", "behavior")
     )
@@ -166,7 +166,7 @@ def predictions(task: Task, settings: Settings, cache: Cache) -> tuple[pl.DataFr
         UserError: more tokens would be taken than allowed; as `ask`.
     """
     params = task.params
-    log = EventLog.of(task.events, task.vocabulary)
+    log = EventLog.from_tables(task.events, task.vocabulary)
     questions = Questions(log, params, task.context, settings.model, settings.answer)
     wanted = chosen(task.tested(), settings, params.data_seed)
     requests = [questions.request(row) for row in wanted["row"].to_list()]

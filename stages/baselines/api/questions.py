@@ -52,8 +52,9 @@ class Questions:
             UserError: a label cannot stand in a prompt.
         """
         check_labels(log.behaviors)
+        windowing = params.windowing
         prompt = params.prompt.model_copy(update={"layout": "window", "context": context})
-        self._layout = WindowLayout(_Chat(), log, prompt, params.windowing.history, params.data_seed)
+        self._layout = WindowLayout(_Chat(), log, prompt, windowing.history, windowing.min_history, params.data_seed)
         self.labels, self.form = self._layout.candidates, form
         longest = max(len(json.dumps({_KEY: label}, ensure_ascii=False).encode()) for label in self.labels)
         # no token is less than a byte

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import torch
 
+from stages.common.draws import positions
 from stages.common.errors import UserError
 from stages.prompts.log import EventLog
-from stages.windows.cut import positions
 
 NO_ROW = -1
 NO_LABEL = -100
@@ -70,7 +70,7 @@ class Sequences:
         Raises:
             UserError: there is no training window, or no validation window.
         """
-        log = EventLog.of(events, vocabulary)
+        log = EventLog.from_tables(events, vocabulary)
         self.size, self.length = vocabulary.height, length
         self.names = vocabulary["behavior"].to_list()
         self._rows = {split: windows.filter(pl.col("split") == split)["row"].sort().to_numpy()

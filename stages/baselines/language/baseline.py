@@ -26,17 +26,9 @@ from stages.baselines.fitting.settings import Counts, Dropouts, Rates, choices
 from stages.baselines.fitting.stage import MODEL, baseline, predictions_of
 from stages.baselines.fitting.task import Task, tuning_counts
 from stages.baselines.language.training import (
-    Course,
-    Plan,
-    adapted,
-    copied,
-    lora_weights,
-    merged,
-    reciprocal_rank,
-    restore,
-    train,
-    without_dropout,
+    Course, Plan, adapted, copied, lora_weights, merged, reciprocal_rank, restore, train, without_dropout,
 )
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.files import atomic_folder, write_json
 from stages.common.params import Positive, Section, Seed, Share
@@ -44,7 +36,7 @@ from stages.common.stage import Kind, Stage
 from stages.model.likelihood import score
 from stages.model.load import load_base, load_tokenizer, save_adapter
 from stages.model.resolve import read_manifest, write_manifest
-from stages.prompts.layouts import Layout, TokenSequence, prompts, table
+from stages.prompts.layout import Layout, TokenSequence, prompts, table
 from stages.prompts.log import EventLog
 from stages.prompts.settings import Instructions, PromptParams
 from stages.prompts.window import WindowLayout
@@ -107,10 +99,10 @@ class LanguageBaseline(ABC):
         changed = {"prompt": task.params.prompt.model_copy(update={"context": task.context})}
         self.params = task.params.model_copy(update=changed)
         self.tokenizer, self.base = load_tokenizer(model), load_base(model)
-        self.log = EventLog.of(task.events, task.vocabulary)
+        self.log = EventLog.from_tables(task.events, task.vocabulary)
         self.layout = self.make_layout()
         limits = {"train": self.params.instructions.train_targets, "valid": self.params.instructions.valid_targets}
-        made = {split: self._sequences(split, number, limit) for number, (split, limit) in enumerate(limits.items())}
+        made = {split: self._sequences(split, limit) for split, limit in limits.items()}
         known = range(len(self.layout.candidates))
         self.train, self.valid = (labelled(table(sequences), known) for sequences in made.values())
         self.valid_sequences = made["valid"]
@@ -201,12 +193,12 @@ class LanguageBaseline(ABC):
         self.prepare_vectors()
         return Fitted(self, settings, found, trials)
 
-    def _sequences(self, split: str, number: int, limit: int) -> list[TokenSequence]:
+    def _sequences(self, split: str, limit: int) -> list[TokenSequence]:
         """As stage `instructions` chooses them."""
         rows = self.task.windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
         if not len(rows):
             raise UserError(f"windows: none of split {split}; the log has too few users, or too short ones")
-        return self.layout.sequences(rows, limit, np.random.default_rng([self.params.seed, number]))
+        return self.layout.sequences(rows, limit, stream(self.params.seed, f"instructions {split}"))
 
 
 @dataclass(frozen=True)

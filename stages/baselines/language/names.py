@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from stages.baselines.fitting.task import Task
-from stages.baselines.sequential.training import device
+from stages.common.device import device
 from stages.common.errors import UserError
 from stages.common.params import Section
 from stages.model.embedding import embed

@@ -11,7 +11,7 @@ much.
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from stages.prompts.layouts import TokenSequence
+from stages.prompts.layout import TokenSequence
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
 from stages.prompts.stream import StreamLayout

@@ -24,8 +24,8 @@ from stages.common.console import track
 from stages.common.errors import UserError
 from stages.model.fused import TargetLoss
 from stages.model.likelihood import score
-from stages.model.readers import reader_of
-from stages.prompts.layouts import TokenSequence
+from stages.model.readers import make_reader
+from stages.prompts.layout import TokenSequence
 from stages.training.sft_trainer import IGNORED, MICRO_BATCH, labelled_states
 
 _LARGEST_GRADIENT = 1.0
@@ -222,7 +222,7 @@ def summed_loss(model: PeftModel, examples: Sequence[Mapping[str, Any]]) -> tupl
         ids[row, : example["length"]] = torch.tensor(example["input_ids"])
         labels[row, : example["length"]] = torch.tensor(example["labels"])
     ids, labels = ids.to(model.device), labels.to(model.device)
-    hidden, places = labelled_states(reader_of(model), ids, labels)
+    hidden, places = labelled_states(make_reader(model), ids, labels)
     head = model.get_output_embeddings()
     targets = labels.flatten()[places]
     return TargetLoss.apply(hidden.to(head.weight.dtype), head.weight, head.bias, targets), len(targets)

@@ -28,11 +28,11 @@ from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
 from stages.baselines.research.command import parser_of, train
 from stages.baselines.sequential.objectives import OBJECTIVES, Objective
 from stages.baselines.sequential.sasrec import SASRec
-from stages.baselines.sequential.training import device
 from stages.common.console import console
+from stages.common.device import device
+from stages.common.draws import positions
 from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
-from stages.windows.cut import positions
 
 PUBLISHED = {"bce": (0.0246, 0.0126), "ce": (0.0533, 0.0327)}
 """HR@10 and NDCG@10 of SASRec and of SASRec+ (github.com/antklen/sasrec-bert4rec-recsys23, README)."""

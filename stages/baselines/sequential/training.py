@@ -15,6 +15,7 @@ from stages.baselines.fitting.settings import Budget, Trained, choices
 from stages.baselines.sequential.ranks import mean_reciprocal_rank
 from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
 from stages.common.console import Track, track
+from stages.common.device import device
 from stages.common.errors import UserError
 
 _WINDOWS_AT_ONCE = 1024
@@ -69,11 +70,6 @@ class Fitted(Generic[Model]):
     trials: list[dict[str, Any]]
     valid_windows: int
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-def device() -> torch.device:
-    """Where systems are trained: a GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fit(

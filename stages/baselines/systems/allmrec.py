@@ -37,13 +37,13 @@ from stages.baselines.language.names import load_names
 from stages.baselines.language.soft import Projector
 from stages.baselines.sequential.sasrec import WEIGHTS, SASRec, fit_sasrec, item_vectors, load_sasrec, user_vectors
 from stages.common.console import track
+from stages.common.draws import stream
 from stages.common.params import Positive, Rate
 from stages.common.stage import Kind, optional
 
 CODE = 128
 """Dimensions of a code."""
 
-_STREAM = 8  # tells the draw of stage 1's events from the others of the same seed
 _LOSSES = {"recommendation": 1.0, "matching": 1.0, "item": 0.5, "text": 0.2}  # and their weights
 
 
@@ -193,7 +193,7 @@ class ALLMRec(CollaborativeBaseline):
         size = len(self.names.vectors)
         windows = self.task.windows.filter(pl.col("split") == "train")["row"].sort().to_numpy()
         known = windows[self.log.behavior[windows] < size]
-        rng = np.random.default_rng([self.params.seed, _STREAM])
+        rng = stream(self.params.seed, "allmrec events")
         rows = rng.permutation(known)[: self.params.instructions.train_targets]
         histories = [(self.log.history(row, self.layout.length).start, row) for row in rows.tolist()]
         users = user_vectors(self.sasrec, self.task.sequences, histories)

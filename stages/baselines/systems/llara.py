@@ -19,7 +19,6 @@ vector is the prompt without soft tokens; exchanged soft vectors change the answ
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -28,12 +27,9 @@ from stages.baselines.language.baseline import Adapted, language
 from stages.baselines.language.collaborative import CollaborativeBaseline
 from stages.baselines.language.soft import Projector
 from stages.baselines.sequential.sasrec import WEIGHTS
+from stages.common.draws import stream
 
-_STREAM = 7  # tells the curriculum's draws from the others of the same seed
-
-
-class Settings(Adapted):
-    pass
+Settings = Adapted
 
 
 class LLaRA(CollaborativeBaseline):
@@ -52,7 +48,7 @@ class LLaRA(CollaborativeBaseline):
         self.projector = Projector(net.to(self.items.device), self.items, self.embedding.mean_norm())
 
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
-        rng = np.random.default_rng([self.params.seed, _STREAM])
+        rng = stream(self.params.seed, "llara curriculum")
         self.curriculum = []
 
         def before_step(step: int, steps: int) -> None:

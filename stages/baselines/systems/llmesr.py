@@ -40,7 +40,8 @@ from stages.baselines.sequential.embedder import Embedder
 from stages.baselines.sequential.objectives import binary_cross_entropy
 from stages.baselines.sequential.sasrec import Encoder, seen
 from stages.baselines.sequential.stage import sequential, tuned
-from stages.baselines.sequential.training import Fitted, Recommender, device
+from stages.baselines.sequential.training import Fitted, Recommender
+from stages.common.device import device
 from stages.common.errors import UserError
 from stages.common.params import Positive
 

@@ -47,7 +47,8 @@ from stages.baselines.sequential.embedder import Embedder
 from stages.baselines.sequential.objectives import cross_entropy
 from stages.baselines.sequential.ranks import mean_reciprocal_rank
 from stages.baselines.sequential.stage import sequential, tuned
-from stages.baselines.sequential.training import Fitted, Recommender, device, predict
+from stages.baselines.sequential.training import Fitted, Recommender, predict
+from stages.common.device import device
 from stages.common.errors import UserError
 from stages.common.params import Positive, Rate, Share
 from stages.model.load import compute_dtype, load_base

@@ -16,21 +16,20 @@ Context mode by --context. Checked: the first validation of stage 2 is the loss 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from datasets import Dataset
 
 from stages.baselines.fitting.settings import Counts, Rates
 from stages.baselines.fitting.task import Task
 from stages.baselines.language.baseline import Adapted, LanguageBaseline, language
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.params import Positive
 from stages.common.stage import table
-from stages.prompts import layouts
+from stages.prompts import layout, layouts
 from stages.prompts.conversations import encode_conversation
 from stages.training.sft_trainer import labelled
 
-_STREAM = 8  # tells the draw of conversations to validate on from the others of the same seed
 _VALIDATED_OF = 10  # one conversation of so many
 
 
@@ -51,7 +50,7 @@ class TALLRec(LanguageBaseline):
         super().__init__(task, model)
         self.chats, self.valid_chats = self._chats(conversations)
 
-    def make_layout(self) -> layouts.Layout:
+    def make_layout(self) -> layout.Layout:
         return layouts.layout_of(self.tokenizer, self.log, self.params)
 
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -64,10 +63,10 @@ class TALLRec(LanguageBaseline):
         turns = conversations["turns"].to_list()
         if len(turns) < 2:
             raise UserError(f"conversations: {len(turns)}; stage 1 needs one to learn from and one to validate on")
-        order = np.random.default_rng([self.params.seed, _STREAM]).permutation(len(turns))
+        order = stream(self.params.seed, "tallrec conversations").permutation(len(turns))
         held = max(1, len(turns) // _VALIDATED_OF)
         trained, validated = (
-            labelled(layouts.table([encode_conversation(self.tokenizer, turns[i]) for i in part]), [-1])
+            labelled(layout.table([encode_conversation(self.tokenizer, turns[i]) for i in part]), [-1])
             for part in (order[held:], order[:held])
         )
         return trained, validated

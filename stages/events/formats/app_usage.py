@@ -11,10 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.common.errors import UserError
-from stages.events.settings import Source
-from stages.events import delimited, reading, times
+from stages.events import delimited, times
 from stages.events.reading import Piece
+from stages.events.settings import Source
 
 _NAMES = ["user", "time", "station", "app", "bytes"]
 
@@ -25,7 +24,7 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
     Raises:
         UserError: the file is not in this layout.
     """
-    _check_layout(path)
+    delimited.check_width(path, _NAMES, None, "app_usage")
     for piece in delimited.records(path, _NAMES, None):
         yield piece.then(_rows)
 
@@ -58,13 +57,3 @@ def _most_used(events: pl.DataFrame, name: str) -> pl.DataFrame:
     """The place of most events of each user, the first by name among equals."""
     counts = events.group_by("user", "place").len().sort("len", "place", descending=[True, False])
     return counts.group_by("user", maintain_order=True).agg(pl.col("place").first().alias(name))
-
-
-def _check_layout(path: Path) -> None:
-    for block in reading.lines(path):
-        if block.height and (found := len(block["text"][0].split())) != len(_NAMES):
-            raise UserError(
-                f"{path}: line {block['line'][0]}: {found} fields separated by spaces, and source.format app_usage has "
-                f"{len(_NAMES)}: {', '.join(_NAMES)}"
-            )
-        return

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.common.errors import UserError
-from stages.events.settings import Source
-from stages.events import delimited, reading
+from stages.events import delimited
 from stages.events.reading import Piece
-from stages.events.rules import Rule, missing
+from stages.events.rules import missing
+from stages.events.settings import Source
+from stages.events.times import time_rule
 
 _NAMES = ["user", "venue", "category_id", "category", "latitude", "longitude", "offset", "utc"]
+_ENCODINGS = ("utf-8", "latin-1")
 _LONGEST_OFFSET = 14 * 60
 
 # Manhattan lies askew on the map, so its areas are boxes in kilometres across and along its avenues, from 9th Avenue at
@@ -63,8 +64,8 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
     Raises:
         UserError: the file is not in this layout.
     """
-    _check_layout(path)
-    for piece in delimited.records(path, _NAMES, "\t", encodings=("utf-8", "latin-1")):
+    delimited.check_width(path, _NAMES, "\t", "foursquare_nyc", _ENCODINGS)
+    for piece in delimited.records(path, _NAMES, "\t", encodings=_ENCODINGS):
         yield piece.then(_rows)
 
 
@@ -77,25 +78,11 @@ def _rows(frame: pl.DataFrame) -> pl.DataFrame:
         pl.col("offset").str.strip_chars().cast(pl.Int64, strict=False).alias("minutes"),
     ).with_columns(time=pl.when(pl.col("minutes").abs() <= _LONGEST_OFFSET)
                    .then(pl.col("time") + pl.duration(minutes="minutes")))
-    problem = (
-        pl.when(missing(pl.col("utc"))).then(pl.lit(Rule.NO_TIME.value))
-        .when(pl.col("time").is_null()).then(pl.lit(Rule.TIME.value))
-        .when(~pl.col("time").dt.year().is_between(1990, 2100)).then(pl.lit(Rule.TIME_RANGE.value))
-    )
     return frame.select(
-        "line", "fingerprint", pl.coalesce("problem", problem).alias("problem"), "user", "time",
-        _area(pl.col("latitude"), pl.col("longitude")).alias("place"), pl.col("category").alias("behavior"), "text",
+        "line", "fingerprint", pl.coalesce("problem", time_rule(missing(pl.col("utc")))).alias("problem"),
+        "user", "time", _area(pl.col("latitude"), pl.col("longitude")).alias("place"),
+        pl.col("category").alias("behavior"), "text",
     )
-
-
-def _check_layout(path: Path) -> None:
-    for block in reading.lines(path, ("utf-8", "latin-1")):
-        if block.height and (found := block["text"][0].count("\t") + 1) != len(_NAMES):
-            raise UserError(
-                f"{path}: line {block['line'][0]}: {found} fields separated by tabs, and source.format foursquare_nyc "
-                f"has {len(_NAMES)}: {', '.join(_NAMES)}; for another layout set source.format to table"
-            )
-        return
 
 
 def _area(latitude: pl.Expr, longitude: pl.Expr) -> pl.Expr:

@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.events.settings import Source
 from stages.events import delimited, times
 from stages.events.reading import Piece
 from stages.events.rules import Rule
+from stages.events.settings import Source
 
 _NAMES = ["user_id", "session_id", "timestamp", "app_name", "event_type"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.events.settings import Source
 from stages.events import delimited, reading, times
 from stages.events.reading import Piece
 from stages.events.rules import Rule
+from stages.events.settings import Source
 
 _ROWS_OF_PARQUET = 1_000_000  # read at once
 
@@ -102,7 +102,7 @@ def _json_lines(path: Path, columns: dict[str, str]) -> Iterator[Piece]:
 
 def _objects(path: Path, block: reading.Block, columns: dict[str, str], is_first: bool) -> pl.DataFrame:
     text = pl.col("text")
-    rows = reading.lines_of(path, block).with_columns(object=_is_object(text))
+    rows = reading.block_lines(path, block).with_columns(object=_is_object(text))
     if not rows["object"].all():
         # Python writes NaN where JSON has null
         mended = text.str.replace_all(r":\s*(?:NaN|-?Infinity)\b", ": null")

@@ -48,7 +48,7 @@ class Trigger:
     until: float = 0.5
 
 
-# The states of a person that `Habit.when` may name, beside those of simulator_days
+# The states of a person that `Habit.when` may name, beside those of `days`
 CONDITIONS = ("arrived", "trip soon", "learns to drive", "looks for a home", "looks for a job", "parcel waits")
 
 HABITS = (

@@ -1,7 +1,7 @@
 """A log that looks like the paper's, of people whose p*(behaviour | everything before) is known exactly.
 
-The time and the place of an event are drawn first (simulator_days). Then its behaviour is drawn from p*, the normalised
-product of non-negative factors (simulator_habits): a base rate, the person's taste, the hour and the kind of day, the
+The time and the place of an event are drawn first (`days`). Then its behaviour is drawn from p*, the normalised
+product of non-negative factors (`habits`): a base rate, the person's taste, the hour and the kind of day, the
 place, and what the person did before. People do not influence each other.
 """
 
@@ -27,8 +27,8 @@ _PARCEL_HOURS = (20.0, 110.0)  # after the payment
 _PHASES = {"learns to drive": (.15, 25), "looks for a home": (.14, 20), "looks for a job": (.32, 30)}  # people, days
 
 _BLOCK = 2048  # people simulated at once: bounds the memory, changes nothing else
-_CHOICE = 100  # the purpose of the numbers that behaviours are drawn with, beside those of simulator_days
-_PHASE, _DOES, _TASTE = 4, 10, 10 + len(HABITS)  # dimensions of `spread`, behind those of simulator_days
+_CHOICE = 100  # the purpose of the numbers that behaviours are drawn with, beside those of `days`
+_PHASE, _DOES, _TASTE = 4, 10, 10 + len(HABITS)  # dimensions of `spread`, behind those of `days`
 
 # Log base rates that `calibrate()` found. Any change to the factors asks for new ones: a test holds the shares.
 BASE = np.array([

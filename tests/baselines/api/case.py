@@ -38,7 +38,7 @@ class Case:
         return every_window(task.events, task.windows, task.params.predictions, task.params.data_seed)
 
     def questions(self, form="schema"):
-        log = EventLog.of(self.task.events, self.task.vocabulary)
+        log = EventLog.from_tables(self.task.events, self.task.vocabulary)
         return Questions(log, self.task.params, self.task.context, SETTINGS.model, form)
 
     def truth(self):

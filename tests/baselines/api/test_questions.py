@@ -56,7 +56,7 @@ def test_text_is_an_answer_if_it_is_a_candidate_but_for_its_dress(case, content,
 def test_text_that_fits_two_candidates_is_none(case):
     task = case.task
     vocabulary = task.vocabulary.with_columns(behavior=pl.col("behavior").replace(BEHAVIORS[0], "Watching video clip!"))
-    log = EventLog.of(task.events, vocabulary)
+    log = EventLog.from_tables(task.events, vocabulary)
     questions = Questions(log, task.params, "next", "m", "text")
     assert questions.read(answer("watching video clip")) == INVALID
 

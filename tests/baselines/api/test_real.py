@@ -72,7 +72,7 @@ def settings(folder, form):
 def test_its_answers_are_what_the_model_writes(task, folder, tmp_path):
     cache = Cache(tmp_path / "answers")
     frame, facts = predictions(task, settings(folder, "text"), cache)
-    questions = Questions(EventLog.of(task.events, task.vocabulary), task.params, "next", str(folder), "text")
+    questions = Questions(EventLog.from_tables(task.events, task.vocabulary), task.params, "next", str(folder), "text")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     used = estimated = 0

@@ -1,10 +1,7 @@
-"""What of DVC is changed (`-S ε=0.1`, `-S recipe=paper`, checkouts), through the real command, and nothing elsewhere."""
+"""The symbols and recipes of `-S`, in lists of overrides and through the real command."""
 
-import os
 import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -12,18 +9,12 @@ from dvc.exceptions import DvcException, InvalidArgumentError
 from ruamel.yaml import YAML
 
 from stages.common.params import dotted_keys
+from stages.hooks.overrides import RECIPES, SYMBOLS, expand, translate
 from stages.params import Params
-from stages.hooks.symbols import RECIPES, RIVALS, SYMBOLS, expand, translate
 from tests.contract.imports import ROOT
+from tests.hooks.installed import dvc, installed
 
-SITE = Path(sysconfig.get_path("purelib"))
-SOURCE = ROOT / "stages" / "hooks"
-INSTALL = "; `pip install -e .` (again after a change of stages/hooks/symbols.py)"
 SECTIONS = set(Params.model_fields)
-
-installed = pytest.mark.skipif(
-    not (SITE / "behaviorlm_symbols.pth").exists() and "CI" not in os.environ, reason="not installed" + INSTALL
-)
 
 
 @pytest.mark.parametrize("override, expected", [
@@ -75,7 +66,8 @@ def test_the_values_of_a_recipe_stand_in_front_of_what_is_set_beside_it(beside):
 @pytest.mark.parametrize(("overrides", "says"), [
     (["recipe=three"], "-S recipe=three: no such recipe; one of one, two (stages/hooks/recipes.yaml)"),
     (["recipe="], "-S recipe=: no such recipe; one of one, two"),
-    (["recipe=one,two"], "-S recipe=one,two: a run takes one recipe, one of one, two (stages/hooks/recipes.yaml); queue a run"),
+    (["recipe=one,two"],
+     "-S recipe=one,two: a run takes one recipe, one of one, two (stages/hooks/recipes.yaml); queue a run"),
     (["recipe=choice(one,two)"], "takes one recipe"),
     (["recipe=one", "seed=1", "recipe=two"], "takes one recipe"),
 ])
@@ -112,44 +104,13 @@ def test_recipes_of_another_project_are_left_alone(tmp_path, recipes, known):
     assert expand(["recipe=one"], str(tmp_path / "params.yaml"), known) == ["recipe=one"]
 
 
-def test_starting_python_costs_one_small_module():
-    code = (f"import sys; sys.path.insert(0, {str(SOURCE)!r}); before = set(sys.modules); import symbols; "
-            "symbols.install(); symbols.install(); print(sorted(set(sys.modules) - before), len(sys.meta_path))")
-    bare = subprocess.run([sys.executable, "-I", "-S", "-c", "import sys; print(len(sys.meta_path))"],
-                          capture_output=True, text=True, check=True).stdout
-    hooked = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout
-    assert hooked == f"['symbols'] {int(bare) + 1}\n"
-
-
-@pytest.mark.parametrize("body, warned", [("", True), ("def {name}(given):\n    return {{}}\n", False)])
-@pytest.mark.parametrize("place", ["utils.cli_parse.to_path_overrides", "repo.checkout.checkout"])
-def test_a_dvc_that_has_changed_is_named_on_stderr(tmp_path, body, warned, place):
-    inner, file, name = place.split(".")
-    package = tmp_path / "dvc" / inner
-    package.mkdir(parents=True)
-    for folder in (package, package.parent):
-        (folder / "__init__.py").touch()
-    (package / f"{file}.py").write_text(body.format(name=name), encoding="utf-8")
-    code = (f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(SOURCE)!r}]; import symbols; symbols.install(); "
-            f"import dvc.{inner}.{file}")
-    result = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
-    assert (f"no dvc.{place}" in result.stderr) == warned
-    assert result.stderr.count("\n") == int(warned)
-
-
-@installed
-def test_what_is_installed_is_what_stands_in_the_repository():
-    for name in ("symbols.pth", "symbols.py"):
-        assert (SITE / f"behaviorlm_{name}").read_bytes() == (SOURCE / name).read_bytes(), "an old copy" + INSTALL
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     """A repository with our params and one stage, which copies them."""
-    folder = tmp_path_factory.mktemp("symbols")
+    folder = tmp_path_factory.mktemp("overrides")
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     shutil.copy(ROOT / "params.yaml", folder)
-    (folder / RECIPES).parent.mkdir()
+    (folder / RECIPES).parent.mkdir(parents=True)
     shutil.copy(ROOT / RECIPES, folder / RECIPES)
     (folder / "other.yaml").write_text("F: 1\nselection:\n  per_behavior: 2\n", encoding="utf-8")
     (folder / "dvc.yaml").write_text(
@@ -158,13 +119,6 @@ def project(tmp_path_factory) -> Path:
     for arguments in ("init -q", "config user.name t", "config user.email t@example.org", "add -A", "commit -qm start"):
         subprocess.run(["git", *arguments.split()], cwd=folder, check=True)
     return folder
-
-
-def dvc(folder: Path, *arguments: str, refused: bool = False) -> str:
-    command = [Path(sysconfig.get_path("scripts")) / "dvc", *arguments]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert (result.returncode != 0) == refused, result.stderr
-    return result.stdout + result.stderr
 
 
 def seen(folder: Path) -> dict:
@@ -194,7 +148,8 @@ def test_a_recipe_reaches_the_stage_through_dvc_and_what_is_set_beside_it_wins(p
 
 @installed
 @pytest.mark.parametrize(("recipe", "says"), [
-    ("papers", "ERROR: -S recipe=papers: no such recipe; one of paper, progressive, all, balanced (stages/hooks/recipes.yaml)"),
+    ("papers",
+     "ERROR: -S recipe=papers: no such recipe; one of paper, progressive, all, balanced (stages/hooks/recipes.yaml)"),
     ("paper,all", "ERROR: -S recipe=paper,all: a run takes one recipe"),
 ])
 def test_dvc_reports_a_wrong_recipe_as_its_own_errors(project, recipe, says):
@@ -213,35 +168,3 @@ def test_a_sweep_over_a_symbol_is_queued(project):
 def test_a_file_with_such_a_key_keeps_it(project):
     dvc(project, "exp", "run", "-S", "other.yaml:F=9")
     assert (project / "other.yaml").read_text(encoding="utf-8").startswith("F: 9\nselection:\n  per_behavior: 2\n")
-
-
-@pytest.fixture
-def two_pipelines(tmp_path):
-    """A repository whose main pipeline has run, its output only in the cache, and whose rivals' has not."""
-    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    dvc(tmp_path, "init", "--quiet")
-    stage = "stages:\n  {name}:\n    wdir: {folder}\n    cmd: echo > {out}\n    outs: [{out}]\n"
-    (tmp_path / "dvc.yaml").write_text(stage.format(name="ours", folder=".", out="ours.txt"), encoding="utf-8")
-    rivals = tmp_path / RIVALS
-    rivals.parent.mkdir(parents=True)
-    rivals.write_text(stage.format(name="theirs", folder="../..", out="theirs.txt"), encoding="utf-8")
-    dvc(tmp_path, "repro", "--quiet")
-    (tmp_path / "ours.txt").unlink()
-    return tmp_path
-
-
-@installed
-def test_a_checkout_does_not_ask_for_rivals_that_have_not_run(two_pipelines):
-    dvc(two_pipelines, "checkout")
-    assert (two_pipelines / "ours.txt").exists()
-
-
-@installed
-@pytest.mark.parametrize(("lost", "named", "missing"), [
-    (True, (), "ours.txt"), (False, (f"{RIVALS}:theirs",), "theirs.txt"),
-])
-def test_what_else_is_missing_is_still_an_error(two_pipelines, lost, named, missing):
-    if lost:
-        shutil.rmtree(two_pipelines / ".dvc" / "cache")
-    failed = dvc(two_pipelines, "checkout", *named, refused=True).partition("Checkout failed")[2]
-    assert missing in failed and ("theirs.txt" in failed) == bool(named)

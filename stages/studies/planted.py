@@ -1,6 +1,6 @@
 """Studies with a known answer: predictions of rows whose true accuracies are given.
 
-`python -m tests.studies.planted --sets 200 --effect 0.1` prints how often intervals cover the truth and tests reject.
+`python -m stages.studies.planted --sets 200 --effect 0.1` prints how often intervals cover the truth and tests reject.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def log_p_of(answer: np.ndarray, size: int, rng: np.random.Generator) -> np.ndar
 
 def rows(plan: Plan, rng: np.random.Generator) -> list[RowResult]:
     """Rows `old` and `new`; a user with `windows` windows in each of the two test sets."""
-    planted = {"old": [], "new": []}
+    planted: dict[str, list[Repetition]] = {"old": [], "new": []}
     for number in range(plan.repetitions):
         if number == 0 or plan.folds:
             log = _log(plan, number, rng)
@@ -112,12 +112,12 @@ def coverage(
     for number in range(sets):
         rng = np.random.default_rng([seed, number])
         study = summarise(rows(plan, rng), vocabulary(plan.behaviors), "old", comparison, rng)
-        found.append(study.rows[1].metrics[metric].difference)
-    covered = np.array([one.low <= plan.effect <= one.high for one in found])
-    return Coverage(
-        covered.mean(), np.mean([one.p < 0.05 for one in found]), np.array([one.value for one in found]),
-        np.array([one.high - one.low for one in found]),
-    )
+        compared = study.rows[1].metrics[metric].difference
+        assert compared is not None
+        found.append([compared.value, compared.low, compared.high, compared.p])
+    value, low, high, p = np.array(found, dtype=np.float64).T
+    covered = (low <= plan.effect) & (plan.effect <= high)
+    return Coverage(covered.mean(), (p < 0.05).mean(), value, high - low)
 
 
 def main() -> None:
@@ -125,10 +125,9 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--metric", default="balanced.overall")
-    for name in ("effect", "of_users", "of_repetitions"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(Plan, name))
-    for name in ("users", "repetitions"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(Plan, name))
+    for name in ("effect", "of_users", "of_repetitions", "users", "repetitions"):
+        standing = getattr(Plan, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(standing), default=standing)
     parser.add_argument("--folds", action="store_true")
     parser.add_argument("--users-only", action="store_true", help="draw no repetitions in the bootstrap")
     given = vars(parser.parse_args())
