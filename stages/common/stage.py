@@ -14,7 +14,7 @@ import argparse
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,8 +29,8 @@ from stages.common.params import PARAMS, Section, read_params
 
 CODE = Path(__file__).parents[1]
 _EPILOG = (
-    "`dvc repro` runs this stage with the paths that stand in dvc.yaml, after the stages that it needs; settings are "
-    "keys of params.yaml."
+    "`dvc repro{}` runs this stage with the paths that stand in {}, after the stages that it needs; settings are keys of "
+    "params.yaml."
 )
 _DIGITS = 6  # behind the point, of a number in a CSV
 
@@ -43,6 +43,7 @@ class Kind:
         help: of its option.
         reading: opened for as long as the function computes, where something is read only then.
         streamed: the function gets the path and writes it on the way; the file appears when all has ended well.
+        optional: its option may be left out: the function then gets None, or what it made is not written.
     """
 
     help: str
@@ -50,6 +51,11 @@ class Kind:
     write: Callable[[Any, Path], None] | None = None
     reading: Callable[[Path], AbstractContextManager] = nullcontext
     streamed: bool = False
+    optional: bool = False
+
+
+def optional(kind: Kind) -> Kind:
+    return replace(kind, optional=True)
 
 
 def place(help: str) -> Kind:
@@ -125,6 +131,7 @@ class Stage:
         resumes: whether `compute` gets `scratch`, a folder outside the workspace that is found again by the same params,
             inputs and code only, and goes when the outputs are safe.
         message: the line at the end, from the command line's arguments and what was computed.
+        pipeline: the dvc.yaml that it stands in; none for what is run by hand.
     """
 
     name: str
@@ -136,13 +143,16 @@ class Stage:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     resumes: bool = False
     message: Callable[..., str] | None = None
+    pipeline: str = "dvc.yaml"
 
     def parser(self) -> argparse.ArgumentParser:
+        target = "" if self.pipeline == "dvc.yaml" else f" {self.pipeline}"
+        epilog = _EPILOG.format(target, self.pipeline) if self.pipeline else None
         parser = argparse.ArgumentParser(prog=f"python -m stages.{self.name}", description=self.description,
-                                         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+                                         epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--params", type=Path, default=PARAMS, help="the settings (default: %(default)s)")
         for name, kind in {**self.reads, **self.writes}.items():
-            parser.add_argument(_option(name), type=Path, required=True, help=kind.help)
+            parser.add_argument(_option(name), type=Path, required=not kind.optional, help=kind.help)
         for name, settings in self.options.items():
             parser.add_argument(_option(name), **settings)
         return parser
@@ -154,14 +164,15 @@ class Stage:
         # what is wrong with another stage's section shows now, not hours later; by name, since no stage depends on it
         import_module("stages.params").read_all(args.params)
         paths = {name: getattr(args, name) for name in {**self.reads, **self.writes}}
-        given = {name: kind.read(paths[name]) for name, kind in self.reads.items()}
+        given = {name: None if paths[name] is None else kind.read(paths[name]) for name, kind in self.reads.items()}
         given |= {name: getattr(args, name) for name in self.options}
         if self.resumes:
-            key = fingerprint(params.model_dump(), [*(paths[name] for name in self.reads), CODE])
+            key = fingerprint(params.model_dump(), [*filter(None, map(paths.get, self.reads)), CODE])
             given["scratch"] = checkpoint_folder(self.name, key)
         with ExitStack() as stack:
             for name, kind in {**self.reads, **self.writes}.items():
-                stack.enter_context(kind.reading(paths[name]))
+                if paths[name] is not None:
+                    stack.enter_context(kind.reading(paths[name]))
                 if kind.streamed:
                     given[name] = stack.enter_context(atomic_file(paths[name]))
             made = self.compute(**given, params=params)
@@ -170,7 +181,8 @@ class Stage:
             results = made if isinstance(made, tuple) else (made,)
             written = {name: kind.write for name, kind in self.writes.items() if kind.write}
             for (name, write), result in zip(written.items(), results, strict=True):
-                write(result, paths[name])
+                if paths[name] is not None:
+                    write(result, paths[name])
         if self.resumes:
             shutil.rmtree(given["scratch"], ignore_errors=True)
         if self.message:

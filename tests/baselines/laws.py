@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-from stages.baselines.sequential.sequences import Batch, Sequences
+from stages.baselines.fitting.sequences import Batch, Sequences
 from stages.baselines.sequential.training import Recommender, predict
 from stages.past.counting import Markov
 

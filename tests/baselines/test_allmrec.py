@@ -8,14 +8,12 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from stages.baselines.language import names
-from stages.baselines.language.collaborative import item_vectors, user_vectors
+from stages.baselines.language.baseline import predictions, write_weights
 from stages.baselines.language.names import TEMPLATE, NameSettings, NameVectors, embed_names
-from stages.baselines.language.rows import predictions, write_row
 from stages.baselines.language.training import mean_loss, summed_loss
+from stages.baselines.sequential.sasrec import SASRec, fit_sasrec, item_vectors, user_vectors
 from stages.baselines.systems import allmrec
-from stages.baselines.systems.allmrec import ALLMRec
-from stages.baselines.systems.allmrec_codes import CODE, Codes, Matching, fit_codes
-from stages.baselines.systems.sasrec import SASRec, fit_sasrec
+from stages.baselines.systems.allmrec import _LOSSES, CODE, ALLMRec, Codes, Settings, fit_codes
 from stages.common import tables
 from stages.common.files import read_json
 from stages.model.likelihood import score
@@ -30,6 +28,10 @@ SETTINGS = {name: value for name, value in ADAPTED.items() if name not in ("drop
 NAMES = ("Watching", "Online", "Taking", "Listening", "Reading", "Checking")
 SASREC = {"dimensions": [8], "blocks": [1], "heads": [1], "dropout": [0.0], "learning_rate": [0.01],
           "weight_decay": [0.0], "batch_size": [8], "epochs": [2], "warmup": [0]}
+
+
+def matching(**changes):
+    return Settings(**SETTINGS | changes)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -48,7 +50,7 @@ def plainly_named(task):
     return replace(task, events=task.events.with_columns(named), vocabulary=task.vocabulary.with_columns(named))
 
 
-def row_of(tiny_base, folder, trials=1, **changes):
+def made(tiny_base, folder, trials=1, **changes):
     task = plainly_named(small_task(folder, "allmrec", SETTINGS | changes, trials))
     return ALLMRec(task, tiny_base, a_sasrec(task, folder / "sasrec", context="id"))
 
@@ -56,8 +58,8 @@ def row_of(tiny_base, folder, trials=1, **changes):
 @pytest.fixture(scope="module")
 def fitted(tiny_base, tmp_path_factory):
     """Fitted with two settings, of which one moves nothing."""
-    row = row_of(tiny_base, tmp_path_factory.mktemp("allmrec"), trials=2, learning_rate=[0.01, 1e-9], epochs=[6])
-    return row.fit()
+    baseline = made(tiny_base, tmp_path_factory.mktemp("allmrec"), trials=2, learning_rate=[0.01, 1e-9], epochs=[6])
+    return baseline.fit()
 
 
 @pytest.fixture
@@ -88,9 +90,9 @@ def test_losses_are_the_published_ones(codes):
         expected["text"] += ((text_decoded - text) ** 2).mean()
     found = codes.losses(users, positive, negative)
     for name, value in expected.items():
-        torch.testing.assert_close(getattr(found, name), value)
+        torch.testing.assert_close(found[name], value)
     total = expected["recommendation"] + expected["matching"] + 0.5 * expected["item"] + 0.2 * expected["text"]
-    torch.testing.assert_close(found.total, total)
+    torch.testing.assert_close(sum(_LOSSES[name] * loss for name, loss in found.items()), total)
     assert code.shape == (3, CODE)
 
 
@@ -108,7 +110,7 @@ def test_the_two_codes_of_a_behaviour_come_to_agree_and_still_rank_for_people():
     items, texts = torch.randn(6, 8), torch.randn(6, 16)
     label = torch.arange(120) % 6
     users = 3 * items[label]
-    seen = [fit_codes(items, texts, users, label, Matching(**MATCHING | {"matching_epochs": epochs}), 0)
+    seen = [fit_codes(items, texts, users, label, matching(matching_epochs=epochs), 0)
             for epochs in (1, 60)]
     early, late = (codes.agreement() for codes in seen)
     assert late > 0.97 and late > early + 0.1
@@ -127,7 +129,7 @@ def test_a_negative_is_any_other_behaviour(monkeypatch):
 
     monkeypatch.setattr(Codes, "losses", losses)
     fit_codes(torch.randn(4, 3), torch.randn(4, 3), torch.randn(200, 3), torch.full((200,), 2),
-              Matching(**MATCHING | {"matching_epochs": 2}), 0)
+              matching(matching_epochs=2), 0)
     positive, negative = torch.cat(drawn, dim=1)
     assert (positive == 2).all() and len(positive) == 400
     count = torch.bincount(negative, minlength=4)
@@ -141,61 +143,63 @@ def test_a_negative_is_any_other_behaviour(monkeypatch):
 def test_the_language_model_is_the_same_to_the_bit_and_projectors_learned(fitted, tiny_base):
     fresh = load_base(tiny_base)
     found = {name.replace("embed_tokens.words", "embed_tokens"): value
-             for name, value in fitted.row.model.state_dict().items()}
+             for name, value in fitted.baseline.model.state_dict().items()}
     assert found.keys() == fresh.state_dict().keys()
     for name, value in fresh.state_dict().items():
         assert torch.equal(found[name], value), name
     trial = fitted.trials[0]
-    assert len({len(each) for each in fitted.row.layout.answers}) == 1
+    assert len({len(each) for each in fitted.baseline.layout.answers}) == 1
     assert trial["loss"] < trial["first_loss"] - 0.3 and fitted.settings["learning_rate"] == 0.01
     assert abs(fitted.trials[1]["loss"] - trial["first_loss"]) < 0.01, "a rate of 1e-9 moves nothing"
     assert fitted.score == trial["score"] > fitted.trials[1]["score"] + 0.3, "what follows is the next in turn"
-    assert mean_loss(fitted.row.model, fitted.row.valid) == pytest.approx(trial["loss"], rel=1e-5)
+    assert mean_loss(fitted.baseline.model, fitted.baseline.valid) == pytest.approx(trial["loss"], rel=1e-5)
 
 
 def test_gradients_reach_the_projectors_only(tiny_base, tmp_path):
-    row = row_of(tiny_base, tmp_path)
-    row.build(settings_of(row))
-    row.learn(settings_of(row))
-    row.projector.zero_grad()
-    row.tell()
-    loss, _ = summed_loss(row.model, [row.train[0], row.train[1]])
+    baseline = made(tiny_base, tmp_path)
+    baseline.build(settings_of(baseline))
+    baseline.learn(settings_of(baseline))
+    baseline.projector.zero_grad()
+    baseline.prepare_vectors()
+    loss, _ = summed_loss(baseline.model, [baseline.train[0], baseline.train[1]])
     loss.backward()
-    assert all(weight.grad.abs().max() > 0 for weight in row.projector.parameters())
-    assert row.weights().keys() == {f"projector.{name}" for name, _ in row.projector.named_parameters()}
-    for frozen in (row.model, row.sasrec, row.codes):
+    assert all(weight.grad.abs().max() > 0 for weight in baseline.projector.parameters())
+    assert baseline.weights().keys() == {f"projector.{name}" for name, _ in baseline.projector.named_parameters()}
+    for frozen in (baseline.model, baseline.sasrec, baseline.codes):
         assert all(weight.grad is None and not weight.requires_grad for weight in frozen.parameters())
 
 
 def test_soft_tokens_are_codes_of_behaviours_and_states_of_people(tiny_base, tmp_path):
-    row = row_of(tiny_base, tmp_path)
-    row.build(settings_of(row))
-    (ids,) = prompts(row.layout, [220])
-    row.tell()
-    person = ids[-1] - row.embedding.size
-    assert row.layout.users[person - row.layout.items] == (214, 220)
-    found = row.embedding.source(torch.tensor([3, row.layout.items - 1, person]))
-    state = user_vectors(row.sasrec, row.task.sequences, [(214, 220)])
-    code = torch.sigmoid(row.codes.items.encoder(item_vectors(row.sasrec)[[3, len(row.layout.candidates)]]))
-    torch.testing.assert_close(found[:2], row.projector.items(code))
-    torch.testing.assert_close(found[2:], row.projector.users(state))
-    length = row.embedding.mean_norm()
-    assert row.projector.items(row.item_codes).norm(dim=1).mean().item() == pytest.approx(length, rel=1e-4)
-    kinds = [[type(layer).__name__ for layer in part.net] for part in (row.projector.items, row.projector.users)]
+    baseline = made(tiny_base, tmp_path)
+    baseline.build(settings_of(baseline))
+    (ids,) = prompts(baseline.layout, [220])
+    baseline.prepare_vectors()
+    person = ids[-1] - baseline.embedding.size
+    assert baseline.layout.users[person - baseline.layout.items] == (214, 220)
+    found = baseline.embedding.source(torch.tensor([3, baseline.layout.items - 1, person]))
+    state = user_vectors(baseline.sasrec, baseline.task.sequences, [(214, 220)])
+    vectors = item_vectors(baseline.sasrec)[[3, len(baseline.layout.candidates)]]
+    code = torch.sigmoid(baseline.codes.items.encoder(vectors))
+    torch.testing.assert_close(found[:2], baseline.projector.items(code))
+    torch.testing.assert_close(found[2:], baseline.projector.users(state))
+    length = baseline.embedding.mean_norm()
+    assert baseline.projector.items(baseline.item_codes).norm(dim=1).mean().item() == pytest.approx(length, rel=1e-4)
+    parts = baseline.projector.items, baseline.projector.users
+    kinds = [[type(layer).__name__ for layer in part.net] for part in parts]
     assert kinds == [["Linear", "LayerNorm", "GELU", "Linear"], ["Linear", "LayerNorm", "LeakyReLU", "Linear"]]
 
 
 def test_answers_change_with_the_person_and_with_whose_code_a_behaviour_has(tiny_base, tmp_path):
-    row = row_of(tiny_base, tmp_path, matching_epochs=5)
-    row.build(settings_of(row))
-    asked = prompts(row.layout, [210, 215, 220])
+    baseline = made(tiny_base, tmp_path, matching_epochs=5)
+    baseline.build(settings_of(baseline))
+    asked = prompts(baseline.layout, [210, 215, 220])
 
     def scores(codes, users):
-        row.item_codes, row._users = codes, users
-        row.tell()
-        return score(row.model, asked, row.layout.answers).log_p
+        baseline.item_codes, baseline._states = codes, users
+        baseline.prepare_vectors()
+        return score(baseline.model, asked, baseline.layout.answers).log_p
 
-    codes, users = row.item_codes, row.users
+    codes, users = baseline.item_codes, baseline.states
     before = scores(codes, users)
     assert abs(scores(codes, users) - before).max() < 1e-6
     assert abs(scores(codes.roll(2, dims=0), users) - before).max() > 3e-4
@@ -203,16 +207,17 @@ def test_answers_change_with_the_person_and_with_whose_code_a_behaviour_has(tiny
 
 
 def test_predictions_and_weights(fitted, tmp_path):
-    task = fitted.row.task
+    task = fitted.baseline.task
     wanted = choice.tested(task.events, task.windows, task.params.predictions, 0).head(6)
-    frame, facts = predictions(fitted, wanted)
+    frame, facts = predictions(fitted, task, wanted)
     assert frame.schema == tables.SCHEMAS["predictions"] and facts["layout"] == "stream"
     np.testing.assert_allclose(np.exp(np.array(frame["log_p"].to_list())).sum(axis=1), 1, atol=1e-5)
-    assert facts["trained_parameters"] == sum(p.numel() for p in fitted.row.projector.parameters())
-    write_row(fitted, tmp_path / "allmrec")
+    assert facts["trained_parameters"] == sum(p.numel() for p in fitted.baseline.projector.parameters())
+    write_weights(fitted, tmp_path / "allmrec")
     assert {path.name for path in (tmp_path / "allmrec").iterdir()} == {
         "base.json", "projector.safetensors", "settings.json"}
-    assert load_file(tmp_path / "allmrec" / "projector.safetensors").keys() == fitted.row.projector.state_dict().keys()
+    saved = load_file(tmp_path / "allmrec" / "projector.safetensors")
+    assert saved.keys() == fitted.baseline.projector.state_dict().keys()
     assert read_json(tmp_path / "allmrec" / "settings.json")["matching_epochs"] == 20
 
 
@@ -227,10 +232,10 @@ def test_without_a_sasrec_one_is_fitted_as_published(tiny_base, tmp_path, monkey
     task = small_task(tmp_path, "allmrec", SETTINGS | {"matching_epochs": 1})
     with open(task.settings_file, "a") as file:
         YAML().dump({"sasrec": SASREC}, file)
-    row = ALLMRec(replace(task, context="history"), tiny_base, None)
-    assert asked == [("id", "bce")] and isinstance(row.sasrec, SASRec) and row.sasrec.objective == "bce"
-    assert row.layout.context == "history" and not row.sasrec.training
-    assert not any(weight.requires_grad for weight in row.sasrec.parameters())
+    baseline = ALLMRec(replace(task, context="history"), tiny_base, None)
+    assert asked == [("id", "bce")] and isinstance(baseline.sasrec, SASRec) and baseline.sasrec.objective == "bce"
+    assert baseline.layout.context == "history" and not baseline.sasrec.training
+    assert not any(weight.requires_grad for weight in baseline.sasrec.parameters())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -238,10 +243,10 @@ def test_without_a_sasrec_one_is_fitted_as_published(tiny_base, tmp_path, monkey
 
 
 def test_by_default_the_language_model_reads_the_names(fitted, tiny_base):
-    row = fitted.row
+    baseline = fitted.baseline
     wanted = embed_names(NAMES, NameSettings(encoder="base", revision=""), tiny_base)
-    assert row.layout.candidates == list(NAMES)
-    np.testing.assert_array_equal(row.codes.text_vectors.numpy(), wanted.vectors)
+    assert baseline.layout.candidates == list(NAMES)
+    np.testing.assert_array_equal(baseline.codes.text_vectors.numpy(), wanted.vectors)
     assert [trial["names"] for trial in fitted.trials] == [wanted.facts()] * 2
 
 
@@ -256,8 +261,8 @@ def test_the_encoder_that_the_settings_name_reads_the_names(tiny_base, tmp_path,
     task = plainly_named(small_task(tmp_path, "allmrec", SETTINGS | {"matching_epochs": 1}))
     text = task.settings_file.read_text("utf-8").replace("encoder: base", "encoder: some/model")
     task.settings_file.write_text(text, "utf-8")
-    row = ALLMRec(task, tiny_base, a_sasrec(task, tmp_path / "sasrec", context="id"))
+    baseline = ALLMRec(task, tiny_base, a_sasrec(task, tmp_path / "sasrec", context="id"))
     ((texts, settings),) = asked
     assert texts == [TEMPLATE.format(name=name) for name in NAMES] and settings.encoder == "some/model"
-    np.testing.assert_array_equal(row.codes.text_vectors.numpy(), vectors)
-    assert row.names.facts()["encoder"] == "another encoder"
+    np.testing.assert_array_equal(baseline.codes.text_vectors.numpy(), vectors)
+    assert baseline.names.facts()["encoder"] == "another encoder"

@@ -2,22 +2,26 @@ import numpy as np
 import pytest
 import torch
 
+from stages.baselines.fitting.sequences import Sequences
 from stages.baselines.fitting.settings import Budget
-from stages.baselines.sequential.sequences import Sequences
+from stages.baselines.sequential.sasrec import SASRec
 from stages.baselines.sequential.training import fit, predict
 from stages.baselines.systems.alphafuse import AlphaFuse, Settings, whiten
-from stages.baselines.systems.sasrec import SASRec
 from stages.common.errors import UserError
 from tests.baselines.laws import (
-    CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
-    check_padding_changes_nothing, check_tells,
+    CONTEXTS,
+    TOLD,
+    check_knows_what_markov_knows,
+    check_nothing_depends_on_a_later_behavior,
+    check_padding_changes_nothing,
+    check_tells,
 )
 
 LENGTH = 8
 SETTINGS = {"text_dimensions": 128, "id_dimensions": 12, "id_start": "zeros", "temperature": 0.07,
             "windows_per_epoch": 1000, "dropout": 0.1, "learning_rate": 0.01, "weight_decay": 0.01, "batch_size": 64,
             "epochs": 6, "warmup": 0}
-BUDGET = Budget(trials=1, valid_windows=200, patience=14, windows_per_look=1)
+BUDGET = Budget(trials=1, valid_windows=200, patience=14, windows_per_validation=1)
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from stages.baselines.sequential.losses import cross_entropy
-from stages.baselines.systems.sasrec import SASRec
+from stages.baselines.research import beauty
+from stages.baselines.research.beauty import ManyItems, hit_rate_and_ndcg, item_softmax, ranks, read_log
+from stages.baselines.sequential.objectives import cross_entropy
+from stages.baselines.sequential.sasrec import SASRec
 from stages.common.device import device
 from stages.common.errors import UserError
-from tests.baselines import beauty
-from tests.baselines.beauty import ItemSoftmax, ManyItems, hit_rate_and_ndcg, ranks, read_log
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_softmax_in_blocks_has_the_gradients_of_the_softmax(monkeypatch):
     monkeypatch.setattr(beauty, "_LOSS_ROWS", 7)
     hidden, items = torch.randn(40, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
     label = torch.randint(11, (40,))
-    lean = torch.autograd.grad(ItemSoftmax.apply(hidden, items, label) * 3, (hidden, items))
+    lean = torch.autograd.grad(item_softmax(hidden, items, label) * 3, (hidden, items))
     plain = torch.autograd.grad(cross_entropy(hidden @ items.T, label) * len(label) * 3, (hidden, items))
     for one, other in zip(lean, plain, strict=True):
         assert torch.allclose(one, other, atol=1e-4)

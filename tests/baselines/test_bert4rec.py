@@ -5,13 +5,18 @@ import numpy as np
 import pytest
 import torch
 
+from stages.baselines.fitting.sequences import NO_LABEL, Sequences
 from stages.baselines.fitting.settings import Budget, read_settings
-from stages.baselines.sequential.sequences import NO_LABEL, Sequences
 from stages.baselines.sequential.training import fit
 from stages.baselines.systems.bert4rec import BERT4Rec, Settings, draw_mask, fit_bert4rec, refuse_constant, with_target
 from stages.common.errors import UserError
 from tests.baselines.laws import (
-    CONTEXTS, check_knows_what_markov_knows, check_padding_changes_nothing, check_tells, labels_of, one_batch,
+    CONTEXTS,
+    check_knows_what_markov_knows,
+    check_padding_changes_nothing,
+    check_tells,
+    labels_of,
+    one_batch,
 )
 
 LENGTH = 8
@@ -21,7 +26,7 @@ VALUES = Settings(**{name: [value] for name, value in SETTINGS.items()})
 # a masking teaches few labels, so this system needs more steps than the others
 LEARNS = {"blocks": 1, "dropout": 0.0, "masked": 0.4, "maskings": 4, "learning_rate": 0.003, "batch_size": 16,
           "epochs": 40}
-BUDGET = Budget(trials=1, valid_windows=200, patience=12, windows_per_look=1)
+BUDGET = Budget(trials=1, valid_windows=200, patience=12, windows_per_validation=1)
 
 
 @pytest.fixture

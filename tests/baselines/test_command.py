@@ -1,4 +1,4 @@
-"""What all rows share: their command lines, and what stands beside their predictions."""
+"""What all baselines share: their command lines, and what stands beside their predictions."""
 
 import importlib
 import itertools
@@ -10,8 +10,10 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from stages.baselines.fitting.command import tuning_facts
 from stages.baselines.fitting.latency import latency_ms
+from stages.baselines.fitting.sequences import Sequences
+from stages.baselines.fitting.task import tuning_counts
+from stages.baselines.sequential import stage
 from stages.baselines.systems import sasrec
 from stages.common import tables
 from stages.common.console import console
@@ -19,7 +21,7 @@ from stages.common.errors import UserError
 from stages.common.files import read_json
 from tests.small_log import small_params
 
-ALL = {"params", "settings", "events", "windows", "vocabulary", "context", "out", "metrics"}
+ALL = {"params", "settings", "events", "windows", "vocabulary", "context", "out", "counts"}
 OPTIONS = {
     "sasrec": {"objective", "weights"}, "bert4rec": {"weights"}, "gpt2": {"objective", "weights"},
     "pituning": {"objective", "model", "weights"}, "alphafuse": {"model", "weights"}, "llmesr": {"model", "weights"},
@@ -32,10 +34,10 @@ VALUES = {"dimensions": [8], "blocks": [1], "heads": [1], "dropout": [0.0], "lea
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_rows_command_line_is_that_of_all_and_its_own(name, monkeypatch, capsys):
+def test_a_baselines_command_line_is_that_of_all_and_its_own(name, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(f"stages.baselines.{MODULES.get(name, f'systems.{name}')}").main()
+        importlib.import_module(f"stages.baselines.{MODULES.get(name, f'systems.{name}')}").STAGE.main()
     said = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE))
     assert ended.value.code == 0 and said == ALL | OPTIONS[name]
 
@@ -48,23 +50,23 @@ def command(log, tmp_path, monkeypatch):
         for name, frame in (("events", events), ("windows", windows), ("vocabulary", vocabulary)):
             tables.write(frame.cast(tables.SCHEMAS[name]), name, tmp_path / f"{name}.parquet")
         with (tmp_path / "settings.yaml").open("w") as file:
-            budget = {"trials": 2, "valid_windows": valid_windows, "patience": 1, "windows_per_look": 1}
+            budget = {"trials": 2, "valid_windows": valid_windows, "patience": 1, "windows_per_validation": 1}
             YAML().dump({"budget": budget, "sasrec": VALUES}, file)
         (tmp_path / "params.json").write_text(small_params().model_dump_json(by_alias=True))
         argv = ["sasrec", "--params", tmp_path / "params.json", "--settings", tmp_path / "settings.yaml",
-                "--context", "id", "--objective", "ce", "--out", tmp_path / "row.parquet",
-                "--metrics", tmp_path / "row.json"]
+                "--context", "id", "--objective", "ce", "--out", tmp_path / "sasrec.parquet",
+                "--counts", tmp_path / "counts.json"]
         for name in ("events", "windows", "vocabulary"):
             argv += [f"--{name}", tmp_path / f"{name}.parquet"]
         monkeypatch.setattr("sys.argv", [*map(str, argv)])
-        sasrec.main()
-        return read_json(tmp_path / "row.json")
+        sasrec.STAGE.main()
+        return read_json(tmp_path / "counts.json")
 
     return go
 
 
 @pytest.mark.parametrize("most", [40, 5000])
-def test_a_row_says_what_was_tried_and_on_how_many_windows_it_was_chosen(log, command, monkeypatch, most):
+def test_a_baseline_says_what_was_tried_and_on_how_many_windows_it_was_chosen(log, command, monkeypatch, most):
     events, windows, vocabulary = log(users=20)
     valid = windows.filter(pl.col("split") == "valid")["row"].sort()
     unknown = valid.gather_every(3)  # a third of what happens there is no behaviour of the vocabulary
@@ -72,8 +74,8 @@ def test_a_row_says_what_was_tried_and_on_how_many_windows_it_was_chosen(log, co
         behavior=pl.when(pl.col("row").is_in(unknown.implode())).then(pl.lit("new")).otherwise("behavior")
     ).drop("row")
     drawn = []
-    valid_rows = sasrec.Sequences.valid_rows
-    monkeypatch.setattr(sasrec.Sequences, "valid_rows",
+    valid_rows = Sequences.valid_rows
+    monkeypatch.setattr(Sequences, "valid_rows",
                         lambda *args: drawn.append(valid_rows(*args)) or drawn[-1])
     tuning = command(events, windows, vocabulary, most)["tuning"]
     tried = json.loads(tuning["tried"])
@@ -86,25 +88,25 @@ def test_a_row_says_what_was_tried_and_on_how_many_windows_it_was_chosen(log, co
 
 def test_where_nothing_can_be_predicted_nothing_is_trained(log, command, monkeypatch):
     events, windows, vocabulary = log(users=20)
-    monkeypatch.setattr(sasrec, "fit_sasrec", lambda *args: pytest.fail("it was fitted"))
+    monkeypatch.setattr(stage, "fit", lambda *args: pytest.fail("it was fitted"))
     with pytest.raises(UserError, match="split natural or balanced"):
         command(events, windows.filter(pl.col("split") != "natural"), vocabulary, 40)
 
 
 def test_all_that_fitting_takes_is_counted(log, command, monkeypatch):
-    fit, now = sasrec.fit_sasrec, [100.0]
-    monkeypatch.setattr("stages.baselines.fitting.command.time.monotonic", lambda: now[0])
+    fit, now = stage.fit, [100.0]
+    monkeypatch.setattr("stages.baselines.fitting.stage.time.monotonic", lambda: now[0])
 
-    def slow(task, objective):
+    def slow(*given):
         now[0] += 12.34  # whatever comes before the first setting, too
-        return fit(task, objective)
+        return fit(*given)
 
-    monkeypatch.setattr(sasrec, "fit_sasrec", slow)
+    monkeypatch.setattr(stage, "fit", slow)
     assert command(*log(users=20), 40)["fit_seconds"] == 12.3
 
 
-def test_facts_of_tuning_are_the_same_keys_for_all():
-    assert tuning_facts({"model": "m"}, [], None, 0) == {
+def test_counts_of_tuning_are_the_same_keys_for_all():
+    assert tuning_counts({"model": "m"}, [], None, 0) == {
         "settings": {"model": "m"},
         "tuning": {"trials": 0, "valid_windows": 0, "score": None, "tried": "[]"},
     }

@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from stages.baselines.fitting.sequences import NO_LABEL, Sequences
 from stages.baselines.fitting.settings import Budget, read_settings
-from stages.baselines.sequential.sequences import NO_LABEL, Sequences
 from stages.baselines.sequential.training import fit, predict, trained_parameters
 from stages.baselines.systems.gpt2 import GPT2, Settings
 from tests.baselines.laws import (
-    CONTEXTS, TOLD, check_nothing_depends_on_a_later_behavior, check_padding_changes_nothing, check_tells, labels_of,
-    one_batch, rows_of,
+    CONTEXTS,
+    TOLD,
+    check_nothing_depends_on_a_later_behavior,
+    check_padding_changes_nothing,
+    check_tells,
+    labels_of,
+    one_batch,
+    rows_of,
 )
 
 LENGTH = 8
@@ -101,7 +107,7 @@ def test_a_small_one_learns_fifty_windows_by_heart(log):
 def test_learns_more_than_shares(sequences):
     rows = sequences.valid_rows(200, 0)
     values = Settings(**{name: [value] for name, value in (SETTINGS | {"batch_size": 16, "epochs": 25}).items()})
-    budget = Budget(trials=1, valid_windows=200, patience=25, windows_per_look=1)
+    budget = Budget(trials=1, valid_windows=200, patience=25, windows_per_validation=1)
     found = fit("test", lambda settings: GPT2(sequences, settings, "next", "ce"), sequences, values, budget, 0)
     label = sequences.windows(rows).label[:, -1].numpy()
     most = np.bincount(label[label != NO_LABEL]).max() / len(label)

@@ -5,10 +5,23 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from stages.baselines.fitting.command import table_of
+from stages.baselines.fitting.stage import predictions_of
+from stages.baselines.research import growth
+from stages.baselines.research.command import READ
+from stages.baselines.research.growth import (
+    NAMES,
+    Answering,
+    MarkovAlone,
+    OneSetting,
+    counted,
+    grow,
+    learned,
+    oracle_of,
+    summaries,
+)
+from stages.baselines.sequential.sasrec import Settings
 from stages.baselines.systems import bert4rec
 from stages.baselines.systems.bert4rec import Collapsed
-from stages.baselines.systems.sasrec import Settings
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.events.simulator.log import BEHAVIORS as SIMULATED
@@ -17,15 +30,13 @@ from stages.metrics.decisions import tau_of
 from stages.metrics.splits import splits_of
 from stages.past.counting import Markov
 from stages.reference import oracle_log_p
-from tests.baselines import growth
-from tests.baselines.growth import ROWS, MarkovAlone, OneSetting, Row, counted, grow, learned, oracle_of, summaries
 from tests.baselines.laws import rows_of
 from tests.contract.imports import ROOT
 from tests.events.helpers import simulated_log, write_params
 from tests.small_log import small_params, small_windows, vocabulary_of
 
 QUICK = {"epochs": [1], "dimensions": [8], "blocks": [1], "batch_size": [64]}
-FEW = {"llmesr": {"windows_per_look": 1, "pool": 50, "similar": 2},
+FEW = {"llmesr": {"windows_per_validation": 1, "pool": 50, "similar": 2},
        "alphafuse": {"id_dimensions": [8], "text_dimensions": [2], "windows_per_epoch": 200}}
 
 
@@ -38,7 +49,7 @@ def task(log, tmp_path_factory):
     windows = pl.concat([windows.filter(pl.col("split") != "natural"), test])
     path = tmp_path_factory.mktemp("growth") / "settings.yaml"
     settings = YAML(typ="safe", pure=True).load((ROOT / "stages/baselines/params.yaml").read_text("utf-8"))
-    settings["budget"] |= {"windows_per_look": 1, "valid_windows": 50}
+    settings["budget"] |= {"windows_per_validation": 1, "valid_windows": 50}
     for name in ("sasrec", "bert4rec", "alphafuse", "llmesr"):
         settings[name] |= {key: value for key, value in QUICK.items() if key in settings[name]} | FEW.get(name, {})
     with path.open("w") as file:
@@ -46,11 +57,11 @@ def task(log, tmp_path_factory):
     return OneSetting(events, windows, vocabulary, small_params(windowing__history=8), path, "next")
 
 
-def test_every_row_is_fitted_with_one_setting_and_answers_what_is_asked(task, tiny_base, monkeypatch):
+def test_every_baseline_is_fitted_with_one_setting_and_answers_what_is_asked(task, tiny_base, monkeypatch):
     monkeypatch.setattr(bert4rec, "refuse_constant", lambda *given: None)  # after one epoch it is one
     rows = rows_of(task.windows, "natural")[:7]
-    found = list(learned(task, ROWS, tiny_base))
-    assert [row.name for row in found] == list(ROWS)
+    found = list(learned(task, NAMES, tiny_base))
+    assert [row.name for row in found] == list(NAMES)
     for row in found:
         log_p = row.answers(rows)
         assert log_p.shape == (7, task.vocabulary.height) and np.isfinite(log_p).all(), row.name
@@ -58,7 +69,7 @@ def test_every_row_is_fitted_with_one_setting_and_answers_what_is_asked(task, ti
     assert task.settings("sasrec", Settings)[0].trials == 1
 
 
-def test_a_row_that_collapses_is_said_and_left_out(task, monkeypatch, capsys):
+def test_a_baseline_that_collapses_is_said_and_left_out(task, monkeypatch, capsys):
     def fit(task, model):
         raise Collapsed("collapsed")
 
@@ -69,7 +80,7 @@ def test_a_row_that_collapses_is_said_and_left_out(task, monkeypatch, capsys):
         list(learned(task, ["alphafuse"], task.settings_file.parent))
 
 
-def test_markov_told_behaviours_alone_answers_alike_whenever_and_wherever(task):
+def test_markov_that_sees_behaviours_alone_answers_alike_whenever_and_wherever(task):
     rows = rows_of(task.windows, "natural")
     other = task.events.with_columns(pl.col("time").dt.offset_by("7h"), place=pl.lit("gym"))
     alone, told = (kind().fit(task.events, task.windows, task.vocabulary) for kind in (MarkovAlone, Markov))
@@ -80,8 +91,8 @@ def test_markov_told_behaviours_alone_answers_alike_whenever_and_wherever(task):
 def test_tables_of_more_people_are_of_more_windows_and_the_same_test(task, monkeypatch, tiny_base):
     seen = []
 
-    def kept(task, rows, *rest):
-        seen.append((task, summaries(task, rows, resamples=20)))
+    def kept(task, baselines, *rest):
+        seen.append((task, summaries(task, baselines, resamples=20)))
         return seen[-1][1]
 
     monkeypatch.setattr(growth, "summaries", kept)
@@ -121,9 +132,9 @@ def test_validation_chooses_how_far_logits_are_adjusted(task):
         log_p[:, 0] = np.log(0.6)
         return log_p
 
-    (row,) = summaries(task, [Row("markov", answers, {})], resamples=0)[1].rows
+    (row,) = summaries(task, [Answering("markov", answers, {})], resamples=0)[1].rows
     wanted, share = task.tested(), task.vocabulary["share"].to_numpy()
-    split = splits_of(table_of(wanted, answers(wanted["row"])), task.events, task.vocabulary)["valid_balanced"]
+    split = splits_of(predictions_of(wanted, answers(wanted["row"])), task.events, task.vocabulary)["valid_balanced"]
     assert float(row.label.split()[-1]) == tau_of(split, share, task.params.evaluate)
 
 
@@ -146,12 +157,12 @@ def test_the_oracle_is_read_for_what_is_tested_and_refused_before_any_fit(tmp_pa
         oracle_of(path, task)
 
 
-def test_the_command_reads_the_tables_and_prints_the_rows(task, tmp_path, monkeypatch, capsys):
+def test_the_command_reads_the_tables_and_prints_the_baselines(task, tmp_path, monkeypatch, capsys):
     words = ["--settings", str(task.settings_file), "--params", str(write_params(tmp_path / "p.yaml", task.params))]
-    for name in growth.READ:
+    for name in READ:
         tables.write(getattr(task, name), name, tmp_path / f"{name}.parquet")
         words += [f"--{name}", str(tmp_path / f"{name}.parquet")]
-    monkeypatch.setattr("sys.argv", ["growth", *words, "--people", "5", "--rows", "sasrec_ce_id", "--oracle",
+    monkeypatch.setattr("sys.argv", ["growth", *words, "--people", "5", "--baselines", "sasrec_ce_id", "--oracle",
                                      str(tmp_path / "none.parquet")])
     growth.main()
     said = capsys.readouterr().out

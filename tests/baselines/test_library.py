@@ -6,12 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.fitting.sequences import NO_LABEL, Sequences
+from stages.baselines.research import library
+from stages.baselines.research.command import READ, of_users
+from stages.baselines.research.library import OURS, answers, halves, histories, means, write_recbole
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.metrics.bootstrap import paired_difference
-from tests.baselines import library
-from tests.baselines.library import OURS, Question, answers, halves, histories, means, write_recbole
 from tests.events.helpers import write_params
 from tests.small_log import BEHAVIORS, all_behaviors, small_log, small_params, small_windows
 
@@ -34,8 +35,8 @@ def test_what_chooses_and_what_is_compared_share_no_user(sequences):
 
 def test_fewer_users_train_and_all_others_stay(log):
     events, windows, _ = log()
-    found = library.of_users(events, windows, 5)
-    assert library.of_users(events, windows, None).equals(windows)
+    found = of_users(events, windows, 5)
+    assert of_users(events, windows, None).equals(windows)
     user = pl.col("row").map_elements(lambda row: events["user"][row], return_dtype=pl.Int64)
     train = found.filter(pl.col("split") == "train")
     assert train.select(user.n_unique()).item() == 5
@@ -48,9 +49,9 @@ def test_a_window_is_a_line_of_its_history_and_its_behaviour(sequences, tmp_path
     write_recbole(sequences, {"train": rows, "valid": rows[:3]}, tmp_path / "data")
     header, *lines = (tmp_path / "data" / "windows" / "windows.train.inter").read_text().splitlines()
     assert header == "user_id:token\titem_id_list:token_seq\titem_id:token"
-    asked = Question.of(sequences, rows)
-    assert len(lines) == len(asked.rows) and NO_LABEL not in asked.label
-    batch = sequences.windows(asked.rows[-1:])
+    known, _ = sequences.known(rows)
+    assert len(lines) == len(known) < len(rows) + 1 and NO_LABEL not in sequences.windows(known).label[:, -1]
+    batch = sequences.windows(known[-1:])
     _, history, label = lines[-1].split("\t")
     assert [int(each) for each in history.split()] == batch.behavior[0, ~batch.padding[0]].tolist()
     assert int(label) == batch.label[0, -1] and len(history.split()) == LENGTH
@@ -83,14 +84,14 @@ def test_our_side_is_fitted_without_the_library(system, sequences, monkeypatch):
 
 @pytest.mark.skipif(INSTALLED, reason="RecBole is installed")
 def test_without_the_library_it_says_how_to_get_it(monkeypatch, tmp_path):
-    tables = [word for name in library.READ for word in (f"--{name}", str(tmp_path / name))]
+    tables = [word for name in READ for word in (f"--{name}", str(tmp_path / name))]
     monkeypatch.setattr("sys.argv", ["library", *tables])
     with pytest.raises(UserError, match=r"pip install recbole==1\.2\.1"):
         library.main()
 
 
 def test_the_command_compares_what_is_asked_for_on_as_many_users(log, monkeypatch, tmp_path):
-    made, words, asked = dict(zip(library.READ, log(), strict=True)), [], []
+    made, words, asked = dict(zip(READ, log(), strict=True)), [], []
     for name, frame in made.items():
         tables.write(frame, name, tmp_path / f"{name}.parquet")
         words += [f"--{name}", str(tmp_path / f"{name}.parquet")]
@@ -102,10 +103,10 @@ def test_the_command_compares_what_is_asked_for_on_as_many_users(log, monkeypatc
     assert [given[0] for given in asked] == ["SASRec", "BERT4Rec"]
     for _, events, windows, vocabulary, length, seeds in asked:
         assert events.equals(made["events"]) and vocabulary.equals(made["vocabulary"])
-        assert windows.equals(library.of_users(made["events"], made["windows"], 3))
+        assert windows.equals(of_users(made["events"], made["windows"], 3))
         assert length == 7 and seeds == [4, 5]
     asked.clear()
-    monkeypatch.setattr("sys.argv", ["library", *words, "--system", "BERT4Rec"])
+    monkeypatch.setattr("sys.argv", ["library", *words, "--baseline", "BERT4Rec"])
     library.main()
     assert [(given[0], given[2].equals(made["windows"]), given[5]) for given in asked] == [("BERT4Rec", True, [0])]
 

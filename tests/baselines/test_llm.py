@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.baselines.language import training as llm_training
-from stages.baselines.language.rows import FittedRow, predictions, write_row
+from stages.baselines.language.baseline import Fitted, predictions, write_weights
 from stages.baselines.language.training import Course, Plan, mean_loss, merged, reciprocal_rank, summed_loss, train
 from stages.baselines.systems.tallrec import TALLRec
 from stages.common.errors import UserError
@@ -36,7 +36,7 @@ def row(loud_base, tmp_path_factory):
 
 def plan(**changes):
     return Plan(**({"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 2, "epochs": 1, "warmup": 0.2,
-                    "least_rate": 0.01, "looks": 2, "patience": 5} | changes))
+                    "least_rate": 0.01, "validations": 2, "patience": 5} | changes))
 
 
 def test_targets_are_those_that_stage_instructions_makes(row):
@@ -78,7 +78,7 @@ def test_the_rate_is_that_of_the_projects_own_training():
 
 def test_a_stage_takes_keys_of_its_own_and_else_the_others():
     settings = {"learning_rate": 1.0, "weight_decay": 0.1, "batch_size": 4, "epochs": 2, "warmup": 0.1,
-                "least_rate": 0.5, "looks": 3, "chat_learning_rate": 0.25, "chat_epochs": 7, "rank": 8}
+                "least_rate": 0.5, "validations": 3, "chat_learning_rate": 0.25, "chat_epochs": 7, "rank": 8}
     assert Plan.of(settings, 9) == Plan(1.0, 0.1, 4, 2, 0.1, 0.5, 3, 9)
     assert Plan.of(settings, 9, "chat_") == Plan(0.25, 0.1, 4, 7, 0.1, 0.5, 3, 9)
 
@@ -92,7 +92,7 @@ def test_training_stops_when_patience_is_out_and_keeps_the_best_look(row, monkey
     weights = row.weights()
     seen = []
     fake_looks(monkeypatch, [5.0, 4.0, 4.5, 4.0, 3.0])
-    course = train("test", row.model, weights, row.train, row.valid, plan(patience=2, looks=100, epochs=3), 0,
+    course = train("test", row.model, weights, row.train, row.valid, plan(patience=2, validations=100, epochs=3), 0,
                    before_look=lambda: seen.append({name: weight.detach().clone() for name, weight in weights.items()}))
     assert course.looks == {0: 5.0, 1: 4.0, 2: 4.5, 3: 4.0} and course.best_step == 1 and course.steps == 3
     for name, weight in weights.items():
@@ -142,7 +142,7 @@ def test_a_row_says_on_how_many_targets_it_was_chosen(loud_base, tmp_path, monke
         return score(model, prompts, answers, title)
 
     monkeypatch.setattr(llm_training, "score", spy)
-    settings = SETTINGS | {"epochs": [1], "chat_epochs": [1], "looks": 1}
+    settings = SETTINGS | {"epochs": [1], "chat_epochs": [1], "validations": 1}
     task = small_task(tmp_path, "tallrec", settings, valid_windows=budget, instructions__train_targets=8,
                       instructions__valid_targets=targets)
     unknown = task.windows.filter(pl.col("split") == "valid")["row"][:outside]
@@ -150,7 +150,7 @@ def test_a_row_says_on_how_many_targets_it_was_chosen(loud_base, tmp_path, monke
         behavior=pl.when(pl.col("row").is_in(unknown.implode())).then(pl.lit("Sleeping")).otherwise("behavior")
     ).drop("row")
     wanted = task.tested().head(2)
-    _, facts = predictions(TALLRec(task, loud_base, CHATS).fit(), wanted)
+    _, facts = predictions(TALLRec(task, loud_base, CHATS).fit(), task, wanted)
     assert read == [facts["tuning"]["valid_windows"]] == [used]
 
 
@@ -175,7 +175,7 @@ def test_a_merged_adapter_gives_the_same_predictions_and_leaves_the_model_as_it_
         assert make_reader(row.model).layers[0].qkv.adapted is False
         found = score(row.model, prompts, answers).log_p
     np.testing.assert_allclose(found, beside, atol=1e-5, rtol=1e-6)
-    write_row(FittedRow(row, {}, 0.0, []), tmp_path / "row")
+    write_weights(Fitted(row, {}, 0.0, []), tmp_path / "row")
     np.testing.assert_array_equal(found, score(load_merged(tmp_path / "row"), prompts, answers).log_p)
     after = row.model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)

@@ -3,23 +3,29 @@ import polars as pl
 import pytest
 import torch
 
+from stages.baselines.fitting.sequences import Sequences
 from stages.baselines.fitting.settings import Budget
-from stages.baselines.sequential.losses import binary_cross_entropy
-from stages.baselines.sequential.sequences import Sequences
+from stages.baselines.sequential.objectives import binary_cross_entropy
+from stages.baselines.sequential.sasrec import SASRec
 from stages.baselines.sequential.training import fit
 from stages.baselines.systems.llmesr import LLMESR, Settings, SimilarWindows
-from stages.baselines.systems.sasrec import SASRec
 from stages.common.errors import UserError
 from tests.baselines.laws import (
-    CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
-    check_padding_changes_nothing, check_tells, one_batch, rows_of,
+    CONTEXTS,
+    TOLD,
+    check_knows_what_markov_knows,
+    check_nothing_depends_on_a_later_behavior,
+    check_padding_changes_nothing,
+    check_tells,
+    one_batch,
+    rows_of,
 )
 
 LENGTH = 8
 SETTINGS = {"dimensions": 16, "blocks": 1, "heads": 2, "dropout": 0.1, "alpha": 0.1, "text": True,
-            "cross_attention": True, "similar": 3, "pool": 500, "windows_per_look": 1, "learning_rate": 0.01,
+            "cross_attention": True, "similar": 3, "pool": 500, "windows_per_validation": 1, "learning_rate": 0.01,
             "weight_decay": 0.0, "batch_size": 32, "epochs": 25, "warmup": 0}
-FIXED = ("text", "cross_attention", "similar", "pool", "windows_per_look")
+FIXED = ("text", "cross_attention", "similar", "pool", "windows_per_validation")
 VALUES = Settings(**{name: value if name in FIXED else [value] for name, value in SETTINGS.items()})
 NAMES = np.random.default_rng(0).normal(size=(5, 20)).astype(np.float32) + 5
 
@@ -53,7 +59,7 @@ def test_with_neither_text_nor_cross_attention_nor_alpha_it_is_sasrec(sequences)
 
 
 def test_it_looks_when_its_own_setting_says(sequences):
-    assert untrained(sequences, windows_per_look=7).windows_per_look == 7
+    assert untrained(sequences, windows_per_validation=7).windows_per_validation == 7
 
 
 @CONTEXTS
@@ -98,7 +104,7 @@ def test_names_stay_as_they_are_and_ids_and_adapter_learn(sequences):
     values = VALUES.model_copy(update={"epochs": [2]})
     similar = SimilarWindows(sequences, NAMES, 500, 0)
     found = fit("test", lambda settings: LLMESR(sequences, settings, "id", NAMES, similar), sequences, values,
-                Budget(trials=1, valid_windows=50, patience=2, windows_per_look=1), 0)
+                Budget(trials=1, valid_windows=50, patience=2, windows_per_validation=1), 0)
     start, end = untrained(sequences, "id").state_dict(), found.model.state_dict()
     changed = {name for name in end if not torch.equal(start[name], end[name].cpu())}
     assert "text" in end and "text" not in changed
@@ -159,6 +165,6 @@ def test_learns_a_chain_that_markov_knows(log):
     sequences = Sequences(*chain, LENGTH)
     similar = SimilarWindows(sequences, NAMES, 200, 0)
     found = fit("test", lambda settings: LLMESR(sequences, settings, "next", NAMES, similar), sequences, VALUES,
-                Budget(trials=1, valid_windows=200, patience=40, windows_per_look=1), 0)
+                Budget(trials=1, valid_windows=200, patience=40, windows_per_validation=1), 0)
     check_knows_what_markov_knows(found.model, sequences, chain)
 

@@ -104,24 +104,24 @@ def test_names_that_are_alike_have_no_axis():
     (alphafuse, {"text_dimensions": [2], "id_dimensions": [6], "id_start": ["zeros"], "temperature": [0.07],
                  "windows_per_epoch": 200}),
     (llmesr, {"dimensions": [8], "blocks": [1], "heads": [1], "alpha": [0.1], "text": True, "cross_attention": True,
-              "similar": 2, "pool": 100, "windows_per_look": 100}),
+              "similar": 2, "pool": 100, "windows_per_validation": 100}),
 ])
-def test_a_rows_command_says_what_read_the_names(module, section, log, tiny_base, tmp_path, monkeypatch):
+def test_a_baselines_command_says_what_read_the_names(module, section, log, tiny_base, tmp_path, monkeypatch):
     name = module.__name__.rpartition(".")[2]
     trained = {"learning_rate": [0.01], "dropout": [0.1], "weight_decay": [0.0], "batch_size": [64], "epochs": [1],
                "warmup": [0]}
     with (tmp_path / "settings.yaml").open("w") as file:
-        YAML().dump({"budget": {"trials": 1, "valid_windows": 50, "patience": 1, "windows_per_look": 1},
+        YAML().dump({"budget": {"trials": 1, "valid_windows": 50, "patience": 1, "windows_per_validation": 1},
                      name: section | trained, "names": {"encoder": "base", "revision": ""}}, file)
     argv = [name, "--settings", tmp_path / "settings.yaml", "--context", "next", "--model", tiny_base,
             "--out", tmp_path / "out.parquet", "--weights", tmp_path / "weights",
-            "--metrics", tmp_path / "metrics.json"]
+            "--counts", tmp_path / "counts.json"]
     for table, frame in zip(("events", "windows", "vocabulary"), log(users=20), strict=True):
         tables.write(frame.cast(tables.SCHEMAS[table]), table, tmp_path / f"{table}.parquet")
         argv += [f"--{table}", tmp_path / f"{table}.parquet"]
     monkeypatch.setattr("sys.argv", [*map(str, argv)])
-    module.main()
-    facts, found = read_json(tmp_path / "metrics.json"), tables.read("predictions", tmp_path / "out.parquet")
+    module.STAGE.main()
+    facts, found = read_json(tmp_path / "counts.json"), tables.read("predictions", tmp_path / "out.parquet")
     assert facts["windows"] == len(found) > 100 and found["log_p"].explode().is_finite().all()
     names = tables.read("vocabulary", tmp_path / "vocabulary.parquet")["behavior"].to_list()
     assert facts["names"].items() >= embed_names(names, BASE, tiny_base).facts().items()

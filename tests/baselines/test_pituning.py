@@ -8,19 +8,32 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stages.baselines.fitting.sequences import NO_LABEL, Sequences
 from stages.baselines.fitting.settings import Budget, read_settings
-from stages.baselines.sequential.sequences import NO_LABEL, Sequences
 from stages.baselines.sequential.training import fit, reciprocal_rank
 from stages.baselines.systems import pituning
 from stages.baselines.systems.pituning import (
-    IntentAttention, PITuning, Settings, draw_events, excess, first_blocks, own_labels, unlearn, unlearning_loss,
+    IntentAttention,
+    PITuning,
+    Settings,
+    draw_events,
+    excess,
+    first_blocks,
+    own_labels,
+    unlearn,
+    unlearning_loss,
 )
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.model.load import load_base
 from tests.baselines.laws import (
-    CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
-    check_padding_changes_nothing, check_tells, one_batch,
+    CONTEXTS,
+    TOLD,
+    check_knows_what_markov_knows,
+    check_nothing_depends_on_a_later_behavior,
+    check_padding_changes_nothing,
+    check_tells,
+    one_batch,
 )
 
 LENGTH = 8
@@ -28,7 +41,7 @@ SETTINGS = {"dimensions": 16, "attention": 8, "blocks": 1, "pretrained": True, "
             "masked": 0.3, "reconstruction": 0.5, "dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.0,
             "batch_size": 32, "epochs": 8, "warmup": 0}
 FORGET = {"forget_above": 0.02, "forget_until": 2.0, "forget_steps": 30, "forget_rate": 0.003, "forget_tolerance": 0.02}
-BUDGET = Budget(trials=1, valid_windows=200, patience=12, windows_per_look=1)
+BUDGET = Budget(trials=1, valid_windows=200, patience=12, windows_per_validation=1)
 
 
 def values_with(**changes):
@@ -298,14 +311,14 @@ def test_the_command_writes_predictions_weights_and_what_was_unlearned(log, tiny
     for name, table in zip(("events", "windows", "vocabulary"), log(users=20, each=40), strict=True):
         tables.write(table, name, tmp_path / f"{name}.parquet")
         paths += [f"--{name}", str(tmp_path / f"{name}.parquet")]
-    budget = {"trials": 1, "valid_windows": 50, "patience": 1, "windows_per_look": 1}
+    budget = {"trials": 1, "valid_windows": 50, "patience": 1, "windows_per_validation": 1}
     settings = {"budget": budget, "pituning": values_with(epochs=1).model_dump()}
     (tmp_path / "settings.yaml").write_text(json.dumps(settings), encoding="utf-8")  # which is YAML, too
     arguments = ["--context", "next", "--objective", "unlearned", "--model", str(tiny_base)]
-    for name, file in (("settings", "settings.yaml"), ("out", "p.parquet"), ("weights", "w"), ("metrics", "m.json")):
+    for name, file in (("settings", "settings.yaml"), ("out", "p.parquet"), ("weights", "w"), ("counts", "m.json")):
         arguments += [f"--{name}", str(tmp_path / file)]
     monkeypatch.setattr(sys, "argv", ["pituning", *paths, *arguments])
-    pituning.main()
+    pituning.STAGE.main()
     facts = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
     assert {"forgotten", "forget_steps_kept", "score_before", "score_after"} <= facts["unlearning"].keys()
     assert facts["settings"].keys() == values_with().model_dump().keys()

@@ -2,21 +2,26 @@ import numpy as np
 import pytest
 import torch
 
+from stages.baselines.fitting.sequences import NO_LABEL, Sequences
 from stages.baselines.fitting.settings import Budget
-from stages.baselines.sequential.losses import binary_cross_entropy
-from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.sequential.objectives import binary_cross_entropy
+from stages.baselines.sequential.sasrec import SASRec, Settings
 from stages.baselines.sequential.training import fit, predict
-from stages.baselines.systems.sasrec import SASRec, Settings
 from tests.baselines.laws import (
-    CONTEXTS, TOLD, check_knows_what_markov_knows, check_nothing_depends_on_a_later_behavior,
-    check_padding_changes_nothing, check_tells, one_batch,
+    CONTEXTS,
+    TOLD,
+    check_knows_what_markov_knows,
+    check_nothing_depends_on_a_later_behavior,
+    check_padding_changes_nothing,
+    check_tells,
+    one_batch,
 )
 
 LENGTH = 8
 SETTINGS = {"dimensions": 16, "blocks": 2, "heads": 2, "dropout": 0.1, "learning_rate": 0.01, "weight_decay": 0.0,
             "batch_size": 32, "epochs": 12, "warmup": 0}
 VALUES = Settings(**{name: [value] for name, value in SETTINGS.items()})
-BUDGET = Budget(trials=1, valid_windows=200, patience=12, windows_per_look=1)
+BUDGET = Budget(trials=1, valid_windows=200, patience=12, windows_per_validation=1)
 
 
 @pytest.fixture
@@ -79,7 +84,7 @@ def test_learns_a_chain_that_markov_knows(log, objective, epochs):
 
 def test_the_best_look_is_kept_and_the_same_seed_gives_the_same_model(sequences):
     values = Settings(**{**VALUES.model_dump(), "epochs": [3], "learning_rate": [0.01, 1e-6]})
-    budget = Budget(trials=2, valid_windows=100, patience=3, windows_per_look=1)
+    budget = Budget(trials=2, valid_windows=100, patience=3, windows_per_validation=1)
     found, again = (fit("test", lambda settings: SASRec(sequences, settings, "id", "ce"), sequences, values, budget, 0)
                     for _ in range(2))
     assert len(found.trials) == 2 and found.score == max(trial["score"] for trial in found.trials)

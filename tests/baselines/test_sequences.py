@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.fitting.sequences import NO_LABEL, Sequences
 from stages.common.errors import UserError
 
 LENGTH = 8

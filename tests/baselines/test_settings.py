@@ -1,4 +1,4 @@
-"""What systems are tuned over: the shipped settings are valid, and every system tries as many of them."""
+"""What baselines are tuned over: the shipped settings are valid, and every baseline tries as many of them."""
 
 import importlib
 from pathlib import Path
@@ -11,13 +11,13 @@ from stages.common.errors import UserError
 from tests.contract.imports import ROOT
 
 SHIPPED = ROOT / "stages" / "baselines" / "params.yaml"
-BUDGET = "budget: {trials: 1, valid_windows: 1, patience: 1, windows_per_look: 1}"
+BUDGET = "budget: {trials: 1, valid_windows: 1, patience: 1, windows_per_validation: 1}"
 SECTIONS = [section for section in YAML(typ="safe", pure=True).load(SHIPPED.read_text("utf-8")) if section != "budget"]
 
 
 def kind_of(section: str) -> type:
-    where = "language.names" if section == "names" else "api.__main__" if section == "api" else f"systems.{section}"
-    module = importlib.import_module(f"stages.baselines.{where}")
+    where = {"names": "language.names", "api": "api.__main__", "sasrec": "sequential.sasrec"}
+    module = importlib.import_module(f"stages.baselines.{where.get(section, f'systems.{section}')}")
     return module.NameSettings if section == "names" else module.Settings
 
 

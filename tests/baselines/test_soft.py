@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.baselines.language.soft import Projector, Table, attach, count, placeholder
+from stages.baselines.language.soft import Projector, attach, placeholder
 from stages.model import likelihood
 from stages.model.likelihood import score
 from stages.model.llama import LlamaDecoder
@@ -44,11 +44,11 @@ ANSWERS = [[1, 2], [1, 3, 4], [8, 9]]
 def test_a_soft_token_with_an_ordinary_ones_vector_is_that_token(model, reader):
     plain = score(model, PROMPTS, ANSWERS)
     embedding = attach(model, Reserved)
-    embedding.source = Table(embedding.weight[ORDINARY])
+    embedding.source = embedding.weight[ORDINARY].__getitem__
     found = score(model, soft(PROMPTS), ANSWERS)
     np.testing.assert_allclose(found.log_p, plain.log_p, atol=1e-5)
     np.testing.assert_allclose(found.embedding, plain.embedding, atol=1e-5)
-    embedding.source = Table(embedding.weight[ORDINARY[::-1]])
+    embedding.source = embedding.weight[ORDINARY[::-1]].__getitem__
     assert abs(score(model, soft(PROMPTS), ANSWERS).log_p - plain.log_p).max() > 0.01, "the vectors are read"
 
 
@@ -109,7 +109,7 @@ def test_gradients_are_those_of_the_vectors_themselves():
 def test_a_soft_id_without_a_vector_is_refused():
     model = llama()
     embedding = attach(model, Reserved)
-    embedding.source = Table(torch.zeros(2, model.config.hidden_size))
+    embedding.source = torch.zeros(2, model.config.hidden_size).__getitem__
     with pytest.raises(IndexError):
         model(torch.tensor([[1, SIZE + 2]]))
     embedding.source = lambda numbers: torch.zeros(1, model.config.hidden_size)
@@ -130,7 +130,3 @@ def test_the_placeholder_is_an_ordinary_token_that_no_text_holds(tiny_base):
     assert found in tokenizer.all_special_ids and found < len(tokenizer)
     embedding = attach(load_base(tiny_base, torch.float32), tokenizer)
     assert embedding.size == len(tokenizer) and embedding.placeholder == found
-
-
-def test_soft_tokens_are_counted():
-    assert count([1, 59, 60, 75], 60) == 2

@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.baselines.fitting.command import write_weights
-from stages.baselines.language.collaborative import item_vectors, load_sasrec, user_vectors
+from stages.baselines.fitting.sequences import Sequences
 from stages.baselines.language.soft_stream import SoftStreamLayout
-from stages.baselines.sequential.sequences import Sequences
+from stages.baselines.sequential.sasrec import SASRec, item_vectors, load_sasrec, user_vectors
+from stages.baselines.sequential.stage import write_weights
 from stages.baselines.sequential.training import Fitted
-from stages.baselines.systems.sasrec import SASRec
 from stages.common.errors import UserError
 from stages.model.load import load_tokenizer
 from stages.prompts.layouts import layout_of

@@ -8,7 +8,7 @@ from torch import nn
 
 from stages.baselines.fitting.settings import Budget, Trained
 from stages.baselines.sequential import training
-from stages.baselines.sequential.sequences import NO_LABEL, Sequences
+from stages.baselines.fitting.sequences import NO_LABEL, Sequences
 from stages.baselines.sequential.training import Recommender, fit
 
 LENGTH = 8
@@ -18,9 +18,9 @@ VALUES = Trained(learning_rate=[0.1], dropout=[0.0], weight_decay=[0.0], batch_s
 class Counting(Recommender):
     """Learns shares, and counts the targets that it has learned from."""
 
-    def __init__(self, size: int, windows_per_look: int | None = None):
+    def __init__(self, size: int, windows_per_validation: int | None = None):
         super().__init__()
-        self.windows_per_look, self.targets = windows_per_look, 0
+        self.windows_per_validation, self.targets = windows_per_validation, 0
         self.scores = nn.Parameter(torch.zeros(size))
 
     def loss(self, batch, generator):
@@ -40,7 +40,7 @@ def sequences(log):
 @pytest.fixture
 def looks(sequences, monkeypatch):
     """The targets seen at each look of a training with a budget; no look is better than the first."""
-    def found(windows_per_look, own=None, patience=2):
+    def found(windows_per_validation, own=None, patience=2):
         seen = []
 
         def look(model, sequences, rows):
@@ -48,7 +48,7 @@ def looks(sequences, monkeypatch):
             return 0.5
 
         monkeypatch.setattr(training, "reciprocal_rank", look)
-        budget = Budget(trials=1, valid_windows=50, patience=patience, windows_per_look=windows_per_look)
+        budget = Budget(trials=1, valid_windows=50, patience=patience, windows_per_validation=windows_per_validation)
         fitted = fit("test", lambda settings: Counting(sequences.size, own), sequences, VALUES, budget, 0)
         assert fitted.trials[0]["epoch"] == 1
         return seen

@@ -14,7 +14,8 @@ from stages.common.errors import UserError
 from stages.common.files import checkpoint_folder
 from stages.common.params import Section, Seed
 from stages.common.stage import (
-    CODE, COUNTS, Stage, at_least_1, csv, csv_folder, json_folder, place, streamed_table, table, table_folder, text,
+    CODE, COUNTS, Stage, at_least_1, csv, csv_folder, json_folder, optional, place, streamed_table, table, table_folder,
+    text,
 )
 from tests.contract.imports import ROOT
 from tests.contract.test_pipeline import MAIN, STAGES
@@ -69,6 +70,28 @@ def test_what_is_read_reaches_the_function_and_what_it_returns_is_written(run, c
 def test_a_stage_with_one_output_returns_it(run):
     run(stage(compute=lambda windows, params, twice: "text", writes={"out": text("a text")}, message=None), out="o.md")
     assert Path("o.md").read_text() == "text"
+
+
+def test_what_is_optional_may_be_left_out(run, monkeypatch):
+    seen = []
+
+    def compute(windows, hint, params, twice):
+        seen.append(hint)
+        return windows, "more"
+
+    declared = stage(compute=compute, reads={"windows": table("windows"), "hint": optional(place("a hint"))},
+                     writes={"out": table("windows"), "more": optional(text("more"))}, message=None)
+    for words in ([], ["--hint", "h", "--more", "m.txt"]):
+        monkeypatch.setattr(sys, "argv", ["count", "--windows", "w.parquet", "--out", "o.parquet", *words])
+        declared.main()
+        assert Path("m.txt").exists() == bool(words)
+    assert seen == [None, Path("h")]
+
+
+def test_a_stage_of_another_pipeline_names_it_and_one_of_none_names_none():
+    assert "`dvc repro` runs" in stage().parser().format_help()
+    assert "`dvc repro b/dvc.yaml` runs" in stage(pipeline="b/dvc.yaml").parser().format_help()
+    assert "dvc repro" not in stage(pipeline="").parser().format_help()
 
 
 def test_a_process_beside_the_one_that_writes_writes_nothing(run):

@@ -1,4 +1,4 @@
-"""Both pipelines, ours and the rivals', say of every stage exactly what it runs, reads and writes."""
+"""Both pipelines, ours and the baselines', say of every stage exactly what it runs, reads and writes."""
 
 import re
 import sys
@@ -10,14 +10,12 @@ from ruamel.yaml import YAML
 
 from stages.common.params import dotted_keys
 from stages.params import Params
-from stages.baselines.fitting.settings import FitParams
-from stages.baselines.language.rows import LanguageParams
 from stages.common.params import Section, keys
 from stages.studies.definitions import MODELS
 from tests.contract.imports import PACKAGE, ROOT, imported_by, modules_of, rooms_of
 from tests.contract.matrices import combinations, filled
 
-RIVALS = f"{PACKAGE}/baselines/dvc.yaml"
+BASELINES = f"{PACKAGE}/baselines/dvc.yaml"
 SETTINGS = f"{PACKAGE}/baselines/params.yaml"
 
 
@@ -26,12 +24,12 @@ def stages_of(path: str) -> dict[str, dict]:
 
 
 MAIN = stages_of("dvc.yaml")
-STAGES = MAIN | {f"rivals:{name}": stage for name, stage in stages_of(RIVALS).items()}
+STAGES = MAIN | {f"baselines:{name}": stage for name, stage in stages_of(BASELINES).items()}
 WRITTEN = ("outs", "metrics", "plots")
 SCRIPTS = sorted((ROOT / PACKAGE).glob("*.py"))
 # an API is asked by a command of its own: what it answers hangs on an account and a day
 SYSTEMS = {path for path in (ROOT / PACKAGE / "baselines").glob("**/*.py")
-           if "def main()" in path.read_text("utf-8") and path.parent.name != "api"}
+           if "STAGE = " in path.read_text("utf-8") and path.parent.name != "api"}
 
 # stages that only measure, and code that only they or people's commands need
 MEASURING = ("evaluate", "reference", "card")
@@ -50,12 +48,16 @@ BELOW = {
     "metrics": {"common"},
     "serving": {"common", "prompts", "model"},
     "baselines": {"common", "windows", "prompts", "model", "training"},
+    "baselines/research": {"common", "params", "events", "windows", "past", "metrics", "studies"},
     "params": {"common", "events", "windows", "prompts", "model", "training", "metrics"},
     "benchmarks": {"common", "params", "events", "prompts", "model", "training", "serving"},
     "studies": {"common", "params", "hooks", "metrics"},
     "reports": {"common", "params", "metrics", "studies"},
     "commands": {"common", "params", "events", "prompts", "model", "metrics", "serving", "benchmarks", "studies", "reports"},
 }
+
+# the one section that a script owns, and the oracle, which is read for research as the stage reads it
+SCRIPTS_READ = {"params": {"selection.py"}, "baselines/research": {"reference.py"}}
 
 
 def script_of(stage: str) -> Path:
@@ -66,10 +68,7 @@ def script_of(stage: str) -> Path:
 def params_of(stage: str) -> type[Section]:
     """The sections of params.yaml that a stage reads: it has no others."""
     module = import_module(re.search(rf"-m ({PACKAGE}[.\w]+)", STAGES[stage]["cmd"]).group(1))
-    if hasattr(module, "STAGE"):
-        return module.STAGE.params
-    language = hasattr(module, "LanguageParams") or "baselines.language.rows" in script_of(stage).read_text("utf-8")
-    return module.Params if hasattr(module, "Params") else LanguageParams if language else FitParams
+    return module.STAGE.params
 
 
 def paths(entries: list) -> list[str]:
@@ -129,7 +128,7 @@ def test_every_script_with_a_name_of_a_stage_is_one():
     assert {script.stem for script in SCRIPTS} & sys.stdlib_module_names == set()
 
 
-@pytest.mark.parametrize("stage", sorted(set(STAGES) - {*MEASURING, "rivals:evaluate"}))
+@pytest.mark.parametrize("stage", sorted(set(STAGES) - {*MEASURING, "baselines:evaluate"}))
 def test_a_change_of_what_only_measures_trains_nothing_again(stage):
     deps = set(STAGES[stage]["deps"])
     assert not [dep for dep in deps if dep.startswith(MEASURES)]
@@ -147,35 +146,45 @@ def test_imports_run_one_way():
         imported = {path.relative_to(ROOT / PACKAGE).parts for path in imported_by(module)}
         packages = {parts[0] for parts in imported if len(parts) > 1}
         scripts = {parts[0] for parts in imported if len(parts) == 1} - {"__init__.py"}
-        # all sections are put together in one file, the one that its script owns among them
-        assert scripts - ({"selection.py"} if own[0] == "params" else set()) == set(), f"{module}: stage scripts import no one another"
+        room = "/".join(own[:2]) if "/".join(own[:2]) in BELOW else own[0]
+        assert scripts - SCRIPTS_READ.get(room, set()) == set(), f"{module}: stage scripts import no one another"
         if len(own) > 1:
-            assert packages - BELOW[own[0]] - {own[0]} == set(), f"{module}: imports upwards"
+            assert packages - BELOW[room] - {own[0]} == set(), f"{module}: imports upwards"
+
+
+def test_rooms_of_baselines_import_one_way():
+    order = ["fitting", "sequential", "language", "systems", "research"]
+    for module in sorted((ROOT / PACKAGE / "baselines").rglob("*.py")):
+        own, *_ = module.relative_to(ROOT / PACKAGE / "baselines").parts
+        rooms = {path.parent.name for path in imported_by(module) if ROOT / PACKAGE / "baselines" in path.parents}
+        above = order[order.index(own) + 1 :] if own in order else ["sequential", *order[2:]]
+        assert not rooms & set(above), f"{module}: imports upwards"
 
 
 def test_every_section_of_params_is_used_by_some_stage():
     assert set().union(*(keys_listed(stage) for stage in MAIN)) == set(keys(Params))
 
 
-def test_every_rival_is_fitted_and_evaluated():
-    stages = {name.removeprefix("rivals:"): stage for name, stage in STAGES.items() if name.startswith("rivals:")}
+def test_every_baseline_is_fitted_and_evaluated():
+    stages = dict(stages_of(BASELINES))
     evaluate = stages.pop("evaluate")
-    assert {script_of(f"rivals:{name}") for name in stages} == SYSTEMS
+    assert {script_of(f"baselines:{name}") for name in stages} == SYSTEMS
     assert stages.pop("timing")["matrix"] == {"model": list(MODELS)}, "ours are timed as they are"
-    written = {Path(metrics).stem for stage in stages.values() for item in combinations(stage.get("matrix", {}))
-               for metrics in paths(stage["metrics"]) for metrics in [filled(metrics, item)]}
+    written = {Path(filled(out, item)).stem for stage in stages.values() for item in combinations(stage["matrix"])
+               for out in paths(stage["outs"]) if out.startswith("data/counts/")}
     assert written == set(evaluate["matrix"]["name"])
     for name, stage in stages.items():
         [sections] = [entry[SETTINGS] for entry in stage["params"] if isinstance(entry, dict)]
         assert stage["wdir"] == "../.." and sections[:2] == ["budget", name]
-        script = script_of(f"rivals:{name}")
-        assert set(re.findall(r'\.settings\("(\w+)"', script.read_text("utf-8"))) <= set(sections)
+        script = script_of(f"baselines:{name}")
+        asked = re.findall(r'(?:tuned\(task, |\.settings\(|section, kind\b.* = )"(\w+)"', script.read_text("utf-8"))
+        assert set(asked) <= set(sections) and (name in asked or name == "sasrec")
         names = ROOT / PACKAGE / "baselines" / "language" / "names.py"
         assert ("names" in sections) == (names in modules_of(script)), "what encodes the names is a setting"
 
 
-def test_the_default_run_knows_no_rival():
-    made = {out for stage in stages_of(RIVALS).values() for kind in WRITTEN for out in paths(stage.get(kind, []))}
+def test_the_default_run_knows_no_baseline():
+    made = {out for stage in stages_of(BASELINES).values() for kind in WRITTEN for out in paths(stage.get(kind, []))}
     assert not [dep for stage in MAIN.values() for dep in stage["deps"] if dep in made]
     trivial = {f"{PACKAGE}/baselines/trivial.py"}
     assert not [dep for stage in MAIN.values() for dep in stage["deps"] if "/baselines/" in dep and dep not in trivial]

@@ -1,6 +1,6 @@
 """API models (GPT-4o in the paper's Table 3): one question a window to a chat API, nothing trained.
 
-Asked are the windows of every other row, in the words of layout `window`, all candidates among them, told what
+Asked are the windows of every other baseline, in the words of layout `window`, all candidates among them, with what
 --context says; the snapshot is pinned, the temperature 0. With `api.answer: schema` the endpoint chooses among the
 candidates (structured output, strict); with `text` what the model writes is taken if it is a candidate but for case,
 space and the marks around it. Published are the snapshot, 2024-08-06, and three wordings; the role before them and
@@ -12,19 +12,20 @@ half so that it is the most likely whatever the shares, and the rest by training
 (log_loss, ece, aurc, coverage) says no more than that setting. An answer that is refused, cut or no candidate is
 wrong. The table of predictions has no place for one, so its window gets the training shares with next to nothing on
 what truly happened: that ranks last, and comes first under no τ that validation may choose, so that there is no
-recall. Metrics count them.
+recall. The counts say how many.
 
-Not a stage: what an API answers hangs on an account and a day, and DVC, which compares files, could neither leave the
-row out without a key nor notice that one has come. Run it by hand, then `python -m stages.evaluate`. Answers stay in
-the user's cache; where all are there, no key is needed. Else without a key the row is left out: nothing is written,
-status 0.
+In no dvc.yaml: what an API answers hangs on an account and a day, and DVC, which compares files, could neither leave it
+out without a key nor notice that one has come. Run it by hand, then `python -m stages.evaluate`. Answers stay in the
+user's cache; where all are there, no key is needed. Else without a key it is left out: nothing is written, status 0.
 
 Held by tests on a server of that protocol and (slow) on a small model behind `transformers serve`: answers, retries,
 refusals, a kill between two answers, the limits on tokens. Not measured: GPT-4o itself.
 """
 
 import threading
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -34,14 +35,16 @@ from pydantic import Field
 from stages.baselines.api.cache import Answer, Cache, key_of
 from stages.baselines.api.client import Client, Stopped, endpoint, has_key
 from stages.baselines.api.questions import INVALID, Form, Questions
-from stages.baselines.fitting.command import Task, parser_of, table_of, task_of, tuning_facts
 from stages.baselines.fitting.latency import median_ms
-from stages.common import tables
+from stages.baselines.fitting.settings import Context
+from stages.baselines.fitting.stage import OPTIONS, READS, predictions_of
+from stages.baselines.fitting.task import Task, tuning_counts
 from stages.common.console import console, track
 from stages.common.draws import stream
-from stages.common.errors import UserError, run
-from stages.common.files import cache_folder, write_json
+from stages.common.errors import UserError
+from stages.common.files import cache_folder
 from stages.common.params import Positive, Section, Seed
+from stages.common.stage import COUNTS, Stage, table
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
 from stages.windows.settings import Predictions
@@ -50,8 +53,6 @@ LARGEST_TAU = 2.0
 """Up to this τ of logit adjustment, the largest that validation chooses from, an invalid answer stays wrong."""
 
 _OUTCOMES = ("valid", "refused", "invalid")
-
-Requests = dict[str, dict[str, Any]]
 
 
 class Params(PromptParams):
@@ -69,27 +70,6 @@ class Settings(Section):
     parallel: Annotated[int, Field(ge=1, le=256)]
     attempts: Positive
     timeout: Annotated[float, Field(gt=0)]
-
-
-class Allowance:
-    """Tokens that may be used, over all runs: what a question is expected to take is set aside before it is sent."""
-
-    def __init__(self, most: int, used: int):
-        self.most, self.used = most, used
-        self._lock = threading.Lock()
-
-    def take(self, estimate: int) -> bool:
-        """Set `estimate` aside; False if that much is not left."""
-        with self._lock:
-            if self.used + estimate > self.most:
-                return False
-            self.used += estimate
-            return True
-
-    def settle(self, estimate: int, taken: int) -> None:
-        """Put `taken` in the place of `estimate`."""
-        with self._lock:
-            self.used += taken - estimate
 
 
 def chosen(wanted: pl.DataFrame, settings: Settings, seed: int) -> pl.DataFrame:
@@ -113,7 +93,7 @@ def log_p(numbers: np.ndarray, label: np.ndarray, share: np.ndarray, mass: float
 
     Args:
         numbers: answered behaviours `(N,)`, or `INVALID`.
-        label: what happened `(N,)`, -1 outside the vocabulary; looked at where the answer is invalid only, to miss it.
+        label: what happened `(N,)`, -1 outside the vocabulary; read where the answer is invalid only, to miss it.
         share: of the training events `(V,)`, above 0.
         mass: on the answer.
     """
@@ -128,33 +108,43 @@ def log_p(numbers: np.ndarray, label: np.ndarray, share: np.ndarray, mass: float
 
 
 def ask(
-    requests: Requests, cache: Cache, client: Client, questions: Questions, allowance: Allowance, parallel: int
+    requests: dict[str, dict[str, Any]], cache: Cache, client: Client, questions: Questions, used: int,
+    settings: Settings,
 ) -> None:
     """Ask all of `requests`, by their keys, and keep the answers in the cache as they come.
 
+    Args:
+        used: tokens, in all runs so far; what a question is expected to take is set aside before it is sent.
+
     Raises:
-        UserError: the endpoint gave up, or the allowance is used up. What was answered is in the cache, that which
-            was on its way when it happened included.
+        UserError: the endpoint gave up, or the tokens are used up. What was answered is in the cache, that which was
+            on its way when it happened included.
     """
+    most, lock = settings.max_tokens_total, threading.Lock()
+
     def one(key: str, request: dict[str, Any]) -> None:
+        nonlocal used
         if client.stop.is_set():
             raise Stopped
         estimate = questions.estimate(request)
         try:
-            if not allowance.take(estimate):
-                raise UserError(
-                    f"api.max_tokens_total: {allowance.most:,}: no room for another question, {allowance.used:,} tokens"
-                    " are used; what was answered is kept. Raise it and run the same command again to go on"
-                )
+            with lock:
+                if used + estimate > most:
+                    raise UserError(
+                        f"api.max_tokens_total: {most:,}: no room for another question, {used:,} tokens are used; what "
+                        "was answered is kept. Raise it and run the same command again to go on"
+                    )
+                used += estimate
             answer = client.ask(request)
             cache.put(key, answer)
         except BaseException:
             client.stop.set()  # here, before this thread takes up the next question
             raise
-        allowance.settle(estimate, answer.tokens(estimate))
+        with lock:
+            used += answer.tokens(estimate) - estimate
 
     errors: list[BaseException] = []
-    with track("asking", len(requests)) as progress, ThreadPoolExecutor(parallel) as pool:
+    with track("asking", len(requests)) as progress, ThreadPoolExecutor(settings.parallel) as pool:
         try:
             for future in as_completed([pool.submit(one, *item) for item in requests.items()]):
                 error = future.exception()
@@ -169,8 +159,8 @@ def ask(
         raise errors[0]
 
 
-def row_of(task: Task, settings: Settings, cache: Cache, name: str) -> tuple[pl.DataFrame, dict[str, Any]] | None:
-    """Table `predictions` of the row and what stands beside it; None, after a line about it, if there is no key.
+def predictions(task: Task, settings: Settings, cache: Cache) -> tuple[pl.DataFrame, dict[str, Any]] | None:
+    """Table `predictions` and what stands beside it; None, after a line about it, if there is no key.
 
     Raises:
         UserError: more tokens would be taken than allowed; as `ask`.
@@ -184,42 +174,31 @@ def row_of(task: Task, settings: Settings, cache: Cache, name: str) -> tuple[pl.
     found = {key: answer for key in dict.fromkeys(keys) if (answer := cache.get(key)) is not None}
     missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in found}
     if missing and not has_key():
-        console.print(f"{name}: left out, as OPENAI_API_KEY is not set ({len(found):,} of {len(set(keys)):,} questions "
-                      "are answered in the cache)", soft_wrap=True)
+        console.print(f"API models are left out, as OPENAI_API_KEY is not set ({len(found):,} of {len(set(keys)):,} "
+                      "questions are answered in the cache)", soft_wrap=True)
         return None
     if missing:
         estimates = {key: questions.estimate(request) for key, request in zip(keys, requests, strict=True)}
         used = sum(answer.tokens(estimates[key]) for key, answer in found.items())
         expected = sum(estimates[key] for key in missing)
-        _announce(len(wanted), len(found), len(missing), used, expected, settings)
-        client = Client(settings.attempts, settings.timeout)
-        ask(missing, cache, client, questions, Allowance(settings.max_tokens_total, used), settings.parallel)
+        plan = (f"{settings.model}: {len(wanted):,} windows, {len(missing):,} questions to ask, {len(found):,} "
+                f"answered before with {used:,} tokens; about {expected:,} tokens more, api.max_tokens_total is "
+                f"{settings.max_tokens_total:,}")
+        if used + expected > settings.max_tokens_total:
+            raise UserError(f"{plan}: nothing was sent. Raise it, or lower api.natural and api.per_behavior")
+        console.print(plan, soft_wrap=True)
+        ask(missing, cache, Client(settings.attempts, settings.timeout), questions, used, settings)
         found |= {key: cache.get(key) for key in missing}
-    answers = [found[key] for key in keys]
-    return _row(wanted, answers, task, settings, questions)
+    return _read(wanted, [found[key] for key in keys], task, settings, questions)
 
 
-def _announce(windows: int, known: int, missing: int, used: int, expected: int, settings: Settings) -> None:
-    """Say what it will take, before anything is sent.
-
-    Raises:
-        UserError: more than is allowed.
-    """
-    text = (f"{settings.model}: {windows:,} windows, {missing:,} questions to ask, {known:,} answered before with "
-            f"{used:,} tokens; about {expected:,} tokens more, api.max_tokens_total is {settings.max_tokens_total:,}")
-    if used + expected > settings.max_tokens_total:
-        raise UserError(f"{text}: nothing was sent. Raise it, or lower api.natural and api.per_behavior")
-    console.print(text, soft_wrap=True)
-
-
-def _row(
+def _read(
     wanted: pl.DataFrame, answers: list[Answer], task: Task, settings: Settings, questions: Questions
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     numbers = np.array([questions.read(answer) for answer in answers], dtype=np.int64)
     place = {name: number for number, name in enumerate(questions.labels)}
     label = np.array([place.get(name, INVALID) for name in wanted["behavior"].to_list()], dtype=np.int64)
-    values = log_p(numbers, label, task.vocabulary["share"].to_numpy(), settings.mass)
-    frame = table_of(wanted, values)
+    frame = predictions_of(wanted, log_p(numbers, label, task.vocabulary["share"].to_numpy(), settings.mass))
     outcome = pl.Series(["refused" if answer.refused else "invalid" if number == INVALID else "valid"
                          for answer, number in zip(answers, numbers, strict=True)])
     split = wanted["split"]
@@ -227,7 +206,7 @@ def _row(
         "layout": "window", "context": task.context, "windows": len(frame), "events_dropped": 0,
         "trained_targets": 0, "trained_parameters": 0, "fit_seconds": 0.0,
         "latency_ms": median_ms(answer.seconds for answer in answers),
-        **tuning_facts(settings.model_dump(), [], None, 0),
+        **tuning_counts(settings.model_dump(), [], None, 0),
         "answers": {name: {kind: int(((split == name) & (outcome == kind)).sum()) for kind in _OUTCOMES}
                     for name in split.unique(maintain_order=True)},
         "tokens": {kind: sum(getattr(answer, kind) or 0 for answer in answers)
@@ -236,20 +215,23 @@ def _row(
     }
 
 
-def main() -> None:
-    args = parser_of("api", __doc__, Params).parse_args()
-    task = task_of(args)
-    _, settings = task.settings("api", Settings)
-    made = row_of(task, settings, Cache(cache_folder() / "api"), args.out.stem)
-    if made is None:
-        return
-    frame, facts = made
-    tables.write(frame, "predictions", args.out)
-    write_json(args.metrics, facts)
-    counts = {kind: sum(each[kind] for each in facts["answers"].values()) for kind in _OUTCOMES}
-    shown = ", ".join(f"{kind} {number:,}" for kind, number in counts.items())
-    console.print(f"{args.out.stem}: {len(frame):,} windows; {shown}")
+def read_and_ask(
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, settings: Path,
+    context: Context,
+) -> tuple[pl.DataFrame, dict[str, Any]] | None:
+    """`predictions`, with the answers of the user's cache."""
+    task = Task(events, windows, vocabulary, params, settings, context)
+    return predictions(task, task.settings("api", Settings)[1], Cache(cache_folder() / "api"))
 
+
+def _message(args: Namespace, frame: pl.DataFrame, counts: dict[str, Any]) -> str:
+    sums = {kind: sum(each[kind] for each in counts["answers"].values()) for kind in _OUTCOMES}
+    shown = ", ".join(f"{kind} {number:,}" for kind, number in sums.items())
+    return f"{args.out.stem}: {len(frame):,} windows; {shown}"
+
+
+STAGE = Stage("baselines.api", __doc__, read_and_ask, Params, reads=READS,
+              writes={"out": table("predictions"), "counts": COUNTS}, options=OPTIONS, message=_message, pipeline="")
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -1,6 +1,6 @@
 """One question to a chat API that speaks OpenAI's protocol, asked again where that can help.
 
-Where and as whom to ask is told by the environment alone (`OPENAI_BASE_URL`, `OPENAI_API_KEY`), and neither is
+Where and as whom to ask stands in the environment alone (`OPENAI_BASE_URL`, `OPENAI_API_KEY`), and neither is
 written to a file, a message or a log.
 """
 
@@ -66,7 +66,7 @@ class Client:
         try:
             import openai
         except ImportError:
-            raise UserError("rows of API models need the package openai: pip install -e '.[api]'") from None
+            raise UserError("API models need the package openai: pip install -e '.[api]'") from None
         self.openai, self.attempts, self.stop = openai, attempts, threading.Event()
         # its own retries end after eight seconds, and do not see an answer that is no answer
         self._client = openai.OpenAI(base_url=endpoint(), max_retries=0, timeout=timeout)

@@ -40,7 +40,7 @@ class _Chat:
 
 
 class Questions:
-    """Requests for chat completions, in the words of layout `window`, the context told as `context` says.
+    """Requests for chat completions, in the words of layout `window`, with the context that `context` says.
 
     Attributes:
         labels: the candidates, in the vocabulary's order.

@@ -1,1 +1,1 @@
-"""How every baseline is run: its command line, its settings, its latency."""
+"""What every baseline is fitted on and how it is run: the task, its settings, its stage, its latency."""

@@ -8,7 +8,6 @@ from typing import Any
 from stages.common.console import console
 
 _TIMED_WINDOWS = 50
-_MILLISECONDS = 1000
 
 
 def latency_ms(predict_one: Callable[[int], Any], rows: Sequence[int]) -> float:
@@ -26,4 +25,4 @@ def latency_ms(predict_one: Callable[[int], Any], rows: Sequence[int]) -> float:
 
 
 def median_ms(seconds: Iterable[float]) -> float:
-    return _MILLISECONDS * statistics.median(seconds)
+    return 1000 * statistics.median(seconds)

@@ -1,4 +1,4 @@
-"""`stages/baselines/params.yaml`: what each system may be tuned over, and how much tuning every one of them gets."""
+"""`stages/baselines/params.yaml`: what each baseline may be tuned over, and how much tuning every one gets."""
 
 import itertools
 from pathlib import Path
@@ -40,23 +40,23 @@ class FitParams(Section):
 
 
 class Budget(Section):
-    """The tuning of every system: settings tried, the validation windows that choose among them, and when it ends."""
+    """The tuning of every baseline: settings tried, the validation windows that choose among them, and when it ends."""
 
     trials: Positive
     valid_windows: Positive
     patience: Positive
-    windows_per_look: Positive
+    windows_per_validation: Positive
 
 
 class Trained(Section):
-    """What all systems trained from nothing are tuned over."""
+    """What all baselines trained from nothing are tuned over."""
 
     learning_rate: Rates
     dropout: Dropouts
     weight_decay: Tried[Annotated[float, Field(ge=0)]]
     batch_size: Counts
     epochs: Counts
-    """Looks at validation, at most; a pass over the log lies between two of them, or several (`windows_per_look`)."""
+    """Validations, at most; a pass over the log lies between two of them, or several (`windows_per_validation`)."""
     warmup: Tried[Count]
     """Steps in which the rate rises from 0."""
 
@@ -70,19 +70,16 @@ class Transformer(Trained):
 
 
 def read_settings(path: Path, section: str, kind: type[Values]) -> tuple[Budget, Values]:
-    """The budget and one system's section.
+    """The budget and one baseline's section.
 
     Raises:
         UserError: the file is absent or no YAML; a key is unknown, missing or out of its range; all faults are named.
     """
     content = read_yaml(path)
-
-    def section_of(name: str, model: type[Values]) -> Values:
+    for name in ("budget", section):
         if not isinstance(content, dict) or name not in content:
             raise UserError(f"{path}: {name}: missing")
-        return checked(content[name], model, path, name)
-
-    return section_of("budget", Budget), section_of(section, kind)
+    return checked(content["budget"], Budget, path, "budget"), checked(content[section], kind, path, section)
 
 
 def choices(values: Section, trials: int, seed: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Behaviours' names as vectors: one text encoder for every system that reads names, and on record which.
+"""Behaviours' names as vectors: one text encoder for every baseline that reads names, and on record which.
 
 By default the project's own language model, with no adapter, as stage `embeddings` uses it: the mean over the tokens of
 its last states. Or a model that sentence-transformers knows, which the settings name.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.baselines.fitting.command import Task
+from stages.baselines.fitting.task import Task
 from stages.common.device import device
 from stages.common.errors import UserError
 from stages.common.params import Section
@@ -41,15 +41,15 @@ class NameVectors:
     encoder: str
 
     def facts(self) -> dict[str, Any]:
-        """What a row's metrics say of them."""
+        """What a baseline's counts say of them."""
         return {
             "encoder": self.encoder, "dimensions": self.vectors.shape[1], "template": TEMPLATE,
             "sha256": hashlib.sha256(np.ascontiguousarray(self.vectors, dtype="<f4").tobytes()).hexdigest(),
         }
 
 
-def names_of(task: Task, model: Path) -> NameVectors:
-    """Vectors of the task's vocabulary, by the encoder that section `names` of the settings says.
+def load_names(task: Task, model: Path) -> NameVectors:
+    """Vectors of the task's vocabulary, by the encoder that section `names` of the settings names.
 
     Raises:
         UserError: as `embed_names`, or the section is faulty.

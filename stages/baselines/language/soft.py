@@ -4,7 +4,7 @@ A model whose vocabulary has n tokens reads id n + k as soft vector k; its head 
 ever predicted. Prompts stay lists of ids, and whatever reads, scores or trains on ids does so with soft tokens too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,13 +20,14 @@ class SoftEmbedding(nn.Module):
     """A model's input embedding, and behind its `size` tokens the soft vectors of `source`.
 
     While there is no source, a soft token is read as the ordinary token `placeholder`: the same prompt without vectors.
-    The source is no part of the model: what trains in it is not listed among the model's parameters.
+    The source is a function and no part of the model: what trains in it is not among the model's parameters.
     """
+
+    source: Source | None = None
 
     def __init__(self, words: nn.Embedding, placeholder: int):
         super().__init__()
         self.words, self.placeholder = words, placeholder
-        self._source: tuple[Source | None] = (None,)  # in a tuple, or torch would adopt a module
 
     @property
     def size(self) -> int:
@@ -37,14 +38,6 @@ class SoftEmbedding(nn.Module):
     def weight(self) -> nn.Parameter:
         """The ordinary tokens' vectors `(n, H)`."""
         return self.words.weight
-
-    @property
-    def source(self) -> Source | None:
-        return self._source[0]
-
-    @source.setter
-    def source(self, source: Source | None) -> None:
-        self._source = (source,)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors `(…, H)` of tokens `ids` `(…)`.
@@ -87,16 +80,6 @@ def placeholder(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.pad_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
 
 
-class Table:
-    """Soft vectors that were computed before: for scoring, where they no longer change."""
-
-    def __init__(self, vectors: torch.Tensor):
-        self.vectors = vectors.detach()
-
-    def __call__(self, numbers: torch.Tensor) -> torch.Tensor:
-        return self.vectors[numbers]
-
-
 class Projector(nn.Module):
     """A net into a language model's embeddings, times one constant: at the start its vectors are as long as a token's.
 
@@ -132,8 +115,3 @@ def words(samples: Dataset, size: int) -> Dataset:
         return {"input_ids": ids, "labels": labels, "length": len(ids)}
 
     return Dataset.from_list([apart(sample) for sample in samples])
-
-
-def count(ids: Sequence[int], size: int) -> int:
-    """Soft tokens among `ids`, in a vocabulary of `size` ordinary ones."""
-    return sum(token >= size for token in ids)

@@ -11,7 +11,6 @@ much.
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from stages.baselines.language.soft import count
 from stages.prompts.layout import TokenSequence
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
@@ -32,17 +31,22 @@ class SoftStreamLayout(StreamLayout):
             more than the words do.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, log: EventLog, params: PromptParams, size: int, with_users: bool):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, log: EventLog, params: PromptParams, size: int, with_users: bool
+    ):
         """
         Args:
             size: ordinary tokens that the model has vectors for.
             with_users: put the user's token before each label.
         """
         self.size, self.with_users = size, with_users
-        self.users: list[tuple[int, int]] = []
         self._numbers: dict[tuple[int, int], int] = {}
         windowing = params.windowing
         super().__init__(tokenizer, log, params.prompt, windowing.history, windowing.min_history, params.data_seed)
+
+    @property
+    def users(self) -> list[tuple[int, int]]:
+        return list(self._numbers)
 
     @property
     def items(self) -> int:
@@ -68,18 +72,14 @@ class SoftStreamLayout(StreamLayout):
             ValueError: the soft tokens are not as many as the behaviours and users that are mentioned.
         """
         lines = stop - first
-        found, expected = count(ids, self.size), len(self.candidates) + lines - 1
+        found, expected = sum(token >= self.size for token in ids), len(self.candidates) + lines - 1
         if found != expected or ids.count(_USER) != lines * self.with_users:
             raise ValueError(f"{found} soft tokens of behaviours and {ids.count(_USER)} of users in {lines} lines")
         rows = iter(range(first, stop))
         return [self._user(first, next(rows)) if token == _USER else token for token in ids]
 
     def _user(self, first: int, row: int) -> int:
-        key = first, row
-        if key not in self._numbers:
-            self._numbers[key] = len(self.users)
-            self.users.append(key)
-        return self.size + self.items + self._numbers[key]
+        return self.size + self.items + self._numbers.setdefault((first, row), len(self._numbers))
 
     def _instruction(self, before: str, behind: str) -> list[int]:
         candidates = [self.text(f"{label}\n") + [self.size + i] for i, label in enumerate(self.candidates)]

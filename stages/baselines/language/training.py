@@ -42,7 +42,7 @@ class Plan:
         epochs: passes over the sequences.
         warmup: share of the steps in which the rate rises.
         least_rate: the rate before and after, as a share of its peak.
-        looks: at the validation loss, an epoch; there is one before the first step too.
+        validations: of the loss, an epoch; there is one before the first step too.
         patience: looks without improvement after which training stops.
     """
 
@@ -52,14 +52,14 @@ class Plan:
     epochs: int
     warmup: float
     least_rate: float
-    looks: int
+    validations: int
     patience: int
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], patience: int, prefix: str = "") -> "Plan":
         """From a system's settings, of which those of a stage of its own begin with `prefix`."""
         own = {name: settings.get(prefix + name, settings.get(name))
-               for name in ("learning_rate", "weight_decay", "batch_size", "epochs", "warmup", "least_rate", "looks")}
+               for name in ("learning_rate", "weight_decay", "batch_size", "epochs", "warmup", "least_rate", "validations")}
         return cls(**own, patience=patience)
 
     def rate(self, step: int, steps: int) -> float:
@@ -157,7 +157,7 @@ def train(
     optimizer = torch.optim.AdamW(weights.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     steps = plan.epochs * math.ceil(len(samples) / plan.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: plan.rate(step, steps))
-    every = max(1, math.ceil(steps / plan.epochs / plan.looks))
+    every = max(1, math.ceil(steps / plan.epochs / plan.validations))
     torch.manual_seed(seed)
     course, kept = Course(), {}
 

@@ -1,1 +1,1 @@
-"""What small sequence models share."""
+"""What baselines share that are small sequence models, and SASRec, which several of them are made of."""

@@ -1,17 +1,17 @@
-"""Events become vectors, the same way in every system trained from nothing, and contexts are told or kept from it."""
+"""Events become vectors, the same way in every baseline trained from nothing, with contexts or without."""
 
 import torch
 from torch import nn
 
+from stages.baselines.fitting.sequences import SPECIAL, Batch
 from stages.baselines.fitting.settings import Context
-from stages.baselines.sequential.sequences import SPECIAL, Batch
 
 
 class Embedder(nn.Module):
-    """Vector of an event: its behaviour's, plus what the context mode tells, plus its place in the sequence.
+    """Vector of an event: its behaviour's, plus what the context mode adds, plus its place in the sequence.
 
-    `id` tells the behaviours alone, as the rivals were published. `history` adds each event's own weekday, hour and
-    place. `next` adds those of the event after it as well, which the language model's prompt tells too; they are added
+    `id` has the behaviours alone, as the baselines were published. `history` adds each event's own weekday, hour and
+    place. `next` adds those of the event after it as well, which the language model's prompt has too; they are added
     to the event before, so that a causal body needs no further position for them. Weights start small, as BERT's do.
 
     Attributes:
@@ -45,7 +45,7 @@ class Embedder(nn.Module):
         return self.with_contexts(vectors, batch)
 
     def with_contexts(self, vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """`vectors` `(B, T, D)` with what the mode tells of times and places added, zero where there is padding."""
+        """`vectors` `(B, T, D)` with what the mode has of times and places added, zero where there is padding."""
         if self.now is not None:
             vectors = vectors + _sum(self.now, batch.weekday, batch.hour, batch.place)
         if self.later is not None:

@@ -1,4 +1,4 @@
-"""What chooses between settings in all rows: the mean reciprocal rank on validation windows."""
+"""What chooses between settings of all baselines: the mean reciprocal rank on validation windows."""
 
 import numpy as np
 

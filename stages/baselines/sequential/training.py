@@ -13,7 +13,7 @@ from torch import nn
 
 from stages.baselines.fitting.settings import Budget, Trained, choices
 from stages.baselines.sequential.ranks import mean_reciprocal_rank
-from stages.baselines.sequential.sequences import NO_LABEL, Batch, Sequences
+from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
 from stages.common.console import Track, track
 from stages.common.device import device
 from stages.common.errors import UserError
@@ -26,10 +26,10 @@ class Recommender(nn.Module, ABC):
     """A system trained from nothing.
 
     Attributes:
-        windows_per_look: training windows between two looks at validation, in place of the budget's.
+        windows_per_validation: training windows between two looks at validation, in place of the budget's.
     """
 
-    windows_per_look: int | None = None
+    windows_per_validation: int | None = None
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
@@ -143,7 +143,7 @@ def _train(
     warmup = settings["warmup"]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    passes = _passes(len(sequences.train_rows()), model.windows_per_look or budget.windows_per_look)
+    passes = _passes(len(sequences.train_rows()), model.windows_per_validation or budget.windows_per_validation)
     best, best_look, kept = float("-inf"), 0, {}
     for look in range(1, settings["epochs"] + 1):
         model.train()

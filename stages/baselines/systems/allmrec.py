@@ -1,12 +1,13 @@
-"""A-LLMRec (Kim et al. 2024): a frozen language model is told a recommender's vectors of the person and of behaviours.
+"""A-LLMRec (Kim et al. 2024): a frozen language model reads a recommender's vectors of the person and of behaviours.
 
-Kept as published: SASRec trained by binary cross-entropy, with context mode id (stage 0); the autoencoders and losses
-of allmrec_codes.py (stage 1); a language model of which nothing changes and without an adapter, and two projectors of
-Linear, LayerNorm, LeakyReLU (people) or GELU (behaviours), Linear, drawn by Xavier's rule, which alone are trained by
-the cross-entropy of label and terminator (stage 2). A person's vector is SASRec's last hidden state, a behaviour's
-its code.
+Kept as published: SASRec trained by binary cross-entropy, with context mode id (stage 0); two autoencoders, of items'
+vectors and of their texts', drawn together at their codes while the decoded item still serves the recommender, by the
+losses and weights of the published code, ghdtjr/A-LLMRec at commit e216bbc (stage 1); a language model of which nothing
+changes and without an adapter, and two projectors of Linear, LayerNorm, LeakyReLU (people) or GELU (behaviours),
+Linear, drawn by Xavier's rule, which alone are trained by the cross-entropy of label and terminator (stage 2). A
+person's vector is SASRec's last hidden state, a behaviour's its code.
 
-Different, and why: texts are read by the encoder of all systems that read names (names.py; by default the language
+Different, and why: texts are read by the encoder of all baselines that read names (names.py; by default the language
 model itself), frozen, as V names would not tune one; a behaviour has a name and no description. A behaviour outside
 the vocabulary has a code too, made of the vector that SASRec has for all of these. All V behaviours are candidates.
 Prompts are the layout `stream` with soft tokens: every event is a target, so the person's token stands before each
@@ -19,40 +20,118 @@ training; gradients reach the projectors alone; a behaviour's two codes come to 
 (tests/baselines/test_allmrec.py).
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from pydantic import Field
 from torch import nn
+from torch.nn import functional as F
 
-from stages.baselines.fitting.command import Task
-from stages.baselines.fitting.settings import Counts, Rates
-from stages.baselines.language.collaborative import CollaborativeRow, item_vectors, load_sasrec, user_vectors
-from stages.baselines.language.names import names_of
-from stages.baselines.language.rows import run_row
+from stages.baselines.fitting.task import Task
+from stages.baselines.language.baseline import Trained, language
+from stages.baselines.language.collaborative import CollaborativeBaseline
+from stages.baselines.language.names import load_names
 from stages.baselines.language.soft import Projector
-from stages.baselines.language.training import Plan, train
-from stages.baselines.systems.allmrec_codes import CODE, Codes, Matching, fit_codes
-from stages.baselines.systems.sasrec import SASRec, fit_sasrec
+from stages.baselines.sequential.sasrec import WEIGHTS, SASRec, fit_sasrec, item_vectors, load_sasrec, user_vectors
+from stages.common.console import track
 from stages.common.draws import stream
-from stages.common.errors import run
-from stages.common.params import Positive, Share
+from stages.common.params import Positive, Rate
+from stages.common.stage import Kind, optional
+
+CODE = 128
+"""Dimensions of a code."""
+
+_LOSSES = {"recommendation": 1.0, "matching": 1.0, "item": 0.5, "text": 0.2}  # and their weights
 
 
+class Settings(Trained):
+    """Of both stages; stage 1, the matching, is not tuned."""
 
-class Settings(Matching):
-    learning_rate: Rates
-    epochs: Counts
-    batch_size: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
-    warmup: Share
-    least_rate: Share
-    looks: Positive
+    matching_learning_rate: Rate
+    matching_batch_size: Positive
+    matching_epochs: Positive
+
+
+class Autoencoder(nn.Module):
+    """Vectors `(…, D)` to codes `(…, CODE)` between 0 and 1, and back."""
+
+    def __init__(self, dimensions: int):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(dimensions, CODE), nn.Linear(CODE, dimensions)
+
+    def encode(self, vectors: torch.Tensor) -> torch.Tensor:
+        return self.encoder(vectors).sigmoid()
+
+    def forward(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The codes, and what is decoded from them."""
+        codes = self.encode(vectors)
+        return codes, self.decoder(codes)
+
+
+class Codes(nn.Module):
+    """Both autoencoders over fixed vectors of V behaviours: the recommender's `(V, D)` and their texts' `(V, E)`."""
+
+    def __init__(self, items: torch.Tensor, texts: torch.Tensor):
+        super().__init__()
+        self.register_buffer("item_vectors", items)
+        self.register_buffer("text_vectors", texts)
+        self.items, self.texts = Autoencoder(items.shape[1]), Autoencoder(texts.shape[1])
+
+    def losses(
+        self, users: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The four of `_LOSSES`, each a mean, of users' states `(B, D)`, the behaviours that followed `(B,)`, and ones
+        that did not `(B,)`."""
+        both = torch.stack([positive, negative])
+        code, decoded = self.items(self.item_vectors[both])
+        text_code, text_decoded = self.texts(self.text_vectors[both])
+        score = (users * decoded).mean(dim=-1)  # a mean, not a sum: published so
+        return {
+            "recommendation": F.softplus(-score[0]).mean() + F.softplus(score[1]).mean(),
+            "matching": 2 * F.mse_loss(code, text_code), "item": 2 * F.mse_loss(decoded, self.item_vectors[both]),
+            "text": 2 * F.mse_loss(text_decoded, self.text_vectors[both]),
+        }
+
+    @torch.no_grad()
+    def agreement(self) -> float:
+        """Mean cosine between a behaviour's two codes, each less the mean over behaviours.
+
+        Without that it would be near 1 from the start: codes lie around one half.
+        """
+        pair = (self.items.encode(self.item_vectors), self.texts.encode(self.text_vectors))
+        return float(F.cosine_similarity(*(codes - codes.mean(dim=0) for codes in pair), dim=-1).mean())
+
+
+def fit_codes(
+    items: torch.Tensor, texts: torch.Tensor, users: torch.Tensor, label: torch.Tensor, settings: Settings, seed: int
+) -> Codes:
+    """Both autoencoders, trained, then frozen.
+
+    Each time a user is met, another of the V − 1 behaviours that did not follow is drawn as the negative, uniformly
+    (`objectives.binary_cross_entropy` says why).
+
+    Args:
+        items, texts: see `Codes`.
+        users: the recommender's states `(N, D)` before the events whose behaviours are `label` `(N,)`.
+        settings: see there.
+        seed: of weights, order and negatives.
+    """
+    torch.manual_seed(seed)
+    codes, generator = Codes(items, texts), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(codes.parameters(), lr=settings.matching_learning_rate, betas=(0.9, 0.98))
+    with track("A-LLMRec, codes", settings.matching_epochs) as progress:
+        for _ in range(settings.matching_epochs):
+            for chosen in torch.randperm(len(label), generator=generator).split(settings.matching_batch_size):
+                shift = torch.randint(1, len(items), chosen.shape, generator=generator)
+                losses = codes.losses(users[chosen], label[chosen], (label[chosen] + shift) % len(items))
+                sum(_LOSSES[name] * loss for name, loss in losses.items()).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            progress.advance(1, f"agreement {codes.agreement():.3f}")
+    return codes.eval().requires_grad_(False)
 
 
 class Projectors(nn.Module):
@@ -69,9 +148,8 @@ class Projectors(nn.Module):
         return torch.cat([self.items(codes[numbers[items]]), self.users(users[numbers[~items] - len(codes)])])
 
 
-class ALLMRec(CollaborativeRow):
-    """What a row of it is made of.
-
+class ALLMRec(CollaborativeBaseline):
+    """
     Attributes:
         names: of the behaviours, as vectors.
         codes: of stage 1.
@@ -80,65 +158,48 @@ class ALLMRec(CollaborativeRow):
 
     section, kind, with_users = "allmrec", Settings, True
 
-    def __init__(self, task: Task, folder: Path, sasrec: Path | None):
-        self.names, self.sasrec = names_of(task, folder), _sasrec(task, sasrec)
-        super().__init__(task, folder)
+    def __init__(self, task: Task, model: Path, sasrec: Path | None):
+        self.names = load_names(task, model)
+        super().__init__(task, model, sasrec)
         self.codes = self._match()
-        device = self.base.device
-        self.item_codes = self.codes.items.encode(item_vectors(self.sasrec)).to(device)
-        self._users = torch.empty(0, self.sasrec.embedder.behaviors.embedding_dim, device=device)
-        self._projectors: Projectors | None = None
+        self.item_codes = self.codes.items.encode(item_vectors(self.sasrec)).to(self.base.device)
 
-    @property
-    def projector(self) -> Projectors | None:
-        return self._projectors
-
-    @property
-    def users(self) -> torch.Tensor:
-        """SASRec's states `(U, D)` of the people in all prompts made so far."""
-        if new := self.layout.users[len(self._users) :]:
-            more = user_vectors(self.sasrec, self.task.sequences, new)
-            self._users = torch.cat([self._users, more.to(self._users.device)])
-        return self._users
+    def recommender(self, task: Task, folder: Path | None) -> SASRec:
+        """That of the folder, or one that is fitted now, as published; on the CPU."""
+        if folder is not None:
+            return load_sasrec(folder, task.sequences)
+        return fit_sasrec(replace(task, context="id"), "bce").model.cpu().requires_grad_(False)
 
     def build(self, settings: dict[str, Any]) -> None:
         torch.manual_seed(self.params.seed)
         self.model = self.base
         hidden = self.base.config.hidden_size
-        self._projectors = Projectors(self.item_codes, self.users, hidden, self.embedding.mean_norm())
+        self.projector = Projectors(self.item_codes, self.states, hidden, self.embedding.mean_norm())
 
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
-        course = train("A-LLMRec", self.model, self.weights(), self.train, self.valid,
-                       Plan.of(settings, self.budget.patience), self.params.seed, before_look=self.tell)
-        return {"names": self.names.facts(), "agreement": self.codes.agreement(), "first_loss": course.looks[0],
-                "loss": course.best, "step": course.best_step, "steps": course.steps}
+        course, record = self.tune("A-LLMRec", settings, before_look=self.prepare_vectors)
+        own = {"names": self.names.facts(), "agreement": self.codes.agreement(), "first_loss": course.looks[0]}
+        return own | record
 
     def release(self) -> None:
         """Nothing was put on the language model."""
 
-    def tell(self) -> None:
-        users, projectors = self.users, self._projectors
+    def prepare_vectors(self) -> None:
+        users, projectors = self.states, self.projector
         self.embedding.source = lambda numbers: projectors(numbers, self.item_codes, users)
 
     def _match(self) -> Codes:
-        """Stage 1, on as many training events as the language model is told."""
+        """Stage 1, on as many training events as the language model learns from."""
         size = len(self.names.vectors)
         windows = self.task.windows.filter(pl.col("split") == "train")["row"].sort().to_numpy()
         known = windows[self.log.behavior[windows] < size]
         rng = stream(self.params.seed, "allmrec events")
         rows = rng.permutation(known)[: self.params.instructions.train_targets]
-        told = [(self.log.history(row, self.layout.length).start, row) for row in rows.tolist()]
-        users = user_vectors(self.sasrec, self.task.sequences, told)
+        histories = [(self.log.history(row, self.layout.length).start, row) for row in rows.tolist()]
+        users = user_vectors(self.sasrec, self.task.sequences, histories)
         label = torch.from_numpy(self.log.behavior[rows].astype(np.int64))
         items, texts = item_vectors(self.sasrec)[:size], torch.from_numpy(self.names.vectors)
         return fit_codes(items, texts, users, label, self.values, self.params.seed)
-
-
-def _sasrec(task: Task, folder: Path | None) -> SASRec:
-    """That of `folder`, or one that is fitted now, as published; on the CPU."""
-    if folder is not None:
-        return load_sasrec(folder, task.sequences)
-    return fit_sasrec(replace(task, context="id"), "bce").model.cpu().requires_grad_(False)
 
 
 def _net(size: int, hidden: int, between: nn.Module) -> nn.Sequential:
@@ -148,14 +209,8 @@ def _net(size: int, hidden: int, between: nn.Module) -> nn.Sequential:
     return net
 
 
-def main() -> None:
-    def options(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--sasrec", type=Path,
-                            help="folder of a SASRec's weights (python -m stages.baselines.systems.sasrec --weights), of "
-                            "--objective bce --context id as published; none: one is fitted")
-
-    run_row("allmrec", __doc__, lambda task, args: ALLMRec(task, args.model, args.sasrec), options)
-
+SASREC = optional(Kind(f"{WEIGHTS.help}, of --objective bce --context id as published; none: one is fitted"))
+STAGE = language("allmrec", __doc__, ALLMRec, {"sasrec": SASREC})
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -1,7 +1,7 @@
 """AlphaFuse (Hu et al. 2025): names span a frozen part of the behaviours' vectors, ids are learned beside it.
 
 Names' vectors are centred, turned onto their principal axes and whitened; that part is frozen. Trainable id vectors
-fill further coordinates. One causal block reads the sum with positions, and what follows is told by the cosine of its
+fill further coordinates. One causal block reads the sum with positions, and what follows is scored by the cosine of its
 last state with each behaviour's vector, over a temperature: in training, and at prediction too, where the official code
 falls back to inner products that it never trained. The objective is the published one, of a window's last position
 alone, with every training window a sample.
@@ -21,6 +21,7 @@ back from it, no axis without variance is divided by, and without text it is SAS
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -29,16 +30,17 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from stages.baselines.fitting.command import Task, add_model, run_system
+from stages.baselines.fitting.sequences import SPECIAL, Batch, Sequences
 from stages.baselines.fitting.settings import Context, Trained, Tried
-from stages.baselines.language.names import NameVectors, names_of, principal
-from stages.baselines.sequential.causal import Causal
+from stages.baselines.fitting.stage import MODEL
+from stages.baselines.fitting.task import Task
+from stages.baselines.language.names import load_names, principal
 from stages.baselines.sequential.embedder import Embedder
-from stages.baselines.sequential.losses import cross_entropy
-from stages.baselines.sequential.sequences import SPECIAL, Batch, Sequences
-from stages.baselines.sequential.training import Fitted, fit
-from stages.baselines.systems.sasrec import Encoder
-from stages.common.errors import UserError, run
+from stages.baselines.sequential.objectives import Causal, cross_entropy
+from stages.baselines.sequential.sasrec import Encoder
+from stages.baselines.sequential.stage import sequential, tuned
+from stages.baselines.sequential.training import Fitted
+from stages.common.errors import UserError
 from stages.common.params import Count, Positive
 
 _BLOCKS, _HEADS = 1, 1
@@ -96,7 +98,7 @@ class AlphaFuse(Causal):
             raise UserError("alphafuse: without coordinates of text (text_dimensions 0, or names that are all alike) "
                             "ids must have some and start from `normal`: a zero vector has no cosine")
         self.temperature, self.windows = settings["temperature"], settings["windows_per_epoch"]
-        self.windows_per_look = self.windows
+        self.windows_per_validation = self.windows
         self.embedder = Embedder(sequences.size, sequences.contexts, sequences.length, dimensions, context)
         self.embedder.behaviors = Fused(text, settings["id_dimensions"], settings["id_start"])
         self.encoder = Encoder(dimensions, _BLOCKS, _HEADS, settings["dropout"])
@@ -114,23 +116,16 @@ class AlphaFuse(Causal):
         return cross_entropy(self(batch)[:, -1], batch.label[:, -1])
 
 
-def fit_alphafuse(task: Task, names: NameVectors) -> Fitted[AlphaFuse]:
-    """AlphaFuse on the task's training windows, tuned within its budget."""
-    budget, values = task.settings("alphafuse", Settings)
-    fitted = fit(
-        f"AlphaFuse ({task.context})",
-        lambda settings: AlphaFuse(task.sequences, settings, task.context, names.vectors),
-        task.sequences, values, budget, task.seed,
-    )
+def fit_alphafuse(task: Task, model: Path) -> Fitted[AlphaFuse]:
+    """AlphaFuse on the task's training windows and the names' vectors, tuned within its budget."""
+    names = load_names(task, model)
+    fitted = tuned(task, "alphafuse", Settings, f"AlphaFuse ({task.context})",
+                   lambda settings: AlphaFuse(task.sequences, settings, task.context, names.vectors))
     text = fitted.model.embedder.behaviors.text.shape[1]
     return replace(fitted, facts={"names": {**names.facts(), "kept_dimensions": text}})
 
 
-def main() -> None:
-    run_system(
-        "alphafuse", __doc__, lambda task, args: fit_alphafuse(task, names_of(task, args.model)), options=add_model
-    )
-
+STAGE = sequential("alphafuse", __doc__, fit_alphafuse, reads=MODEL)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

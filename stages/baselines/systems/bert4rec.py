@@ -8,13 +8,13 @@ A sequence is the T events of history and the target. Three things follow the re
 half of the sequences mask their last event and nothing else, since that is what prediction asks; what is masked is
 always hidden, never left or swapped for another; and each sequence is masked anew several times an epoch (the
 authors' code makes ten copies), since one masking learns a few of its labels, and under-training is what made
-published results of this system differ (Petrov and Macdonald). Labels are those that every other system learns: an
+published results of this system differ (Petrov and Macdonald). Labels are those that every other baseline learns: an
 event that is no training target is never masked.
 
-Context modes: `id` tells no times or places. `history` tells those of every event that is not masked: a masked
-event's own would be the next event's context. `next` tells the masked event's own too.
+Context modes: `id` has no times or places. `history` has those of every event that is not masked: a masked event's
+own would be the next event's context. `next` has the masked event's own too.
 
-A fit that answers every validation window alike, as the row of this system does in the table that this project
+A fit that answers every validation window alike, as this baseline does in the table that this project
 reproduces, is refused.
 """
 
@@ -28,12 +28,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from stages.baselines.fitting.command import Task, run_system
+from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
 from stages.baselines.fitting.settings import Context, Counts, Transformer, Tried
+from stages.baselines.fitting.task import Task
 from stages.baselines.sequential.embedder import Embedder
-from stages.baselines.sequential.sequences import NO_LABEL, Batch, Sequences
-from stages.baselines.sequential.training import Fitted, Recommender, fit, predict
-from stages.common.errors import UserError, run
+from stages.baselines.sequential.stage import sequential, tuned
+from stages.baselines.sequential.training import Fitted, Recommender, predict
+from stages.common.errors import UserError
 
 _LAST_ALONE = 0.5
 """Share of the sequences that mask their last event and nothing else."""
@@ -57,9 +58,9 @@ class BERT4Rec(Recommender):
         super().__init__()
         dimensions, self.context = settings["dimensions"], context
         self.masked, self.maskings, self.mask = settings["masked"], settings["maskings"], sequences.size + 2
-        # every event tells its own time and place, or none does: there is no event before it to tell them
-        told: Context = "id" if context == "id" else "history"
-        self.embedder = Embedder(sequences.size, sequences.contexts, None, dimensions, told)
+        # every event has its own time and place, or none has: no event before it could add them
+        own: Context = "id" if context == "id" else "history"
+        self.embedder = Embedder(sequences.size, sequences.contexts, None, dimensions, own)
         self.body = BertModel(
             BertConfig(
                 vocab_size=1, pad_token_id=None, type_vocab_size=1, hidden_size=dimensions,
@@ -77,7 +78,7 @@ class BERT4Rec(Recommender):
     def forward(self, batch: Batch, masked: torch.Tensor) -> torch.Tensor:
         """Scores `(M, V)` of the M events that are True in `masked` `(B, T + 1)`.
 
-        `batch` holds `(B, T + 1)` events, the target the last of them; behaviours of masked ones are not looked at.
+        `batch` holds `(B, T + 1)` events, the target the last of them; behaviours of masked ones are not read.
         """
         bare = self.embedder.behaviors(torch.where(masked, self.mask, batch.behavior))
         vectors = self.embedder.with_contexts(bare, batch)
@@ -154,14 +155,11 @@ def fit_bert4rec(task: Task) -> Fitted[BERT4Rec]:
         UserError: as `fit`.
         Collapsed: the best fit is a constant.
     """
-    budget, values = task.settings("bert4rec", Settings)
     sequences, title = task.sequences, f"BERT4Rec ({task.context})"
-    found = fit(title, lambda settings: BERT4Rec(sequences, settings, task.context), sequences, values, budget,
-                task.seed)
-    rows = sequences.valid_rows(budget.valid_windows, task.seed)
-    label = sequences.windows(rows).label[:, -1].numpy()
-    known = label != NO_LABEL
-    refuse_constant(title, predict(found.model, sequences, rows[known]).argmax(axis=1), label[known], sequences.names)
+    found = tuned(task, "bert4rec", Settings, title, lambda settings: BERT4Rec(sequences, settings, task.context))
+    rows = sequences.valid_rows(task.settings("bert4rec", Settings)[0].valid_windows, task.seed)
+    rows, label = sequences.known(rows)
+    refuse_constant(title, predict(found.model, sequences, rows).argmax(axis=1), label, sequences.names)
     return found
 
 
@@ -175,9 +173,7 @@ def _entropy(numbers: np.ndarray) -> float:
     return float(-(share * np.log(share)).sum())
 
 
-def main() -> None:
-    run_system("bert4rec", __doc__, lambda task, args: fit_bert4rec(task))
-
+STAGE = sequential("bert4rec", __doc__, fit_bert4rec)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -1,4 +1,4 @@
-"""CoLLM-gen, after CoLLM (Zhang et al. 2023): a language model is told SASRec's vectors, by a mapping learned last.
+"""CoLLM-gen, after CoLLM (Zhang et al. 2023): a language model reads SASRec's vectors, by a mapping learned last.
 
 Kept as published: stage 1 tunes LoRA (rank 8, alpha 16, dropout 0.05, query and value projections) on prompts without
 vectors; stage 2 freezes adapter and recommender and trains only the mapping, Linear d to 10 d, ReLU, Linear, one for
@@ -6,7 +6,7 @@ people and items. An item's vector is SASRec's embedding of it, a person's SASRe
 
 Different, hence "gen", and why: the answer is a label and the loss its cross-entropy; the published one is Yes or No
 on one target, V readings a window. Prompts are the layout `stream` with soft tokens: in one reading every event is a
-target, so the person's token stands before each label and tells the events before it that are in the prompt, no more.
+target, so the person's token stands before each label and knows the events before it that are in the prompt, no more.
 Stage 1 reads the words of the same prompts, cut to the length that they have with vectors: like TALLRec's second stage,
 without its first. Where the vectors do not lower the validation loss, it is kept and words alone are read. Soft vectors
 begin as long as a token's: the real model, untuned, then reads them nearly as it reads the words alone (.915 against
@@ -25,15 +25,13 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from stages.baselines.fitting.command import Task
 from stages.baselines.fitting.settings import Counts, Rates
-from stages.baselines.language.collaborative import (
-    CollaborativeRow, add_sasrec, item_vectors, load_sasrec, user_vectors,
-)
-from stages.baselines.language.rows import Adapted, run_row
+from stages.baselines.fitting.task import Task
+from stages.baselines.language.baseline import Adapted, language
+from stages.baselines.language.collaborative import CollaborativeBaseline
 from stages.baselines.language.soft import Projector, words
-from stages.baselines.language.training import Plan, copied, lora_weights, restore, train, without_dropout
-from stages.common.errors import run
+from stages.baselines.language.training import Plan, train, without_dropout
+from stages.baselines.sequential.sasrec import WEIGHTS
 from stages.common.params import Share
 
 _WIDER = 10
@@ -61,71 +59,46 @@ class Mapping(nn.Module):
         return self.project(features)
 
 
-class CoLLM(CollaborativeRow):
+class CoLLM(CollaborativeBaseline):
     section, kind, modules, with_users = "collm", Settings, ("q_proj", "v_proj"), True
 
-    def __init__(self, task: Task, folder: Path, sasrec: Path):
-        self.sasrec = load_sasrec(sasrec, task.sequences)
-        self._features = item_vectors(self.sasrec)
-        super().__init__(task, folder)
+    def __init__(self, task: Task, model: Path, sasrec: Path):
+        super().__init__(task, model, sasrec)
         self.words = {"train": words(self.train, self.layout.size), "valid": words(self.valid, self.layout.size)}
-        self._mapping: Mapping | None = None
-        self._tuned: dict[tuple, tuple[dict[str, torch.Tensor], float]] = {}
-
-    @property
-    def projector(self) -> Mapping | None:
-        return self._mapping
 
     @property
     def features(self) -> torch.Tensor:
         """SASRec's vectors `(V + 1 + U, D)` of behaviours and of the people in all prompts made so far."""
-        known = len(self._features) - self.layout.items
-        if known < len(self.layout.users):
-            more = user_vectors(self.sasrec, self.task.sequences, self.layout.users[known:])
-            self._features = torch.cat([self._features, more.to(self._features.device)])
-        self._features = self._features.to(self.base.device)
-        return self._features
+        return torch.cat([self.items, self.states])
 
     def build(self, settings: dict[str, Any]) -> None:
         super().build(settings)
-        self._mapping = Mapping(self.features, self.base.config.hidden_size, self.embedding.mean_norm())
+        self.projector = Mapping(self.features, self.base.config.hidden_size, self.embedding.mean_norm())
 
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
-        text_loss = self.tune(settings)
-        self._mapping.used.fill_(1)
+        text_loss = self.first_stage("CoLLM, words", settings, "", self.words["train"], self.words["valid"])
+        self.projector.used.fill_(1)
         with without_dropout(self.model):
-            course = train("CoLLM, mapping", self.model, dict(self._mapping.named_parameters()), self.train, self.valid,
-                           Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed, before_look=self.tell)
-        self._mapping.used.fill_(course.best < text_loss)
+            course = train(
+                "CoLLM, mapping", self.model, dict(self.projector.named_parameters()), self.train, self.valid,
+                Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed, before_look=self.prepare_vectors,
+            )
+        self.projector.used.fill_(course.best < text_loss)
         return {"text_loss": text_loss, "first_mapping_loss": course.looks[0], "mapping_loss": course.best,
                 "step": course.best_step, "steps": course.steps, "mapping_used": course.best < text_loss}
 
-    def asked(self, prompt: list[int]) -> list[int]:
-        return prompt if self._mapping.used else [token for token in prompt if token < self.layout.size]
+    def visible(self, prompt: list[int]) -> list[int]:
+        return prompt if self.projector.used else [token for token in prompt if token < self.layout.size]
 
-    def tune(self, settings: dict[str, Any]) -> float:
-        """Stage 1, once for all settings that do not differ in it; its validation loss."""
-        plan = Plan.of(settings, self.budget.patience)
-        key, weights = (plan, settings["dropout"]), lora_weights(self.model)
-        if key not in self._tuned:
-            course = train("CoLLM, words", self.model, weights, self.words["train"], self.words["valid"], plan,
-                           self.params.seed)
-            self._tuned[key] = copied(weights), course.best
-        kept, loss = self._tuned[key]
-        restore(weights, kept)
-        return loss
-
-    def tell(self) -> None:
-        if not self._mapping.used:  # words alone are read
+    def prepare_vectors(self) -> None:
+        if not self.projector.used:  # words alone are read
             self.embedding.source = None
             return
         features = self.features
-        self.embedding.source = lambda numbers: self._mapping(features[numbers])
+        self.embedding.source = lambda numbers: self.projector(features[numbers])
 
 
-def main() -> None:
-    run_row("collm", __doc__, lambda task, args: CoLLM(task, args.model, args.sasrec), add_sasrec)
-
+STAGE = language("collm", __doc__, CoLLM, {"sasrec": WEIGHTS})
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -5,7 +5,7 @@ body is the library's `GPT2Model`, 12 blocks of 768 dimensions (85 million param
 instead of tokens'; its own learned positions count from the first event. Scores are inner products with the
 behaviours' vectors.
 
-Objectives as in `sasrec`: `bce`, one uniform negative for each label, and `ce`, the full softmax; at every position.
+Objectives as of SASRec: `bce`, one uniform negative for each label, and `ce`, the full softmax; at every position.
 Context modes as the embedder has them. The rate rises over the first steps and then stays; products are in bf16 where
 that is fast, scores in float32 always.
 """
@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2Model
 
-from stages.baselines.fitting.command import Task, run_system
+from stages.baselines.fitting.sequences import Batch, Sequences
 from stages.baselines.fitting.settings import Context, Transformer
-from stages.baselines.sequential.causal import OBJECTIVES, Causal, Objective
+from stages.baselines.fitting.task import Task
 from stages.baselines.sequential.embedder import Embedder
-from stages.baselines.sequential.sequences import Batch, Sequences
-from stages.baselines.sequential.training import Fitted, fit
-from stages.common.errors import run
+from stages.baselines.sequential.objectives import OBJECTIVES, Causal, Objective
+from stages.baselines.sequential.stage import sequential, tuned
+from stages.baselines.sequential.training import Fitted
 from stages.model.load import compute_dtype
 
 Settings = Transformer
@@ -54,17 +54,11 @@ class GPT2(Causal):
 
 def fit_gpt2(task: Task, objective: Objective) -> Fitted[GPT2]:
     """GPT-2's blocks on the task's training windows, tuned within its budget."""
-    budget, values = task.settings("gpt2", Settings)
-    return fit(
-        f"GPT-2 from scratch ({objective}, {task.context})",
-        lambda settings: GPT2(task.sequences, settings, task.context, objective),
-        task.sequences, values, budget, task.seed,
-    )
+    return tuned(task, "gpt2", Settings, f"GPT-2 from scratch ({objective}, {task.context})",
+                 lambda settings: GPT2(task.sequences, settings, task.context, objective))
 
 
-def main() -> None:
-    run_system("gpt2", __doc__, lambda task, args: fit_gpt2(task, args.objective), objectives=OBJECTIVES)
-
+STAGE = sequential("gpt2", __doc__, fit_gpt2, objectives=OBJECTIVES)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

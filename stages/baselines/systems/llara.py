@@ -8,7 +8,7 @@ a warm-up of 5 %.
 
 Different, and why: all V behaviours are candidates, which our candidates are. Prompts are the project's layout
 `stream`, with the time and place of each event, since the model that is compared with gets no less; the published
-code's one prompt a target would cost thirty times as much. Answers are weighed, not generated. Soft vectors begin as
+code's one prompt a target would cost thirty times as much. Answers are scored, not generated. Soft vectors begin as
 long as a token's. The published code counts steps where data are loaded, anew with each epoch as far as one can read;
 here t goes on to the end. One AdamW with one weight decay for adapter and projector.
 
@@ -22,41 +22,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from stages.baselines.fitting.command import Task
-from stages.baselines.language.collaborative import CollaborativeRow, add_sasrec, item_vectors, load_sasrec
-from stages.baselines.language.rows import Adapted, run_row
-from stages.baselines.language.soft import Projector, Table
-from stages.baselines.language.training import Plan, train
+from stages.baselines.fitting.task import Task
+from stages.baselines.language.baseline import Adapted, language
+from stages.baselines.language.collaborative import CollaborativeBaseline
+from stages.baselines.language.soft import Projector
+from stages.baselines.sequential.sasrec import WEIGHTS
 from stages.common.draws import stream
-from stages.common.errors import run
+
+Settings = Adapted
 
 
-
-class Settings(Adapted):
-    pass
-
-
-class LLaRA(CollaborativeRow):
+class LLaRA(CollaborativeBaseline):
     """Attributes: `curriculum` has for each step of the last training its probability, and whether it was hybrid."""
 
     section, kind, modules, with_users = "llara", Settings, "all-linear", False
 
-    def __init__(self, task: Task, folder: Path, sasrec: Path):
-        self.items = item_vectors(load_sasrec(sasrec, task.sequences))
+    def __init__(self, task: Task, model: Path, sasrec: Path):
+        super().__init__(task, model, sasrec)
         self.curriculum: list[tuple[float, bool]] = []
-        super().__init__(task, folder)
-        self.items = self.items.to(self.base.device)
-        self._projector: Projector | None = None
-
-    @property
-    def projector(self) -> Projector | None:
-        return self._projector
 
     def build(self, settings: dict[str, Any]) -> None:
         super().build(settings)
         hidden = self.base.config.hidden_size
         net = nn.Sequential(nn.Linear(self.items.shape[1], hidden), nn.GELU(), nn.Linear(hidden, hidden))
-        self._projector = Projector(net.to(self.items.device), self.items, self.embedding.mean_norm())
+        self.projector = Projector(net.to(self.items.device), self.items, self.embedding.mean_norm())
 
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
         rng = stream(self.params.seed, "llara curriculum")
@@ -66,22 +55,19 @@ class LLaRA(CollaborativeRow):
             self.curriculum.append((step / steps, bool(rng.random() < step / steps)))
             self.embedding.source = self._project if self.curriculum[-1][1] else None
 
-        course = train("LLaRA", self.model, self.weights(), self.train, self.valid,
-                       Plan.of(settings, self.budget.patience), self.params.seed, before_step, self.tell)
-        return {"loss": course.best, "step": course.best_step, "steps": course.steps,
-                "hybrid_steps": sum(hybrid for _, hybrid in self.curriculum)}
+        _, record = self.tune("LLaRA", settings, before_step=before_step, before_look=self.prepare_vectors)
+        return record | {"hybrid_steps": sum(hybrid for _, hybrid in self.curriculum)}
 
     @torch.no_grad()
-    def tell(self) -> None:
-        self.embedding.source = Table(self.projector(self.items))
+    def prepare_vectors(self) -> None:
+        vectors = self.projector(self.items)
+        self.embedding.source = lambda numbers: vectors[numbers]
 
     def _project(self, numbers: torch.Tensor) -> torch.Tensor:
         return self.projector(self.items[numbers])
 
 
-def main() -> None:
-    run_row("llara", __doc__, lambda task, args: LLaRA(task, args.model, args.sasrec), add_sasrec)
-
+STAGE = language("llara", __doc__, LLaRA, {"sasrec": WEIGHTS})
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -12,16 +12,17 @@ components at most, the other coordinates of ids start from N(0, .02). Similar a
 users were never seen, and a user's history here is long. They are those of largest cosine of the mean of the history's
 centred name vectors, out of `pool` windows drawn once, instead of a prompt that lists the history, embedded. Names are
 centred and brought to a mean squared length of 1, which the linear layers could undo; negatives are those of
-`losses.binary_cross_entropy`. Blocks, positions, contexts and their scale are `SASRec`'s, dropout follows the
+`objectives.binary_cross_entropy`. Blocks, positions, contexts and their scale are `SASRec`'s, dropout follows the
 cross-attention instead of going before it, and none is in the states of similar windows. Published patience is 20
-passes; here it is the budget's looks, and a small log is read more often between two of them than the budget says
-(`windows_per_look`). The context modes `history` and `next` are not published.
+passes; here it is the budget's validations, and a small log is read more often between two than the budget says
+(`windows_per_validation`). The context modes `history` and `next` are not published.
 
 Checks (tests/baselines/test_llmesr.py): with neither text, cross-attention nor alpha it is SASRec; no state depends on
 what comes later; no similar window is of the same user.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,16 +31,18 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from stages.baselines.fitting.command import Task, add_model, run_system
+from stages.baselines.fitting.sequences import SPECIAL, Batch, Sequences
 from stages.baselines.fitting.settings import Context, Transformer, Tried
-from stages.baselines.language.names import NameVectors, names_of, principal
+from stages.baselines.fitting.stage import MODEL
+from stages.baselines.fitting.task import Task
+from stages.baselines.language.names import load_names, principal
 from stages.baselines.sequential.embedder import Embedder
-from stages.baselines.sequential.losses import binary_cross_entropy
-from stages.baselines.sequential.sequences import SPECIAL, Batch, Sequences
-from stages.baselines.sequential.training import Fitted, Recommender, fit
-from stages.baselines.systems.sasrec import Encoder, seen
+from stages.baselines.sequential.objectives import binary_cross_entropy
+from stages.baselines.sequential.sasrec import Encoder, seen
+from stages.baselines.sequential.stage import sequential, tuned
+from stages.baselines.sequential.training import Fitted, Recommender
 from stages.common.device import device
-from stages.common.errors import UserError, run
+from stages.common.errors import UserError
 from stages.common.params import Positive
 
 _CROSS_HEADS = 2
@@ -53,7 +56,7 @@ class Settings(Transformer):
     cross_attention: bool
     similar: Positive
     pool: Positive
-    windows_per_look: Positive
+    windows_per_validation: Positive
 
 
 class SimilarWindows:
@@ -132,7 +135,7 @@ class LLMESR(Recommender):
             raise UserError(f"llmesr: cross_attention needs two views (text: true) and dimensions that {_CROSS_HEADS} "
                             f"heads can share, not {dimensions}")
         self.alpha, self.count, self.similar = settings["alpha"], settings["similar"], similar
-        self.windows_per_look = settings["windows_per_look"]
+        self.windows_per_validation = settings["windows_per_validation"]
         self.embedder = Embedder(sequences.size, sequences.contexts, sequences.length, dimensions, context)
         self.encoder = Encoder(dimensions, settings["blocks"], settings["heads"], settings["dropout"])
         vectors = _scaled(names)
@@ -202,23 +205,16 @@ def _adapter(width: int, dimensions: int) -> nn.Sequential:
     return layers
 
 
-def fit_llmesr(task: Task, names: NameVectors) -> Fitted[LLMESR]:
-    """LLM-ESR on the task's training windows, tuned within its budget."""
-    budget, values = task.settings("llmesr", Settings)
-    similar = None
-    if any(values.alpha):
-        similar = SimilarWindows(task.sequences, names.vectors, values.pool, task.seed)
-    fitted = fit(
-        f"LLM-ESR ({task.context})",
-        lambda settings: LLMESR(task.sequences, settings, task.context, names.vectors, similar),
-        task.sequences, values, budget, task.seed,
-    )
+def fit_llmesr(task: Task, model: Path) -> Fitted[LLMESR]:
+    """LLM-ESR on the task's training windows and the names' vectors, tuned within its budget."""
+    names, (_, values) = load_names(task, model), task.settings("llmesr", Settings)
+    similar = SimilarWindows(task.sequences, names.vectors, values.pool, task.seed) if any(values.alpha) else None
+    fitted = tuned(task, "llmesr", Settings, f"LLM-ESR ({task.context})",
+                   lambda settings: LLMESR(task.sequences, settings, task.context, names.vectors, similar))
     return replace(fitted, facts={"names": names.facts()})
 
 
-def main() -> None:
-    run_system("llmesr", __doc__, lambda task, args: fit_llmesr(task, names_of(task, args.model)), options=add_model)
-
+STAGE = sequential("llmesr", __doc__, fit_llmesr, reads=MODEL)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

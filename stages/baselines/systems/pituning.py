@@ -12,7 +12,7 @@ project's:
 with intents q, outputs h_j of the events up to t, and * elementwise. Without q_i * c_i a history of one event, whose
 c_i is h_1 for every intent, would rank all intents alike; without d, learned for each distance, the sum could not
 tell the latest event from the others, since one pass learns at every position. Loss: cross-entropy at every position,
-and half that of reconstructing masked events from what came before them and, where the mode tells any, their own time
+and half that of reconstructing masked events from what came before them and, where the mode has any, their own time
 and place. The body stays causal for that, and it is a second pass, so that prediction never reads a masked history.
 
 Body: the first blocks of the project's base language model (published: GPT-2-small), all trained, at a rate of their
@@ -39,23 +39,25 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 
-from stages.baselines.fitting.command import Task, add_model, run_system
+from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
 from stages.baselines.fitting.settings import Context, Counts, Rates, Trained, Tried
+from stages.baselines.fitting.stage import MODEL
+from stages.baselines.fitting.task import Task
 from stages.baselines.sequential.embedder import Embedder
-from stages.baselines.sequential.losses import cross_entropy
+from stages.baselines.sequential.objectives import cross_entropy
 from stages.baselines.sequential.ranks import mean_reciprocal_rank
-from stages.baselines.sequential.sequences import NO_LABEL, Batch, Sequences
-from stages.baselines.sequential.training import Fitted, Recommender, fit, predict
+from stages.baselines.sequential.stage import sequential, tuned
+from stages.baselines.sequential.training import Fitted, Recommender, predict
 from stages.common.device import device
-from stages.common.errors import UserError, run
+from stages.common.errors import UserError
 from stages.common.params import Positive, Rate, Share
 from stages.model.load import compute_dtype, load_base
 
 Objective = Literal["population", "unlearned"]
 OBJECTIVES = ("population", "unlearned")
 
-_LOOKS = 10
-"""At validation, while unlearning."""
+_VALIDATIONS = 10
+"""While unlearning."""
 _NUMBERS_AT_ONCE = 2**25
 """Outputs of W in memory at a time while predicting, which take about 12 bytes each at their peak."""
 
@@ -147,7 +149,7 @@ class PITuning(Recommender):
         return self.dropout(self.norm(hidden.float()))
 
     def reconstruct(self, batch: Batch, masked: torch.Tensor) -> torch.Tensor:
-        """Scores `(M, V)` of the M events that are True in `masked` `(B, T)`, whose behaviours are not looked at."""
+        """Scores `(M, V)` of the M events that are True in `masked` `(B, T)`, whose behaviours are not read."""
         hidden = self.encode(replace(batch, behavior=torch.where(masked, self.size + 2, batch.behavior)))
         return self.embedder.scores(hidden[masked])
 
@@ -221,10 +223,9 @@ def unlearn(model: PITuning, sequences: Sequences, rows: np.ndarray, values: Set
     Returns:
         What was forgotten, the steps kept, the excess of those behaviours' predictions and the rank before and after.
     """
-    label = sequences.windows(rows).label[:, -1].numpy()
-    rows, label = rows[label != NO_LABEL], label[label != NO_LABEL]
+    rows, label = sequences.known(rows)
 
-    def look() -> tuple[float, np.ndarray]:
+    def validate() -> tuple[float, np.ndarray]:
         log_p = predict(model, sequences, rows)
         return mean_reciprocal_rank(log_p, label), excess(log_p.argmax(axis=1), label, sequences.size)
 
@@ -233,7 +234,7 @@ def unlearn(model: PITuning, sequences: Sequences, rows: np.ndarray, values: Set
             yield from sequences.epoch(batch_size, rng)
 
     rng, steps = np.random.default_rng(seed), values.forget_steps
-    before, over = look()
+    before, over = validate()
     forget = np.flatnonzero(over > values.forget_above)
     optimizer = torch.optim.AdamW(model.parameters(), lr=values.forget_rate, weight_decay=0.0)
     after, over_after, kept, weights = before, over, 0, copy.deepcopy(model.state_dict())
@@ -243,9 +244,9 @@ def unlearn(model: PITuning, sequences: Sequences, rows: np.ndarray, values: Set
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if step % max(1, steps // _LOOKS) and step < steps:
+        if step % max(1, steps // _VALIDATIONS) and step < steps:
             continue
-        score, now = look()
+        score, now = validate()
         if not score >= before - values.forget_tolerance:  # nor where it is not a number
             break
         after, over_after, kept, weights = score, now, step, copy.deepcopy(model.state_dict())
@@ -284,23 +285,18 @@ def fit_pituning(task: Task, model: Path, objective: Objective) -> Fitted[PITuni
     Raises:
         UserError: as `fit`, and where the base model is not there or has too few blocks.
     """
-    budget, values = task.settings("pituning", Settings)
-    sequences, seed, base = task.sequences, task.seed, load_base(model, torch.float32)
-    found = fit(
-        f"PITuning, re-derived ({objective}, {task.context})",
-        lambda settings: PITuning(sequences, settings, task.context, base), sequences, values, budget, seed,
-    )
+    base = load_base(model, torch.float32)
+    found = tuned(task, "pituning", Settings, f"PITuning, re-derived ({objective}, {task.context})",
+                  lambda settings: PITuning(task.sequences, settings, task.context, base))
     if objective == "population":
         return found
-    rows = sequences.valid_rows(budget.valid_windows, seed)
-    facts = unlearn(found.model, sequences, rows, values, found.settings["batch_size"], seed)
-    return replace(found, score=facts["score_after"], facts={"unlearning": facts})
+    budget, values = task.settings("pituning", Settings)
+    rows = task.sequences.valid_rows(budget.valid_windows, task.seed)
+    unlearning = unlearn(found.model, task.sequences, rows, values, found.settings["batch_size"], task.seed)
+    return replace(found, score=unlearning["score_after"], facts={"unlearning": unlearning})
 
 
-def main() -> None:
-    run_system("pituning", __doc__, lambda task, args: fit_pituning(task, args.model, args.objective),
-               objectives=OBJECTIVES, options=add_model)
-
+STAGE = sequential("pituning", __doc__, fit_pituning, reads=MODEL, objectives=OBJECTIVES)
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

@@ -9,32 +9,28 @@ conversations, where the published one has Alpaca. Steps take as many sequences 
 rate falls in a cosine. Prompts are the project's own (`prompt.layout`): with A-Tuning's adapter and stage 2 alone this
 would be A-Tuning on all labels (`sft.labels: all`, `sft.epsilon: 0`). Validation is by loss, not area under the curve.
 
-Context mode by --context. Checked: the first look of stage 2 is the loss of stage 1's model
+Context mode by --context. Checked: the first validation of stage 2 is the loss of stage 1's model
 (tests/baselines/test_tallrec.py).
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from datasets import Dataset
 
-from stages.baselines.fitting.command import Task
 from stages.baselines.fitting.settings import Counts, Rates
-from stages.baselines.language.rows import Adapted, LanguageRow, run_row
-from stages.baselines.language.training import Plan, copied, restore, train
+from stages.baselines.fitting.task import Task
+from stages.baselines.language.baseline import Adapted, LanguageBaseline, language
 from stages.common.draws import stream
-from stages.common.errors import UserError, run
-from stages.common import tables
+from stages.common.errors import UserError
 from stages.common.params import Positive
+from stages.common.stage import table
+from stages.prompts import layout, layouts
 from stages.prompts.conversations import encode_conversation
-from stages.prompts.layout import Layout, table
-from stages.prompts.layouts import layout_of
 from stages.training.sft_trainer import labelled
 
-_LOOKED_AT = 10  # one conversation of so many
+_VALIDATED_OF = 10  # one conversation of so many
 
 
 class Settings(Adapted):
@@ -43,63 +39,40 @@ class Settings(Adapted):
     chat_batch_size: Positive
 
 
-class TALLRec(LanguageRow):
+class TALLRec(LanguageBaseline):
     section, kind, modules = "tallrec", Settings, ("q_proj", "v_proj")
 
-    def __init__(self, task: Task, folder: Path, conversations: pl.DataFrame):
+    def __init__(self, task: Task, model: Path, conversations: pl.DataFrame):
         """
         Raises:
             UserError: there are fewer than two conversations.
         """
-        super().__init__(task, folder)
-        self.chats, self.looked_at = self._chats(conversations)
-        self._instructed: dict[tuple, tuple[dict[str, torch.Tensor], float]] = {}
+        super().__init__(task, model)
+        self.chats, self.valid_chats = self._chats(conversations)
 
-    def make_layout(self) -> Layout:
-        return layout_of(self.tokenizer, self.log, self.params)
+    def make_layout(self) -> layout.Layout:
+        return layouts.layout_of(self.tokenizer, self.log, self.params)
 
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
-        chat_loss = self.instruct(settings)
-        course = train("TALLRec, recommending", self.model, self.weights(), self.train, self.valid,
-                       Plan.of(settings, self.budget.patience), self.params.seed)
-        return {"chat_loss": chat_loss, "first_loss": course.looks[0], "loss": course.best, "step": course.best_step,
-                "steps": course.steps}
-
-    def instruct(self, settings: dict[str, Any]) -> float:
-        """Stage 1, once for all settings that do not differ in it; the loss on the conversations looked at."""
-        plan = Plan.of(settings, self.budget.patience, "chat_")
-        key = plan, settings["dropout"]
-        if key not in self._instructed:
-            course = train("TALLRec, instructions", self.model, self.weights(), self.chats, self.looked_at, plan,
-                           self.params.seed)
-            self._instructed[key] = copied(self.weights()), course.best
-        kept, loss = self._instructed[key]
-        restore(self.weights(), kept)
-        return loss
+        chat_loss = self.first_stage("TALLRec, instructions", settings, "chat_", self.chats, self.valid_chats)
+        course, record = self.tune("TALLRec, recommending", settings)
+        return {"chat_loss": chat_loss, "first_loss": course.looks[0]} | record
 
     def _chats(self, conversations: pl.DataFrame) -> tuple[Dataset, Dataset]:
-        """Conversations to train on, and one of ten to look at."""
+        """Conversations to train on, and one of ten to validate on."""
         turns = conversations["turns"].to_list()
         if len(turns) < 2:
-            raise UserError(f"conversations: {len(turns)}; stage 1 needs one to learn from and one to look at")
+            raise UserError(f"conversations: {len(turns)}; stage 1 needs one to learn from and one to validate on")
         order = stream(self.params.seed, "tallrec conversations").permutation(len(turns))
-        held = max(1, len(turns) // _LOOKED_AT)
-        trained, looked_at = (
-            labelled(table([encode_conversation(self.tokenizer, turns[i]) for i in part]), [-1])
+        held = max(1, len(turns) // _VALIDATED_OF)
+        trained, validated = (
+            labelled(layout.table([encode_conversation(self.tokenizer, turns[i]) for i in part]), [-1])
             for part in (order[held:], order[:held])
         )
-        return trained, looked_at
+        return trained, validated
 
 
-def main() -> None:
-    def make(task: Task, args: argparse.Namespace) -> TALLRec:
-        return TALLRec(task, args.model, tables.read("conversations", args.conversations))
-
-    def options(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--conversations", type=Path, required=True, help=f"table: {tables.CONTENT['conversations']}")
-
-    run_row("tallrec", __doc__, make, options)
-
+STAGE = language("tallrec", __doc__, TALLRec, {"conversations": table("conversations")})
 
 if __name__ == "__main__":
-    run(main)
+    STAGE.run()

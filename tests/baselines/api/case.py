@@ -1,14 +1,14 @@
-"""A row of an API model on a small log."""
+"""An API model on a small log."""
 
 import json
 from dataclasses import dataclass
 
 import numpy as np
 
-from stages.baselines.api.__main__ import Settings, row_of
+from stages.baselines.api.__main__ import Settings, predictions
 from stages.baselines.api.cache import Cache
 from stages.baselines.api.questions import Questions
-from stages.baselines.fitting.command import Task
+from stages.baselines.fitting.task import Task
 from stages.prompts.log import EventLog
 from stages.windows.tested import tested as every_window
 from tests.baselines.api.server import named
@@ -29,8 +29,8 @@ class Case:
     task: Task
     cache: Cache
 
-    def run(self, name="api", **changes):
-        return row_of(self.task, SETTINGS.model_copy(update=changes), self.cache, name)
+    def run(self, **changes):
+        return predictions(self.task, SETTINGS.model_copy(update=changes), self.cache)
 
     @property
     def wanted(self):

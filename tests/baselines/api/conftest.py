@@ -5,7 +5,7 @@ import pytest
 
 from stages.baselines.api import client as api_client
 from stages.baselines.api.cache import Cache
-from stages.baselines.fitting.command import Task
+from stages.baselines.fitting.task import Task
 from tests.baselines.api.case import KEY, PSEUDONYM, SPLIT_OF_USER, Case
 from tests.baselines.api.server import serving
 from tests.small_log import all_behaviors, small_log, small_params, small_windows

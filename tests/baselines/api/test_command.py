@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from stages.baselines.api.__main__ import main
+from stages.baselines.api.__main__ import STAGE
 from stages.common import tables
 from stages.common.errors import run
 from stages.common.files import read_json
@@ -25,12 +25,12 @@ def command(case, tmp_path, monkeypatch):
     for name in ("events", "windows", "vocabulary"):
         tables.write(getattr(case.task, name), name, tmp_path / f"{name}.parquet")
     (tmp_path / "settings.yaml").write_text(
-        "budget: {trials: 1, valid_windows: 1, patience: 1, windows_per_look: 1}\n"
+        "budget: {trials: 1, valid_windows: 1, patience: 1, windows_per_validation: 1}\n"
         f"api: {SETTINGS.model_dump_json()}\n"
     )
     (tmp_path / "params.json").write_text(case.task.params.model_dump_json(by_alias=True))
     words = ["--context", "next", "--params", tmp_path / "params.json", "--settings", tmp_path / "settings.yaml",
-             "--out", tmp_path / "row.parquet", "--metrics", tmp_path / "row.json"]
+             "--out", tmp_path / "api.parquet", "--counts", tmp_path / "counts.json"]
     for name in ("events", "windows", "vocabulary"):
         words += [f"--{name}", tmp_path / f"{name}.parquet"]
     return [str(word) for word in words]
@@ -40,17 +40,17 @@ def run_here(words, monkeypatch):
     """The exit status of the command, run in this process."""
     monkeypatch.setattr(sys, "argv", ["api", *words])
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        run(STAGE.main)
     return ended.value.code
 
 
-def test_no_key_no_row(command, server, monkeypatch, tmp_path, capsys):
+def test_no_key_no_baseline(command, server, monkeypatch, tmp_path, capsys):
     seen = server(ANY)
     monkeypatch.delenv("OPENAI_API_KEY")
     assert run_here(command, monkeypatch) == 0 and seen.bodies == []
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "row: left out, as OPENAI_API_KEY is not set" in said
-    assert not (tmp_path / "row.parquet").exists() and not (tmp_path / "row.json").exists()
+    assert said.count("\n") == 1 and "API models are left out, as OPENAI_API_KEY is not set" in said
+    assert not (tmp_path / "api.parquet").exists() and not (tmp_path / "counts.json").exists()
 
 
 def test_killed_between_answers_it_asks_for_the_rest_only(command, case, server, monkeypatch, tmp_path):
@@ -70,10 +70,10 @@ def test_killed_between_answers_it_asks_for_the_rest_only(command, case, server,
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     killed.set()
-    assert not (tmp_path / "row.parquet").exists()
+    assert not (tmp_path / "api.parquet").exists()
     before = len(seen.bodies)
     assert run_here(command, monkeypatch) == 0
     assert len(seen.bodies) - before == len(case.wanted) - answered
     assert not set(seen.prompts()[:answered]) & set(seen.prompts()[before:])
-    frame, facts = tables.read("predictions", tmp_path / "row.parquet"), read_json(tmp_path / "row.json")
+    frame, facts = tables.read("predictions", tmp_path / "api.parquet"), read_json(tmp_path / "counts.json")
     assert frame.equals(case.run()[0]) and facts["windows"] == len(frame)

@@ -1,4 +1,4 @@
-"""Rows of API models against a server that nobody wrote for us: transformers' own, before the real small model."""
+"""API models against a server that nobody wrote for us: transformers' own, before the real small model."""
 
 import os
 import socket
@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.baselines.api.__main__ import Settings, row_of
+from stages.baselines.api.__main__ import Settings, predictions
 from stages.baselines.api.cache import Cache, key_of
 from stages.baselines.api.client import endpoint
 from stages.baselines.api.questions import Questions
-from stages.baselines.fitting.command import Task
+from stages.baselines.fitting.task import Task
 from stages.model.resolve import read_manifest, weights_folder
 from stages.prompts.log import EventLog
 from tests.small_log import all_behaviors, small_log, small_params, small_windows
@@ -71,7 +71,7 @@ def settings(folder, form):
 
 def test_its_answers_are_what_the_model_writes(task, folder, tmp_path):
     cache = Cache(tmp_path / "answers")
-    frame, facts = row_of(task, settings(folder, "text"), cache, "small")
+    frame, facts = predictions(task, settings(folder, "text"), cache)
     questions = Questions(EventLog.from_tables(task.events, task.vocabulary), task.params, "next", str(folder), "text")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -98,6 +98,6 @@ def test_its_answers_are_what_the_model_writes(task, folder, tmp_path):
 
 
 def test_a_server_that_ignores_the_schema_gives_answers_that_count_as_invalid(task, folder, tmp_path):
-    frame, facts = row_of(task, settings(folder, "schema"), Cache(tmp_path / "answers"), "small")
+    frame, facts = predictions(task, settings(folder, "schema"), Cache(tmp_path / "answers"))
     counted = pl.DataFrame(list(facts["answers"].values())).sum().row(0, named=True)
     assert counted["invalid"] == len(frame)

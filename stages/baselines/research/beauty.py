@@ -1,6 +1,6 @@
-"""SASRec against published figures: Amazon Beauty, the last item of each user told from all others.
+"""SASRec against published figures: Amazon Beauty, the last item of each user predicted from all others.
 
-    python -m tests.baselines.beauty --data amazon_beauty.txt.gz [--objective ce] [--epochs N]
+    python -m stages.baselines.research.beauty --data amazon_beauty.txt.gz [--objective ce] [--epochs N]
 
 Trains the project's own sequences, embedder and blocks as Klenitskiy and Vasilev (2023) trained theirs: 64 dimensions,
 two blocks of one head, dropout .1, 50 items of history, batches of 128 users, Adam at 1e-3, the best epoch by NDCG@10
@@ -10,28 +10,25 @@ as queries are, in that embeddings are not multiplied by √D and weights start 
 and in that a negative may be an item that the user had.
 
 What is too heavy at 54,542 items is computed in another way, which tests hold to be the same number: the softmax block
-by block with its gradient on the way, and one negative's score without all the others.
+by block, read again for its gradient, and one negative's score without all the others.
 """
 
-import argparse
-import copy
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from polars.exceptions import PolarsError
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from stages.baselines.sequential.causal import OBJECTIVES, Objective
-from stages.baselines.sequential.sequences import NO_LABEL, Batch, Sequences
-from stages.baselines.systems.sasrec import SASRec
-from stages.common.console import Track, console, track
+from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
+from stages.baselines.research.command import parser_of, train
+from stages.baselines.sequential.objectives import OBJECTIVES, Objective
+from stages.baselines.sequential.sasrec import SASRec
+from stages.common.console import console
 from stages.common.device import device
 from stages.common.draws import positions
 from stages.common.errors import UserError, run
@@ -43,11 +40,8 @@ PUBLISHED = {"bce": (0.0246, 0.0126), "ce": (0.0533, 0.0327)}
 LENGTH, BATCH, RATE, EPOCHS, PATIENCE, VALID_USERS = 50, 128, 1e-3, 100, 10, 10_000
 SETTINGS = {"dimensions": 64, "blocks": 2, "heads": 1, "dropout": 0.1}
 
-_CUTOFF = 10
-_LOSS_ROWS = 64
-_GROUPS = 8
-_USERS_AT_ONCE = 256
-_FEWEST_ITEMS = 3
+_CUTOFF, _FEWEST_ITEMS = 10, 3
+_LOSS_ROWS, _USERS_AT_ONCE = 64, 256
 
 
 @dataclass(frozen=True)
@@ -101,62 +95,30 @@ def read_log(path: Path, length: int = LENGTH) -> Log:
 
 
 class ManyItems(SASRec):
-    """SASRec whose loss needs no scores of all positions at once, and little time for users of few items."""
+    """SASRec whose loss needs no scores of all positions at once."""
 
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        hidden, label = self.labelled(batch)
+        known = batch.label != NO_LABEL
+        hidden, label = self.encoder(self.embedder(batch), batch.padding)[known], batch.label[known]
         items = self.embedder.behaviors.weight[: self.embedder.size]
         if self.objective == "ce":
-            return ItemSoftmax.apply(hidden, items, label) / len(label)
+            return item_softmax(hidden, items, label) / len(label)
         shift = torch.randint(1, len(items), label.shape, generator=generator).to(label.device)
         own = (hidden * items[label]).sum(dim=-1)
         other = (hidden * items[(label + shift) % len(items)]).sum(dim=-1)
         return functional.softplus(-own).mean() + functional.softplus(other).mean()
 
-    def labelled(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states `(N, D)` of the positions that have a label, and the labels `(N,)`.
 
-        Sequences of like length are read together: half of them have three items or fewer, in fifty columns.
-        """
-        hidden, place = [], []
-        number = torch.arange(batch.label.numel(), device=batch.label.device).view_as(batch.label)
-        for group in (~batch.padding).sum(dim=1).argsort().chunk(_GROUPS):
-            columns = ~batch.padding[group].all(dim=0)
-            part = batch.by_position(lambda field, group=group, columns=columns: field[group][:, columns])
-            known = part.label != NO_LABEL
-            hidden.append(self.encoder(self.embedder(part), part.padding)[known])
-            place.append(number[group][:, columns][known])
-        place = torch.cat(place)
-        return torch.cat(hidden)[place.argsort()], batch.label.flatten()[place.sort().values]
-
-
-class ItemSoftmax(torch.autograd.Function):
+def item_softmax(hidden: torch.Tensor, items: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Sum of the softmax cross-entropies of `label` (N,) by inner products of hidden (N, D) with items (V, D).
 
-    Both gradients are computed on the way, block by block: the N × V scores never stand in memory.
+    Block by block, each computed again for its gradient: the N × V scores never stand in memory.
     """
+    def loss(rows: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(rows @ items.T, label, reduction="sum")
 
-    @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, items: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        total, grad_hidden, grad_items = hidden.new_zeros(()), torch.empty_like(hidden), torch.zeros_like(items)
-        block = hidden.new_empty(min(_LOSS_ROWS, len(hidden)), len(items))
-        for start in range(0, len(hidden), _LOSS_ROWS):
-            rows, wanted = hidden[start : start + _LOSS_ROWS], label[start : start + _LOSS_ROWS, None]
-            scores = torch.mm(rows, items.T, out=block[: len(rows)])
-            log_p = torch.log_softmax(scores, dim=1, out=scores)
-            chosen = log_p.gather(1, wanted)
-            total -= chosen.sum()
-            p = log_p.exp_().scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
-            torch.mm(p, items, out=grad_hidden[start : start + _LOSS_ROWS])
-            grad_items.addmm_(p.T, rows)
-        ctx.save_for_backward(grad_hidden, grad_items)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        grad_hidden, grad_items = ctx.saved_tensors
-        return grad_hidden * grad, grad_items * grad, None
+    blocks = zip(hidden.split(_LOSS_ROWS), label.split(_LOSS_ROWS), strict=True)
+    return sum(checkpoint(loss, *block, use_reentrant=False) for block in blocks)
 
 
 @torch.inference_mode()
@@ -186,40 +148,28 @@ def hit_rate_and_ndcg(rank: np.ndarray) -> tuple[float, float]:
     return float(hit.mean()), float(np.where(hit, 1 / np.log2(rank + 1), 0).mean())
 
 
-def train(log: Log, objective: Objective, epochs: int, seed: int, progress: Track) -> tuple[ManyItems, int]:
+def fit(log: Log, objective: Objective, epochs: int, seed: int) -> tuple[ManyItems, int]:
     """The model at its best epoch by validation NDCG@10, and that epoch's number, 1 and up."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     model = ManyItems(log.sequences, SETTINGS, "id", objective).to(device())
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     valid = np.sort(rng.permutation(log.valid)[:VALID_USERS])
-    best, best_epoch, weights = -1.0, 0, {}
-    targets = len(log.sequences.train_rows())
-    for epoch in range(1, epochs + 1):
+
+    def one_epoch(epoch: int) -> None:
         model.train()
-        began, losses = time.monotonic(), []
         for batch in log.sequences.epoch(BATCH, rng):
             loss = model.loss(batch.to(device()), generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
-            done = (batch.label != NO_LABEL).sum().item() / targets
-            progress.advance(done, f"epoch {epoch}, loss {losses[-1]:.3f}")
-        rate, gain = hit_rate_and_ndcg(ranks(model, log, valid))
-        console.print(f"{objective}, epoch {epoch}: loss {np.mean(losses):.4f}, validation HR@10 {rate:.4f}, NDCG@10 "
-                      f"{gain:.4f}, {time.monotonic() - began:.0f} s")
-        if gain > best:
-            best, best_epoch, weights = gain, epoch, copy.deepcopy(model.state_dict())
-        elif epoch - best_epoch >= PATIENCE:
-            break
-    model.load_state_dict(weights)
-    return model, best_epoch
+
+    return model, train(f"SASRec {objective}", model, epochs, PATIENCE, one_epoch,
+                        lambda: hit_rate_and_ndcg(ranks(model, log, valid))[1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.baselines.beauty", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("beauty", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="a line `user item` for each interaction, gzip or not")
     parser.add_argument("--objective", choices=OBJECTIVES, help="one of them only (default: both)")
     parser.add_argument("--epochs", type=at_least_1, default=EPOCHS, help="at most (default: %(default)s)")
@@ -232,8 +182,7 @@ def main() -> None:
     log = read_log(args.data)
     console.print(f"{len(log.item):,} interactions of {len(log.test):,} users with {log.sequences.size:,} items")
     for objective in [args.objective] if args.objective else OBJECTIVES:
-        with track(f"SASRec {objective}, epochs", args.epochs) as progress:
-            model, epoch = train(log, objective, args.epochs, args.seed, progress)
+        model, epoch = fit(log, objective, args.epochs, args.seed)
         found = hit_rate_and_ndcg(ranks(model, log, log.test))
         for name, value, published in zip(("HR@10", "NDCG@10"), found, PUBLISHED[objective], strict=True):
             print(f"{objective} {name}: {value:.4f} at epoch {epoch}, published {published:.4f}")

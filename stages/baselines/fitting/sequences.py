@@ -1,4 +1,4 @@
-"""The log as sequences of numbers, left-padded to one length: what every system reads that is no language model."""
+"""The log as sequences of numbers, left-padded to one length: what every baseline reads that is no language model."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class Batch:
     `behavior` is below V, or V + 0, 1, 2 for one outside the vocabulary, padding, and a mask. `weekday`, `hour` and
     `place` are those of the event; `next_…` those of the event after it, which is the one to predict; the last number
     of each is padding's. `label` is the behaviour of the event after it, `NO_LABEL` where none is to be learned. `user`
-    `(B,)` is the same number in sequences of the same user, and nothing else: no system may have it as an input.
+    `(B,)` is the same number in sequences of the same user, and nothing else: no baseline may have it as an input.
     """
 
     behavior: torch.Tensor
@@ -43,7 +43,7 @@ class Batch:
 
     @property
     def padding(self) -> torch.Tensor:
-        """`(B, T)`: True where there is no event. Weekdays tell: padding has one of its own."""
+        """`(B, T)`: True where there is no event. By weekday: padding has one of its own."""
         return self.weekday == _WEEKDAYS
 
     def to(self, device: torch.device) -> "Batch":
@@ -73,7 +73,8 @@ class Sequences:
         log = EventLog.from_tables(events, vocabulary)
         self.size, self.length = vocabulary.height, length
         self.names = vocabulary["behavior"].to_list()
-        self._rows = {split: _rows(windows, split) for split in ("train", "valid")}
+        self._rows = {split: windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
+                      for split in ("train", "valid")}
         for split, rows in self._rows.items():
             if not len(rows):
                 raise UserError(f"windows: none of split {split}; the log has too few users, or too short ones")
@@ -96,6 +97,11 @@ class Sequences:
         """Rows of at most `most` validation windows, a seeded choice, sorted."""
         rows = self._rows["valid"]
         return np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+
+    def known(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the windows `rows` whose behaviour is in the vocabulary, and its numbers: `(N,)` each."""
+        label = self._behavior[rows]
+        return rows[label < self.size], label[label < self.size]
 
     def train_rows(self) -> np.ndarray:
         """Rows of all training windows, sorted."""
@@ -155,7 +161,3 @@ class Sequences:
         fields = (behavior[now], weekday[now], hour[now], place[now], weekday[later], hour[later], place[later], label,
                   self._first[rows[:, -1]])
         return Batch(*(torch.from_numpy(np.ascontiguousarray(field)).long() for field in fields))
-
-
-def _rows(windows: pl.DataFrame, split: str) -> np.ndarray:
-    return windows.filter(pl.col("split") == split)["row"].sort().to_numpy()

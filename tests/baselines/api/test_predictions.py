@@ -1,4 +1,4 @@
-"""The row: what answers become, and what is kept of them."""
+"""The predictions: what answers become, and what is kept of them."""
 
 import json
 from datetime import datetime

@@ -1,0 +1,78 @@
+"""The stage of every baseline: tables in, something fitted, its predictions and weights, and what it took."""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+import polars as pl
+
+from stages.baselines.fitting.settings import Context, FitParams
+from stages.baselines.fitting.task import Task
+from stages.common import tables
+from stages.common.params import Section
+from stages.common.stage import COUNTS, Kind, Stage, optional, place, table
+
+PIPELINE, SETTINGS = "stages/baselines/dvc.yaml", Path("stages/baselines/params.yaml")
+
+READS = {name: table(name) for name in ("events", "windows", "vocabulary")}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "settings": {"type": Path, "default": SETTINGS,
+                 "help": "what baselines are tuned over, a section each (default: %(default)s)"},
+    "context": {"choices": get_args(Context), "required": True,
+                "help": "what it sees: behaviours alone, each event's time and place too, or the next one's as well"},
+}
+MODEL = {"model": place("folder with base.json of the language model (from stage base)")}
+
+Fitted = TypeVar("Fitted")
+
+
+def baseline(
+    name: str, description: str, fit: Callable[..., Fitted],
+    predict: Callable[[Fitted, Task, pl.DataFrame], tuple[pl.DataFrame, dict[str, Any]]],
+    write: Callable[[Fitted, Path], None], params: type[Section] = FitParams, reads: Mapping[str, Kind] | None = None,
+    objectives: Sequence[str] = (),
+) -> Stage:
+    """The stage of a baseline that is fitted; `fit_seconds` of its counts is all that `fit` took.
+
+    Args:
+        name: of its module in stages/baselines/systems.
+        description: the module's docstring.
+        fit: makes what is fitted from the task, what the further `reads` gave, and the objective if there is a choice.
+        predict: its table of the windows given, and what stands beside it.
+        write: puts its weights into a folder.
+        params: the sections of params.yaml that it follows from.
+        reads: what it reads beside the log.
+        objectives: what --objective may be; none for a baseline that has one only.
+    """
+    def compute(
+        events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: FitParams, settings: Path,
+        context: Context, **given: Any,
+    ) -> tuple[pl.DataFrame, dict[str, Any], Fitted]:
+        task = Task(events, windows, vocabulary, params, settings, context)
+        wanted = task.tested()  # before hours of training: there may be none
+        began = time.monotonic()
+        fitted = fit(task, **given)
+        seconds = time.monotonic() - began
+        frame, counts = predict(fitted, task, wanted)
+        return frame, counts | {"fit_seconds": round(seconds, 1)}, fitted
+
+    objective = {"objective": {"choices": objectives, "required": True, "help": "what it is trained by"}}
+    return Stage(
+        f"baselines.systems.{name}", description, compute, params, reads=READS | dict(reads or {}),
+        writes={"out": table("predictions"), "counts": COUNTS,
+                "weights": optional(Kind("folder for the weights, if they are wanted", write=write))},
+        options=OPTIONS | (objective if objectives else {}), message=_message, pipeline=PIPELINE,
+    )
+
+
+def predictions_of(wanted: pl.DataFrame, log_p: np.ndarray) -> pl.DataFrame:
+    """Table `predictions` of the windows `wanted` with their log-probabilities `(N, V)`."""
+    return wanted.with_columns(log_p=pl.Series(values=log_p)).cast(tables.SCHEMAS["predictions"])
+
+
+def _message(args: Namespace, frame: pl.DataFrame, counts: dict[str, Any], fitted: Any) -> str:
+    return (f"{args.out.stem}: {counts['trained_parameters']:,} parameters, validation MRR "
+            f"{counts['tuning']['score']:.4f}, {counts['latency_ms']:.1f} ms a window")

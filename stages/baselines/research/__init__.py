@@ -1,0 +1,1 @@
+"""Commands by which people check the baselines themselves: against published figures, a library, and less log."""
