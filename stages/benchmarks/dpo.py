@@ -24,7 +24,7 @@ from stages.common.console import console
 from stages.model.load import load_adapter, new_adapter, save_adapter
 from stages.model.resolve import read_manifest
 from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
-from stages.training.loop import arguments
+from stages.training.trainer import arguments
 
 _BEST_BATCH = {} if torch.cuda.is_available() else {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
 _VARIANTS: dict[str, tuple[float | None, dict[str, Any]]] = {
@@ -99,7 +99,7 @@ def our_rate(material: Material, samples: Dataset, adapter: Path, folder: Path) 
     params, policy = material.params, load_adapter(adapter)
     schedule = params.dpo.model_copy(update={"objective": "dpo"})
     settings = arguments(schedule, len(samples), folder / "ours", params.seed, MICRO_BATCH) | NO_LOOKS
-    config = DPOConfig(**settings, beta=schedule.beta, precompute_ref_log_probs=True, remove_unused_columns=False)
+    config = DPOConfig(**settings)
     clock, start = Clock(), now()
     trainer = PairTrainer(
         model=policy, args=config, train_dataset=samples, eval_dataset=samples.select([0]),

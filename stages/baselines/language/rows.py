@@ -24,9 +24,7 @@ from torch import nn
 from stages.baselines.fitting.command import Options, Task, add_model, parser_of, run_with, table_of, tuning_facts
 from stages.baselines.fitting.latency import latency_ms
 from stages.baselines.fitting.settings import Counts, Dropouts, Rates, choices
-from stages.baselines.language.training import (
-    adapted, copied, lora_weights, merged, reciprocal_rank, restore, without_dropout,
-)
+from stages.baselines.language.training import adapted, lora_weights, merged, reciprocal_rank, without_dropout
 from stages.common.errors import UserError
 from stages.common.files import atomic_folder, write_json
 from stages.common.params import Positive, Section, Seed, Share
@@ -37,7 +35,8 @@ from stages.model.resolve import read_manifest, write_manifest
 from stages.prompts.layouts import Layout, TokenSequence, prompts, table
 from stages.prompts.log import EventLog
 from stages.prompts.window import WindowLayout
-from stages.training.sft_trainer import labelled
+from stages.training.loop import copied, restore
+from stages.training.sequences import labelled
 from stages.windows.settings import Predictions
 
 

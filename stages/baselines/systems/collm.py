@@ -32,9 +32,10 @@ from stages.baselines.language.collaborative import (
 )
 from stages.baselines.language.rows import Adapted, run_row
 from stages.baselines.language.soft import Projector, words
-from stages.baselines.language.training import Plan, copied, lora_weights, restore, train, without_dropout
+from stages.baselines.language.training import Plan, lora_weights, train, without_dropout
 from stages.common.errors import run
 from stages.common.params import Share
+from stages.training.loop import copied, restore
 
 _WIDER = 10
 
@@ -95,9 +96,10 @@ class CoLLM(CollaborativeRow):
         self._mapping.used.fill_(1)
         with without_dropout(self.model):
             course = train("CoLLM, mapping", self.model, dict(self._mapping.named_parameters()), self.train, self.valid,
-                           Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed, before_look=self.tell)
+                           Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed,
+                           before_validation=self.tell)
         self._mapping.used.fill_(course.best < text_loss)
-        return {"text_loss": text_loss, "first_mapping_loss": course.looks[0], "mapping_loss": course.best,
+        return {"text_loss": text_loss, "first_mapping_loss": course.first, "mapping_loss": course.best,
                 "step": course.best_step, "steps": course.steps, "mapping_used": course.best < text_loss}
 
     def asked(self, prompt: list[int]) -> list[int]:

@@ -9,7 +9,7 @@ conversations, where the published one has Alpaca. Steps take as many sequences 
 rate falls in a cosine. Prompts are the project's own (`prompt.layout`): with A-Tuning's adapter and stage 2 alone this
 would be A-Tuning on all labels (`sft.labels: all`, `sft.epsilon: 0`). Validation is by loss, not area under the curve.
 
-Context mode by --context. Checked: the first look of stage 2 is the loss of stage 1's model
+Context mode by --context. Checked: the first validation of stage 2 is the loss of stage 1's model
 (tests/baselines/test_tallrec.py).
 """
 
@@ -25,13 +25,14 @@ from datasets import Dataset
 from stages.baselines.fitting.command import Task
 from stages.baselines.fitting.settings import Counts, Rates
 from stages.baselines.language.rows import Adapted, LanguageRow, run_row
-from stages.baselines.language.training import Plan, copied, restore, train
+from stages.baselines.language.training import Plan, train
 from stages.common.errors import UserError, run
 from stages.common import tables
 from stages.common.params import Positive
 from stages.prompts.conversations import encode_conversation
 from stages.prompts.layouts import Layout, layout_of, table
-from stages.training.sft_trainer import labelled
+from stages.training.loop import copied, restore
+from stages.training.sequences import labelled
 
 _STREAM = 8  # tells the choice of conversations to look at from the others of the same seed
 _LOOKED_AT = 10  # one conversation of so many
@@ -62,7 +63,7 @@ class TALLRec(LanguageRow):
         chat_loss = self.instruct(settings)
         course = train("TALLRec, recommending", self.model, self.weights(), self.train, self.valid,
                        Plan.of(settings, self.budget.patience), self.params.seed)
-        return {"chat_loss": chat_loss, "first_loss": course.looks[0], "loss": course.best, "step": course.best_step,
+        return {"chat_loss": chat_loss, "first_loss": course.first, "loss": course.best, "step": course.best_step,
                 "steps": course.steps}
 
     def instruct(self, settings: dict[str, Any]) -> float:
