@@ -58,10 +58,6 @@ class Validations:
         return self.values.get(self.best_step, math.nan)
 
     @property
-    def first(self) -> float:
-        return self.values[min(self.values)]
-
-    @property
     def steps(self) -> int:
         """Optimizer steps before the last validation, which is at the end of training."""
         return max(self.values)
@@ -77,13 +73,12 @@ def train(
 
     Args:
         rounds: each the batches between two validations.
-        losses: the parts of a batch's mean loss, one for each forward pass; their gradients add up to those of a step.
-        weights: what the optimizer trains, whose gradient has at most the norm `largest_gradient`.
+        losses: the parts of a batch's mean loss, one for each forward pass; their gradients add up.
+        weights: what the optimizer trains; their gradient's norm is at most `largest_gradient`.
         rate: share of the peak rate at a step, the first being 0.
-        validate: takes the model's value, better if it is as `validations` say.
-        validations: are added to.
+        validate: the value of the model as it is, which goes to `validations`; before the first step too
+            (`validate_first`).
         state: what is kept of the best, by name.
-        validate_first: before the first step too.
         after_step: gets the step's loss.
     """
     weights, schedule = list(weights), torch.optim.lr_scheduler.LambdaLR(optimizer, rate)

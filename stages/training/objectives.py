@@ -9,55 +9,49 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # settings are read by stages that need no torch
-    import torch
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class PairLogProbs:
     """Log-probabilities (B,) of B pairs' answers under the model, and the reference's, None where it is not used."""
 
-    chosen: "torch.Tensor"
-    rejected: "torch.Tensor"
-    ref_chosen: "torch.Tensor"
-    ref_rejected: "torch.Tensor"
+    chosen: "Tensor"
+    rejected: "Tensor"
+    ref_chosen: "Tensor"
+    ref_rejected: "Tensor"
 
-    def margins(self, beta: float) -> "torch.Tensor":
+    def margins(self, beta: float) -> "Tensor":
         """β times how much more the model prefers the chosen answers than the reference does (B,)."""
         return beta * ((self.chosen - self.ref_chosen) - (self.rejected - self.ref_rejected))
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Attributes:
-        loss: mean over the pairs; the second argument is section `dpo` of the params.
-        uses_reference: whether it compares with the model as it was given.
-    """
+    """A mean over pairs, by section `dpo` of the params; and whether it compares with the model as it was given."""
 
-    loss: Callable[[PairLogProbs, Any], "torch.Tensor"]
+    loss: Callable[[PairLogProbs, Any], "Tensor"]
     uses_reference: bool
 
 
 def completion(
-    hidden: "torch.Tensor", head: "torch.nn.Linear", targets: "torch.Tensor",
-    shifts: "tuple[torch.Tensor, torch.Tensor] | None" = None,
-) -> "torch.Tensor":
-    """Cross-entropy of the tokens `targets` (N,) that follow the states `hidden` (N, H), summed, in float32.
+    hidden: "Tensor", head: "nn.Linear", targets: "Tensor", shifts: "tuple[Tensor, Tensor] | None" = None
+) -> "Tensor":
+    """Cross-entropy of the tokens `targets` (N,) that follow the states `hidden` (N, H), summed; `head` is frozen.
 
-    Args:
-        head: frozen.
-        shifts: tokens (N, K) and what is added to their logits (N, K): the logit-adjusted loss of adjustment.py.
+    With `shifts`, tokens (N, K) and what is added to their logits (N, K), it is the logit-adjusted loss, adjustment.py.
     """
     from stages.model.fused import TargetLoss
 
     return TargetLoss.apply(hidden.to(head.weight.dtype), head.weight, head.bias, targets, shifts)
 
 
-def chosen_likelihood(pairs: PairLogProbs, params: Any) -> "torch.Tensor":
+def chosen_likelihood(pairs: PairLogProbs, params: Any) -> "Tensor":
     """Negative log-likelihood of the chosen answers alone ("w/o DPO")."""
     return -pairs.chosen.mean()
 
 
-def preference(pairs: PairLogProbs, params: Any) -> "torch.Tensor":
+def preference(pairs: PairLogProbs, params: Any) -> "Tensor":
     """DPO (Rafailov et al. 2023, the paper's Eq. 4), and `nll_weight` times the chosen answers' likelihood with it."""
     from torch.nn.functional import logsigmoid
 

@@ -2,7 +2,7 @@
 
 All that is overridden of TRL and transformers, and why:
 
-    create_scheduler         both  the rate is that of loop.py, as everywhere: from the least rate up and back down to it
+    create_scheduler         both  the rate is that of loop.py, as everywhere: up from the least rate and back to it
     compute_loss             both  the head is applied where a label is and nowhere else, and what prompts begin with is
                                    read once; SFT's is the same number as TRL's, DPO's too (tests hold both)
     _get_train_sampler       SFT   the order follows from seed and epoch alone, so that a resumed run has the same
@@ -102,14 +102,9 @@ class KeepBest(TrainerCallback):
     """
 
     def __init__(self, folder: Path, metric: str, greater_is_better: bool, patience: int):
-        self.folder, self.metric = folder, metric
+        self.metric, self._best, self._record = metric, folder / "best.safetensors", folder / "validations.json"
         found = read_json(self._record) if self._record.exists() else {}
-        values = {int(step): value for step, value in found.items()}
-        self.validations = Validations(patience, greater_is_better, values)
-
-    @property
-    def _record(self) -> Path:
-        return self.folder / "validations.json"
+        self.validations = Validations(patience, greater_is_better, {int(step): found[step] for step in found})
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
         if self.metric not in (metrics or {}):
@@ -117,7 +112,7 @@ class KeepBest(TrainerCallback):
         better = self.validations.add(state.global_step, float(metrics[self.metric]))
         if state.is_world_process_zero:
             if better:
-                with atomic_file(self.folder / "best.safetensors") as part:
+                with atomic_file(self._best) as part:
                     save_file(_adapter_state(model), part)
             write_json(self._record, self.validations.values)
         if self.validations.exhausted(state.global_step):
@@ -125,7 +120,7 @@ class KeepBest(TrainerCallback):
 
     def restore(self, model: PeftModel) -> None:
         """Put the best adapter's weights back into `model`."""
-        set_peft_model_state_dict(model, load_file(self.folder / "best.safetensors"), adapter_name="default")
+        set_peft_model_state_dict(model, load_file(self._best), adapter_name="default")
 
 
 class Checkpoints(TrainerCallback):
@@ -200,7 +195,7 @@ def fit(
     best.restore(model)
     return trainer, {
         "steps": trainer.state.global_step, "best_step": found.best_step,
-        "first_validation": found.first, "best_validation": found.best,
+        "first_validation": found.values[min(found.values)], "best_validation": found.best,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
 

@@ -101,7 +101,7 @@ def test_training_stops_when_patience_is_out_and_keeps_the_best_validation(row, 
     seen = []
     fake_validations(monkeypatch, [5.0, 4.0, 4.5, 4.0, 3.0])
     course = train("test", row.model, weights, row.train, row.valid, plan(patience=2, looks=100, epochs=3), 0,
-                   before_validation=lambda: seen.append({name: weight.detach().clone() for name, weight in weights.items()}))
+                   before_validation=lambda: seen.append({name: w.detach().clone() for name, w in weights.items()}))
     assert course.values == {0: 5.0, 1: 4.0, 2: 4.5, 3: 4.0} and course.best_step == 1 and course.steps == 3
     for name, weight in weights.items():
         assert torch.equal(weight, seen[1][name])

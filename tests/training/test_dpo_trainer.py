@@ -8,6 +8,7 @@ from trl import DPOConfig, DPOTrainer
 from stages.model.likelihood import score
 from stages.model.load import load_adapter, load_tokenizer
 from stages.training.dpo_trainer import PairCollator, PairTrainer, pair_log_probs
+from stages.training.objectives import OBJECTIVES, Objective
 from stages.training.trainer import arguments
 from tests.small_log import small_params
 
@@ -146,6 +147,14 @@ def test_objective_sft_is_the_likelihood_of_the_chosen_answers_alone(tuned, tmp_
     nll = -torch.stack([naive(trainer.model, pair, "chosen_ids") for pair in PAIRS]).mean().item()
     assert trainer.compute_loss(trainer.model, batch_of(trainer)).item() == pytest.approx(nll, abs=1e-4)
     assert list(trainer.model.peft_config) == ["default"]
+
+
+def test_an_objective_of_the_table_is_what_is_trained(tuned, tmp_path, monkeypatch):
+    hinge = Objective(lambda pairs, params: torch.relu(1 - pairs.margins(params.beta)).mean(), uses_reference=True)
+    monkeypatch.setitem(OBJECTIVES, "hinge", hinge)
+    trainer = trainer_of(tuned, tmp_path, objective="hinge")
+    loss = trainer.compute_loss(trainer.model, batch_of(trainer))
+    assert loss.item() == pytest.approx(1, abs=1e-5) and loss.requires_grad
 
 
 def test_the_losses_of_uneven_batches_add_up_to_the_mean_over_pairs(tuned, tmp_path):

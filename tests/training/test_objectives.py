@@ -26,8 +26,8 @@ def params(**changes):
 @pytest.mark.parametrize("nll_weight", [0, 0.5, 3])
 def test_dpo_is_what_the_paper_defines_and_the_likelihood_beside_it(nll_weight):
     pairs = some_pairs()
-    losses = []
-    for chosen, rejected, ref_chosen, ref_rejected in zip(*(each.tolist() for each in vars(pairs).values()), strict=True):
+    losses, columns = [], (each.tolist() for each in vars(pairs).values())
+    for chosen, rejected, ref_chosen, ref_rejected in zip(*columns, strict=True):
         margin = 0.3 * (math.log(math.exp(chosen - ref_chosen)) - math.log(math.exp(rejected - ref_rejected)))
         losses.append(-math.log(1 / (1 + math.exp(-margin))) - nll_weight * chosen)
     found = OBJECTIVES["dpo"].loss(pairs, params(nll_weight=nll_weight))
@@ -50,10 +50,9 @@ def test_completion_is_the_summed_cross_entropy_of_logits_that_may_be_shifted():
     head, hidden, targets = torch.nn.Linear(6, 9), torch.randn(4, 6), torch.tensor([0, 3, 8, 3])
     tokens, shifts = torch.tensor([[0, 1]] * 4), torch.tensor([[0.5, -1.0]] * 4)
     logits = head(hidden)
-    assert completion(hidden, head, targets).item() == pytest.approx(
-        torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item(), rel=1e-5)
-    assert completion(hidden, head, targets, (tokens, shifts)).item() == pytest.approx(
-        torch.nn.functional.cross_entropy(logits.scatter_add(1, tokens, shifts), targets, reduction="sum").item(), rel=1e-5)
+    for expected, more in ((logits, ()), (logits.scatter_add(1, tokens, shifts), ((tokens, shifts),))):
+        loss = torch.nn.functional.cross_entropy(expected, targets, reduction="sum")
+        assert completion(hidden, head, targets, *more).item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_an_objective_is_one_line_of_the_table(monkeypatch):

@@ -32,13 +32,10 @@ _LARGEST_GRADIENT = 1.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How one stage of training goes; rates are as in `warmup_cosine`.
+    """How one stage of training goes, by AdamW with the rate of `warmup_cosine`.
 
     Attributes:
-        learning_rate: peak of the rate.
-        weight_decay: of AdamW, of every weight alike.
         batch_size: sequences an optimizer step.
-        epochs: passes over the sequences.
         looks: validations an epoch; there is one before the first step too.
         patience: validations without improvement after which training stops.
     """
@@ -55,9 +52,8 @@ class Plan:
     @classmethod
     def of(cls, settings: Mapping[str, Any], patience: int, prefix: str = "") -> "Plan":
         """From a system's settings, of which those of a stage of its own begin with `prefix`."""
-        own = {name: settings.get(prefix + name, settings.get(name))
-               for name in ("learning_rate", "weight_decay", "batch_size", "epochs", "warmup", "least_rate", "looks")}
-        return cls(**own, patience=patience)
+        names = (name for name in cls.__dataclass_fields__ if name != "patience")
+        return cls(**{name: settings.get(prefix + name, settings.get(name)) for name in names}, patience=patience)
 
 
 def adapted(
@@ -113,14 +109,10 @@ def train(
     """Train `weights` and nothing else; they end as at the best validation, the one before the first step included.
 
     Args:
-        title: what the progress bar says.
-        model: weights that are not in `weights` get no gradient.
         weights: by name; of the model or beside it.
         samples, valid: as `sequences.labelled` makes them.
-        plan: see there.
         seed: of the batches' order and of dropout.
         before_step: called with the number of an optimizer step, 0 the first, and of how many.
-        before_validation: called before each validation.
     """
     for weight in model.parameters():
         weight.requires_grad_(False)

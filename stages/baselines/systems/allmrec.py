@@ -110,7 +110,7 @@ class ALLMRec(CollaborativeRow):
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
         course = train("A-LLMRec", self.model, self.weights(), self.train, self.valid,
                        Plan.of(settings, self.budget.patience), self.params.seed, before_validation=self.tell)
-        return {"names": self.names.facts(), "agreement": self.codes.agreement(), "first_loss": course.first,
+        return {"names": self.names.facts(), "agreement": self.codes.agreement(), "first_loss": course.values[0],
                 "loss": course.best, "step": course.best_step, "steps": course.steps}
 
     def release(self) -> None:

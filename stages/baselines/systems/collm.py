@@ -99,7 +99,7 @@ class CoLLM(CollaborativeRow):
                            Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed,
                            before_validation=self.tell)
         self._mapping.used.fill_(course.best < text_loss)
-        return {"text_loss": text_loss, "first_mapping_loss": course.first, "mapping_loss": course.best,
+        return {"text_loss": text_loss, "first_mapping_loss": course.values[0], "mapping_loss": course.best,
                 "step": course.best_step, "steps": course.steps, "mapping_used": course.best < text_loss}
 
     def asked(self, prompt: list[int]) -> list[int]:

@@ -63,7 +63,7 @@ class TALLRec(LanguageRow):
         chat_loss = self.instruct(settings)
         course = train("TALLRec, recommending", self.model, self.weights(), self.train, self.valid,
                        Plan.of(settings, self.budget.patience), self.params.seed)
-        return {"chat_loss": chat_loss, "first_loss": course.first, "loss": course.best, "step": course.best_step,
+        return {"chat_loss": chat_loss, "first_loss": course.values[0], "loss": course.best, "step": course.best_step,
                 "steps": course.steps}
 
     def instruct(self, settings: dict[str, Any]) -> float:
