@@ -262,7 +262,8 @@ def batches(draw):
     for _ in range(draw(st.integers(1, 5))):
         beginning = draw(st.sampled_from(beginnings))
         row = beginning[: draw(st.integers(1, len(beginning)))] + draw(st.lists(token, min_size=1, max_size=6))
-        rows.append((row, draw(st.lists(st.integers(1, len(row) - 1), min_size=1, max_size=4, unique=True).map(sorted))))
+        places = st.lists(st.integers(1, len(row) - 1), min_size=1, max_size=4, unique=True)
+        rows.append((row, draw(places.map(sorted))))
     return padded(*rows)
 
 
