@@ -1,4 +1,4 @@
-"""Stage `dpo`: B-Tuning (paper 3.3, Eq. 4): the A-tuned adapter goes on learning from pairs of its own mistakes.
+"""Stage `dpo`: the SFT adapter goes on learning from pairs of its own mistakes (the paper's B-Tuning, 3.3 and Eq. 4).
 
 Runs on several devices by `accelerate launch -m stages.dpo ...`; an interrupted run goes on where it was.
 """
@@ -19,14 +19,13 @@ from stages.common.params import Seed
 from stages.common.stage import COUNTS, Stage, place, table
 from stages.model.likelihood import score
 from stages.model.load import adapter_folder, load_adapter, load_tokenizer
-from stages.model.resolve import read_manifest
 from stages.prompts.layout import Layout, prompts
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
 from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
-from stages.training.loop import HISTORY, arguments, fit, micro_batch_option, summary
 from stages.training.settings import Dpo
+from stages.training.trainer import arguments, fit, history_csv, micro_batch_option, outputs
 
 
 class Params(PromptParams):
@@ -38,32 +37,29 @@ def dpo(
     events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, pairs: pl.DataFrame, params: Params,
     model: Path, scratch: Path, micro_batch: int = MICRO_BATCH,
 ) -> tuple[PairTrainer, dict]:
-    """Tune the adapter in `model` on `pairs`; returns the trainer, its model at the best look, and the metrics.
+    """Tune the adapter in `model` on `pairs`; returns the trainer, its model at the best validation, and the counts.
 
-    Looks are the mean over behaviours of the accuracy on validation windows, the A-tuned adapter's being the first.
+    A validation is the mean over behaviours of the accuracy on validation windows, the SFT adapter's being the first.
     """
     tokenizer = load_tokenizer(model)
     log = EventLog.from_tables(events, vocabulary)
     layout = layout_of(tokenizer, log, params)
     samples = pair_tokens(pairs, layout, vocabulary)
     policy = load_adapter(model)
-    config = DPOConfig(
-        **arguments(params.dpo, len(samples), scratch, params.seed, micro_batch), beta=params.dpo.beta,
-        precompute_ref_log_probs=params.dpo.objective == "dpo", remove_unused_columns=False,
-    )
+    config = DPOConfig(**arguments(params.dpo, len(samples), scratch, params.seed, micro_batch))
     # a prefix read by itself is a second forward pass, which gradient synchronisation between devices does not allow
     collator = PairCollator(policy.dtype, share_prefix=int(os.environ.get("WORLD_SIZE", "1")) == 1)
-    trainer, best = fit(
+    trainer, found = fit(
         lambda callbacks: PairTrainer(
             model=policy, args=config, train_dataset=samples, eval_dataset=samples.select([0]),
             processing_class=tokenizer, data_collator=collator, callbacks=callbacks,
             schedule=params.dpo, validate=validation(events, windows, log, layout, params.dpo, params.seed),
         ),
-        f"B-Tuning ({params.dpo.objective})", scratch, "eval_overall", greater_is_better=True,
+        f"DPO ({params.dpo.objective})", scratch, "eval_overall", greater_is_better=True,
         patience=params.dpo.patience,
     )
     counts = {"pairs": len(samples), "objective": params.dpo.objective, "events_dropped": layout.dropped}
-    return trainer, counts | summary(trainer, best)
+    return trainer, counts | found
 
 
 def pair_tokens(pairs: pl.DataFrame, layout: Layout, vocabulary: pl.DataFrame) -> Dataset:
@@ -114,29 +110,19 @@ def _mean_over(values: np.ndarray, behavior: np.ndarray) -> float:
     return float(np.mean([values[behavior == b].mean() for b in np.unique(behavior)]))
 
 
-def tuned(
-    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, pairs: pl.DataFrame, model: Path,
-    params: Params, scratch: Path, micro_batch: int = MICRO_BATCH,
-) -> tuple | None:
-    """What the stage writes: the adapter with its base's manifest, the history and the counts.
-
-    None in processes of `accelerate launch` other than the first.
-    """
-    trainer, counts = dpo(events, windows, vocabulary, pairs, params, model, scratch, micro_batch)
-    if not trainer.is_world_process_zero():
-        return None
-    adapter = trainer.accelerator.unwrap_model(trainer.model)
-    return (adapter, read_manifest(model)), (trainer.state.log_history, ()), counts
+def compute(model: Path, **given: Any) -> tuple | None:
+    trainer, counts = dpo(model=model, **given)
+    return outputs(trainer.accelerator.unwrap_model(trainer.model), trainer.state.log_history, counts, model)
 
 
 STAGE = Stage(
-    "dpo", __doc__, tuned, Params,
+    "dpo", __doc__, compute, Params,
     reads={name: table(name) for name in ("events", "windows", "vocabulary", "pairs")}
     | {"model": place("folder of the SFT adapter")},
-    writes={"out": adapter_folder("folder for the DPO adapter"), "history": HISTORY, "counts": COUNTS},
+    writes={"out": adapter_folder("folder for the DPO adapter"), "history": history_csv(), "counts": COUNTS},
     options={"micro_batch": micro_batch_option(MICRO_BATCH, "pairs")}, resumes=True,
-    message=lambda args, adapter, history, counts: "B-Tuning: validation accuracy, mean over behaviours, "
-        "{first_look:.3f} -> {best_look:.3f} at step {best_step} of {steps}".format(**counts),
+    message=lambda args, adapter, history, counts: "DPO ({objective}): validation accuracy, mean over behaviours, "
+        "{first_validation:.3f} -> {best_validation:.3f} at step {best_step} of {steps}".format(**counts),
 )
 
 if __name__ == "__main__":

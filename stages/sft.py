@@ -1,10 +1,9 @@
-"""Stage `sft`: A-Tuning (paper 3.2), or its controls by `sft.labels`: a LoRA adapter from labelled sequences.
+"""Stage `sft`: a LoRA adapter learns the behaviours that `sft.labels` names (anchors: the paper's A-Tuning, 3.2).
 
-`sft.logit_adjustment` changes the loss (stages/training/adjustment.py); `sft.labels: none` trains nothing. Runs on several
-devices by `accelerate launch -m stages.sft ...`; an interrupted run goes on where it was.
+`sft.logit_adjustment` changes the loss (stages/training/adjustment.py); `sft.labels: none` trains nothing. Runs on
+several devices by `accelerate launch -m stages.sft ...`; an interrupted run goes on where it was.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from stages.common.errors import UserError
 from stages.common.params import Section, Seed
 from stages.common.stage import COUNTS, Stage, place, table, table_folder
 from stages.model.load import adapter_folder, load_tokenizer, new_adapter
-from stages.model.resolve import read_manifest
 from stages.model.settings import Lora
 from stages.training.adjustment import LogitAdjustment
-from stages.training.loop import HISTORY, arguments, fit, micro_batch_option, summary
+from stages.training.sequences import MICRO_BATCH, labelled
 from stages.training.settings import Sft
-from stages.training.sft_trainer import MICRO_BATCH, SequenceTrainer, labelled
+from stages.training.sft_trainer import SequenceTrainer
+from stages.training.trainer import arguments, fit, history_csv, micro_batch_option, outputs
 
 # What a run that trains logs beside step and epoch: DVC plots want the columns where nothing was trained, too
 LOGGED = ("eval_loss", "grad_norm", "learning_rate", "loss")
@@ -37,58 +36,67 @@ class Params(Section):
 
 
 def sft(
-    sequences: dict[str, pl.DataFrame], vocabulary: pl.DataFrame, params: Params, model: Path, scratch: Path,
+    instructions: dict[str, pl.DataFrame], vocabulary: pl.DataFrame, params: Params, model: Path, scratch: Path,
     micro_batch: int = MICRO_BATCH,
 ) -> tuple[SequenceTrainer, dict]:
-    """Train an adapter; returns the trainer, its model at the best look, and the metrics.
+    """Train an adapter; returns the trainer, its model at the best validation, and the counts.
 
-    Conversations are learned by plain cross-entropy. The looks at the validation data are at the loss that is trained,
-    logit-adjusted or not, by the prior of the training events.
+    Conversations are learned by plain cross-entropy. A validation is of the loss that is trained, logit-adjusted or
+    not, by the prior of the training events.
 
     Args:
-        sequences: tables `train`, `valid` and `auxiliary` of token sequences.
+        instructions: tables `train`, `valid` and `auxiliary` of token sequences.
         vocabulary: tells anchors from tail, and how frequent each behaviour is.
-        params: `seed`, `lora` and `sft` are used; `sft.labels` is not `none`, see `untuned`.
+        params: `sft.labels` is not `none`, see `untuned`.
         model: folder with base.json.
         scratch: folder of checkpoints.
         micro_batch: most sequences in one forward pass; changes speed and memory only.
 
     Raises:
-        UserError: there is nothing to train on, to look at or to mix in, or no adjustment fits the labels' tokens.
+        UserError: there is nothing to train on, to validate on or to mix in, or no adjustment fits the labels' tokens.
     """
     trained, tau = trained_behaviors(vocabulary, params.sft), params.sft.logit_adjustment
     # none at 0, whose shifts would change nothing but the time
-    adjustment = LogitAdjustment.of(sequences["train"], vocabulary, trained, tau) if tau else None
-    train, valid = (labelled(sequences[split], trained, adjustment) for split in ("train", "valid"))
+    adjustment = LogitAdjustment.of(instructions["train"], vocabulary, trained, tau) if tau else None
+    train, valid = (labelled(instructions[split], trained, adjustment) for split in ("train", "valid"))
     for split, samples in (("training", train), ("validation", valid)):
         if not len(samples):
             raise UserError(f"sft.labels: {params.sft.labels}: no {split} sequence has such a label")
-    chats, counts = auxiliary_share(sequences["auxiliary"], train["length"], params.sft.epsilon, params.seed)
+    chats, counts = auxiliary_share(instructions["auxiliary"], train["length"], params.sft.epsilon, params.seed)
     samples = concatenate_datasets([train, labelled(chats, [-1], adjustment)]) if len(chats) else train
     config = SFTConfig(
         **arguments(params.sft, len(samples), scratch, params.seed, micro_batch),
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     tokenizer = load_tokenizer(model)
-    trainer, best = fit(
+    trainer, found = fit(
         lambda callbacks: SequenceTrainer(
             model=new_adapter(model, params.lora, params.seed), args=config, train_dataset=samples, eval_dataset=valid,
             processing_class=tokenizer, callbacks=callbacks, schedule=params.sft, adjustment=adjustment,
         ),
-        f"A-Tuning ({params.sft.labels})", scratch, "eval_loss", greater_is_better=False, patience=params.sft.patience,
+        f"SFT ({params.sft.labels})", scratch, "eval_loss", greater_is_better=False, patience=params.sft.patience,
     )
     counts |= {"sequences": len(train), "labels": params.sft.labels, "trained_behaviors": len(trained)}
-    return trainer, counts | summary(trainer, best)
+    return trainer, counts | found
 
 
 def untuned(params: Params, model: Path) -> tuple[PeftModel, dict]:
-    """What `sft.labels: none` makes: a fresh adapter, which leaves the model as it is (B = 0), and the metrics.
+    """What `sft.labels: none` makes: a fresh adapter, which leaves the model as it is (B = 0), and the counts.
 
-    They lack `first_look` and `best_look`: without labels there is no loss.
+    They lack `first_validation` and `best_validation`: without labels there is no loss.
     """
     nothing = ("steps", "best_step", "trained_parameters", "sequences", "trained_behaviors", "epsilon",
                "auxiliary_conversations", "auxiliary_tokens", "auxiliary_passes")
     return new_adapter(model, params.lora, params.seed), {"labels": params.sft.labels} | dict.fromkeys(nothing, 0)
+
+
+def compute(params: Params, model: Path, **given: Any) -> tuple | None:
+    """`sft` or `untuned`, as `sft.labels` says."""
+    if params.sft.labels == "none":
+        adapter, counts = untuned(params, model)
+        return outputs(adapter, [], counts, model)
+    trainer, counts = sft(params=params, model=model, **given)
+    return outputs(trainer.accelerator.unwrap_model(trainer.model), trainer.state.log_history, counts, model)
 
 
 def trained_behaviors(vocabulary: pl.DataFrame, params: Sft) -> list[int]:
@@ -130,39 +138,18 @@ def auxiliary_share(
     }
 
 
-def untuned_or_tuned(
-    instructions: dict[str, pl.DataFrame], vocabulary: pl.DataFrame, model: Path, params: Params, scratch: Path,
-    micro_batch: int = MICRO_BATCH,
-) -> tuple | None:
-    """What the stage writes: the adapter with its base's manifest, the history and the counts.
-
-    None in processes of `accelerate launch` other than the first.
-    """
-    manifest = read_manifest(model)
-    if params.sft.labels == "none":
-        if int(os.environ.get("RANK", "0")):
-            return None
-        adapter, counts = untuned(params, model)
-        return (adapter, manifest), ([], LOGGED), counts
-    trainer, counts = sft(instructions, vocabulary, params, model, scratch, micro_batch)
-    if not trainer.is_world_process_zero():
-        return None
-    adapter = trainer.accelerator.unwrap_model(trainer.model)
-    return (adapter, manifest), (trainer.state.log_history, ()), counts
-
-
 def _message(args: Any, adapter: Any, history: Any, counts: dict) -> str:
     if counts["labels"] == "none":
-        return "A-Tuning: sft.labels is none: nothing was trained, the adapter leaves the model as it is"
-    return (f"A-Tuning: validation loss {counts['first_look']:.3f} -> {counts['best_look']:.3f} at step "
-            f"{counts['best_step']} of {counts['steps']}")
+        return "SFT (none): nothing was trained, the adapter leaves the model as it is"
+    return ("SFT ({labels}): validation loss {first_validation:.3f} -> {best_validation:.3f} at step {best_step} "
+            "of {steps}").format(**counts)
 
 
 STAGE = Stage(
-    "sft", __doc__, untuned_or_tuned, Params,
+    "sft", __doc__, compute, Params,
     reads={"instructions": table_folder("instructions", "folder of token sequences (from stage instructions)"),
            "vocabulary": table("vocabulary"), "model": place("folder with base.json")},
-    writes={"out": adapter_folder("folder for the SFT adapter"), "history": HISTORY, "counts": COUNTS},
+    writes={"out": adapter_folder("folder for the SFT adapter"), "history": history_csv(LOGGED), "counts": COUNTS},
     options={"micro_batch": micro_batch_option(MICRO_BATCH, "sequences")}, resumes=True, message=_message,
 )
 

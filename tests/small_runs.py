@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import torch
 from peft import get_peft_model_state_dict
 
-from stages.training import loop as training
-from stages.training.loop import Checkpoints, ShowProgress
+from stages.training import trainer as training
+from stages.training.trainer import Checkpoints, ShowProgress
 
 
 def weights_of(trainer):

@@ -75,13 +75,13 @@ def whole(log, tuned, tmp_path_factory):
 
 
 def ever_better(*arguments):
-    """A validation that finds every look better than the one before, so that the last adapter is returned."""
-    looks = iter(range(100))
-    return lambda model: {"overall": float(next(looks))}
+    """A validation that finds every adapter better than the one before, so that the last adapter is returned."""
+    values = iter(range(100))
+    return lambda model: {"overall": float(next(values))}
 
 
 def far_from(tuned):
-    """A validation that likes what has moved far from `tuned`, and gives the same look twice."""
+    """A validation that likes what has moved far from `tuned`, and gives the same value twice."""
     start = vector(load_adapter(tuned))
     return lambda *arguments: lambda model: {"overall": float((vector(model) - start).norm())}
 
@@ -145,7 +145,7 @@ def test_a_run_that_never_gets_better_returns_the_adapter_it_was_given(log, tune
         assert torch.equal(weight, trainer.model.get_parameter(name))
 
 
-def test_looks_are_the_mean_over_behaviours_of_the_accuracy_on_validation_windows(log, tuned, tmp_path):
+def test_validations_are_the_mean_over_behaviours_of_the_accuracy_on_validation_windows(log, tuned, tmp_path):
     events, windows, _ = log
     layout = layout_of(events, tuned)
     settings = params_of(valid_per_behavior=3).dpo
@@ -163,10 +163,10 @@ def test_looks_are_the_mean_over_behaviours_of_the_accuracy_on_validation_window
     shuffled = validation(events, windows.reverse(), layout.log, layout, settings, 0)(load_adapter(tuned))
     assert shuffled == pytest.approx(found, abs=1e-6)
     trainer, counts = run(log, tuned, tmp_path, epochs=0.4, valid_per_behavior=3)
-    assert counts["first_look"] == pytest.approx(found["overall"]) == logged(trainer, "eval_overall")[0]
+    assert counts["first_validation"] == pytest.approx(found["overall"]) == logged(trainer, "eval_overall")[0]
 
 
-def test_without_a_validation_window_there_is_nothing_to_look_at(log, tuned):
+def test_without_a_validation_window_there_is_nothing_to_validate_on(log, tuned):
     events, windows, _ = log
     layout = layout_of(events, tuned)
     with pytest.raises(UserError, match="windows: none of split valid; the log has too few users"):
@@ -243,5 +243,5 @@ def test_command(log, tuned, tiny_model, tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "dpo.json").read_text(encoding="utf-8"))
     with open(tmp_path / "dpo.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert float(rows[0]["eval_overall"]) == metrics["first_look"]
+    assert float(rows[0]["eval_overall"]) == metrics["first_validation"]
     assert [int(row["step"]) for row in rows] == list(range(metrics["steps"] + 1))

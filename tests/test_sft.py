@@ -58,13 +58,13 @@ def whole(sequences, tiny_base, tmp_path_factory):
 
 def test_training_learns_and_says_so(whole, sequences):
     trainer, counts = whole
-    assert counts["best_look"] < counts["first_look"] - 0.01 and counts["best_step"] > 0
+    assert counts["best_validation"] < counts["first_validation"] - 0.01 and counts["best_step"] > 0
     assert counts["steps"] == trainer.state.max_steps == 6
     assert counts["sequences"] == len(sequences["train"]) and counts["trained_behaviors"] == 4
     assert counts["trained_parameters"] == weights_of(trainer).numel()
-    looks, rates = logged(trainer, "eval_loss"), logged(trainer, "learning_rate")
-    assert sorted(looks) == [0, 2, 4, 6]
-    assert looks[counts["best_step"]] == counts["best_look"] == min(looks.values())
+    losses, rates = logged(trainer, "eval_loss"), logged(trainer, "learning_rate")
+    assert sorted(losses) == [0, 2, 4, 6]
+    assert losses[counts["best_step"]] == counts["best_validation"] == min(losses.values())
     assert rates[1] == pytest.approx(1e-6) and max(rates.values()) == pytest.approx(3e-3)
     assert (counts["sequences"] + counts["auxiliary_conversations"]) % 8, "the last batch of an epoch is a smaller one"
 
@@ -118,13 +118,13 @@ def test_a_run_that_only_gets_worse_returns_the_untrained_adapter_and_stops_earl
     ids = [unheard_of(row) for row in valid.iter_rows(named=True)]
     valid = valid.with_columns(input_ids=pl.Series(ids, dtype=tables.INTS))
     trainer, counts = run(sequences | {"valid": valid}, tiny_base, tmp_path, patience=1)
-    assert (counts["best_step"], counts["steps"]) == (0, 2) and counts["best_look"] == counts["first_look"]
+    assert (counts["best_step"], counts["steps"]) == (0, 2) and counts["best_validation"] == counts["first_validation"]
     untrained = new_adapter(tiny_base, Lora(rank=4, alpha=8, dropout=0), 0)
     for name, weight in untrained.named_parameters():
         assert torch.equal(weight, trainer.model.get_parameter(name))
 
 
-def test_the_end_is_looked_at_where_the_steps_between_looks_do_not_meet_it(sequences, tiny_base, tmp_path):
+def test_the_end_is_validated_where_the_steps_between_validations_do_not_meet_it(sequences, tiny_base, tmp_path):
     trainer, counts = run(sequences, tiny_base, tmp_path, epochs=1)
     assert sorted(logged(trainer, "eval_loss")) == [0, 2, 3] and counts["best_step"] == 3
 
@@ -155,7 +155,8 @@ def test_no_adjustment_is_the_plain_loss_and_an_adjustment_another(whole, sequen
     same(trainer, whole[0], tolerance=0)
     adjusted, counts = run(sequences, tiny_base, tmp_path / "adjusted", logit_adjustment=1)
     assert (weights_of(adjusted) - weights_of(trainer)).abs().max() > 2e-5
-    assert counts["best_look"] < counts["first_look"] != whole[1]["first_look"], "validation is adjusted as well"
+    first = counts["first_validation"]
+    assert counts["best_validation"] < first != whole[1]["first_validation"], "validation is adjusted as well"
 
 
 @pytest.mark.parametrize("labels", ["anchors", "all"])
@@ -291,12 +292,12 @@ def test_command(sequences, tiny_base, tiny_model, tmp_path, monkeypatch):
     with open(tmp_path / "sft.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == ("step", "epoch", *stage.LOGGED)
-    assert float(rows[0]["eval_loss"]) == metrics["first_look"]
+    assert float(rows[0]["eval_loss"]) == metrics["first_validation"]
     assert [int(row["step"]) for row in rows] == list(range(metrics["steps"] + 1))
 
 
 def test_command_without_training(tiny_base, tiny_model, tmp_path, monkeypatch, capsys):
-    """No sequence is looked at: there may be none."""
+    """No sequence is read: there may be none."""
     for name in ("train", "valid", "auxiliary"):
         empty = pl.DataFrame(schema=tables.SCHEMAS["instructions"])
         tables.write(empty, "instructions", tmp_path / "instructions" / f"{name}.parquet")
@@ -327,6 +328,7 @@ def test_command_without_training(tiny_base, tiny_model, tmp_path, monkeypatch, 
     assert fresh.keys() == saved.keys() and all(torch.equal(fresh[name], saved[name]) for name in fresh)
 
 
-def test_the_metrics_without_training_are_those_of_a_run_but_for_the_looks(whole, tiny_base):
+def test_the_metrics_without_training_are_those_of_a_run_but_for_the_validations(whole, tiny_base):
     _, metrics = untuned(small_params(sft__labels="none"), tiny_base)
-    assert whole[1].keys() - metrics.keys() == {"first_look", "best_look"} and metrics.keys() <= whole[1].keys()
+    assert whole[1].keys() - metrics.keys() == {"first_validation", "best_validation"}
+    assert metrics.keys() <= whole[1].keys()

@@ -25,7 +25,7 @@ from stages.common.console import console
 from stages.model.load import load_adapter, new_adapter, save_adapter
 from stages.model.resolve import read_manifest
 from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
-from stages.training.loop import arguments
+from stages.training.trainer import arguments
 
 _BEST_BATCH = {} if torch.cuda.is_available() else {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
 # settings of the baseline: the target, and what differs from its defaults
@@ -98,7 +98,7 @@ def our_rate(inputs: Inputs, samples: Dataset) -> float:
     settings = arguments(schedule, len(samples), inputs.folder / "ours", params.seed, MICRO_BATCH) | NO_VALIDATION
     return _rate(lambda: PairTrainer(
         model=policy, train_dataset=samples, eval_dataset=samples.select([0]), processing_class=inputs.tokenizer,
-        args=DPOConfig(**settings, beta=schedule.beta, precompute_ref_log_probs=True, remove_unused_columns=False),
+        args=DPOConfig(**settings),
         data_collator=PairCollator(policy.dtype, share_prefix=True), schedule=schedule,
         validate=lambda model: {},
     ), len(samples) * schedule.epochs)

@@ -25,8 +25,9 @@ from stages.common.console import console
 from stages.model.likelihood import shared_prefix
 from stages.model.load import load_base, new_adapter
 from stages.prompts.layout import table
-from stages.training.loop import arguments, steps_per_epoch
-from stages.training.sft_trainer import IGNORED, MICRO_BATCH, SequenceTrainer, labelled
+from stages.training.sequences import IGNORED, MICRO_BATCH, labelled
+from stages.training.sft_trainer import SequenceTrainer
+from stages.training.trainer import arguments, steps_per_epoch
 
 # Tokens of a packed row, its default: about two windows fit.
 _PACK = 1024

@@ -6,13 +6,13 @@ at every target. So each token of a label is adjusted by itself, at the node of 
 
     shift of child c of node n = τ log((π(c) / m(c)) / (π(n) / m(n)))
 
-where π(c) is the sum of the shares of the m(c) labels below c, and π(n) and m(n) are those of all children of n. With it
-labels that are equally frequent are not shifted, nor is the child of a node with one child. The shifts along a label sum
-to τ log π(y) and a constant.
+where π(c) is the sum of the shares of the m(c) labels below c, and π(n) and m(n) are those of all children of n. With
+it labels that are equally frequent are not shifted, nor is the child of a node with one child. The shifts along a label
+sum to τ log π(y) and a constant.
 
-This is the tree-factored form, and not identical to the loss over whole labels: each token is normalised by itself, over
-the model's whole vocabulary. With τ = 1 and a prompt that tells nothing, the best model finds all labels equally likely,
-as with the loss over whole labels.
+This is the tree-factored form, and not identical to the loss over whole labels: each token is normalised by itself,
+over the model's whole vocabulary. With τ = 1 and a prompt that tells nothing, the best model finds all labels equally
+likely, as with the loss over whole labels.
 
 Labels that are not trained on have no part in π, nor have those that are no target of a training sequence, whose tokens
 nobody knows: a token that only they go on with is like any other token of the vocabulary, and not shifted.
@@ -93,7 +93,7 @@ class LogitAdjustment:
         return [self.numbers.get(tokens[:end], NO_NODE) for end in range(len(tokens))]
 
     def at(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and shifts (N, K) at nodes (N,), on their device, as `TargetLoss` takes them."""
+        """Tokens and shifts (N, K) at nodes (N,), on their device, as `objectives.completion` takes them."""
         return self.tokens.to(nodes.device)[nodes], self.shifts.to(nodes.device)[nodes]
 
 

@@ -1,21 +1,27 @@
-"""B-Tuning: TRL's DPOTrainer, with chosen and rejected behind one reading of the prompt."""
+"""DPO on TRL's DPOTrainer, with chosen and rejected behind one reading of the prompt.
+
+What is overridden of TRL's trainer stands in trainer.py.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from trl import DPOTrainer
 
 from stages.common.console import track
-from stages.training.settings import Dpo
 from stages.model.likelihood import common_prefix, prefill
 from stages.model.readers import make_reader
 from stages.model.tree import AnswerTree, pack, step_log_probs
-from stages.training.loop import WarmupCosine
+from stages.training.objectives import OBJECTIVES, PairLogProbs
+from stages.training.settings import Dpo
+from stages.training.trainer import WarmupCosine
 
 # Pairs in one forward pass by default: they share one reading of what their prompts begin with, in 8 GB of memory.
 MICRO_BATCH = 8
+_REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 class PairCollator:
@@ -32,34 +38,46 @@ class PairCollator:
         prompts = [e["prompt_ids"] for e in examples]
         shared = common_prefix(prompts) if self.share_prefix else 0
         packed = pack([prompt[shared:] for prompt in prompts], trees, shared, self.dtype)
-        batch = {
+        return {
             "prefix": torch.tensor(prompts[0][:shared], dtype=torch.long), "input_ids": packed.input_ids,
             "positions": packed.positions, "mask": packed.mask, "last": packed.last, "trees": trees,
-        }
-        for name in ("ref_chosen_logps", "ref_rejected_logps"):
-            if name in examples[0]:
-                batch[name] = torch.tensor([e[name] for e in examples])
-        return batch
+        } | {name: torch.tensor([e[name] for e in examples]) for name in _REFERENCE if name in examples[0]}
 
 
 class PairTrainer(WarmupCosine, DPOTrainer):
-    """DPOTrainer on token ids, with the paper's schedule and a validation of ours.
+    """DPOTrainer on token ids, with an objective of `OBJECTIVES` and a validation of ours.
 
-    The reference is the adapter as it was given (TRL copies it), so every margin is 0 at step 0. Its log-probabilities
-    are computed once, before training. With `objective` `sft` the loss is the chosen answers' negative log-likelihood.
+    The reference is the adapter as it was given, so every margin is 0 at step 0. Its log-probabilities are computed
+    once, before training, where the objective uses them.
     """
 
     loss_is_scaled_for_ga = True  # by compute_loss
 
     def __init__(self, *args, schedule: Dpo, validate: Callable[[Any], dict[str, float]], **kwargs):
-        self.schedule, self.validate, self._bar = schedule, validate, None
+        self.schedule, self.validate = schedule, validate
+        self.objective = OBJECTIVES[schedule.objective]
         super().__init__(*args, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)
         if "ref" in policy.peft_config:
-            policy.delete_adapter("ref")  # its log-probabilities are known by now; nobody should save it
+            policy.delete_adapter("ref")  # TRL's copy of the adapter, which nobody should save
+        if self.objective.uses_reference:
+            self.train_dataset = self._with_reference(self.train_dataset)
+
+    def _with_reference(self, pairs: Dataset) -> Dataset:
+        """`pairs`, and the log-probabilities of their answers under the adapter as it is now."""
+        loader = self.accelerator.prepare(
+            DataLoader(pairs, batch_size=self.args.per_device_train_batch_size, collate_fn=self.data_collator))
+        policy, found = self.accelerator.unwrap_model(self.model), []
+        with track("reference log-probabilities", len(pairs)) as bar, torch.no_grad(), self.accelerator.autocast():
+            for batch in loader:
+                found.append(self.accelerator.gather_for_metrics(pair_log_probs(policy, batch)).cpu())
+                bar.advance(len(found[-1]))
+        for name, column in zip(_REFERENCE, torch.cat(found).unbind(dim=1), strict=True):
+            pairs = pairs.add_column(name, column.numpy())
+        return pairs
 
     def _prepare_dataset(self, dataset: Dataset, *args, **kwargs) -> Dataset:
-        return dataset  # token ids already
+        return dataset
 
     def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs) -> dict[str, float]:
         """Metrics of `validate`, logged and handed to the callbacks as Trainer's own evaluation would."""
@@ -73,58 +91,32 @@ class PairTrainer(WarmupCosine, DPOTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        if name != "train":
-            return dataset  # `validate` looks at windows, not at pairs
-        with track("reference log-probabilities", len(dataset)) as self._bar:
-            return super()._precompute_ref_logps(dataset, name, batch_size)
-
-    def compute_ref_log_probs(self, model, inputs):
-        """Reference log-probabilities (B,) of chosen and rejected."""
-        policy = self.accelerator.unwrap_model(self.model)
-        with torch.no_grad(), self.accelerator.autocast():
-            policy.set_adapter("ref")
-            logps = pair_log_probs(policy, inputs)
-            policy.set_adapter("default")
-        self._bar.advance(len(logps))
-        return logps.unbind(dim=1)
-
     def _get_num_items_in_batch(self, batch_samples, device):
         """Pairs in this device's share of an optimizer step: the last forward pass of an epoch may have fewer."""
         return sum(len(batch["last"]) for batch in batch_samples)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean over the batch's pairs, scaled so that those of an optimizer step add up to the mean over its pairs."""
+        pairs = PairLogProbs(*pair_log_probs(model, inputs).unbind(dim=1), *(inputs.get(name) for name in _REFERENCE))
+        loss = self.objective.loss(pairs, self.schedule)
+        self._record(pairs)
         share = len(inputs["last"]) / num_items_in_batch if num_items_in_batch else 1.0
-        return share * super().compute_loss(model, inputs, return_outputs)
+        return share * loss
 
-    def _compute_loss(self, model, inputs, return_outputs):
-        logps = pair_log_probs(model, inputs)
-        chosen, rejected = logps.unbind(dim=1)
-        mode = "train" if self.model.training else "eval"
-        if self.schedule.objective == "sft":
-            self._record(mode, {"logps/chosen": chosen, "logps/rejected": rejected})
-            return -chosen.mean()
-        chosen_ratio, rejected_ratio = chosen - inputs["ref_chosen_logps"], rejected - inputs["ref_rejected_logps"]
-        margins = self.beta * (chosen_ratio - rejected_ratio)
-        loss = -torch.nn.functional.logsigmoid(margins).mean()
-        if self.schedule.nll_weight:
-            loss = loss - self.schedule.nll_weight * chosen.mean()
-        self._record(mode, {
-            "logps/chosen": chosen, "logps/rejected": rejected, "rewards/margins": margins,
-            "rewards/accuracies": (margins > 0).float(),
-            # what the pair's answers win or lose of the whole probability: DPO tends to lower both
-            "probability_change/chosen": chosen.exp() - inputs["ref_chosen_logps"].exp(),
-            "probability_change/rejected": rejected.exp() - inputs["ref_rejected_logps"].exp(),
-        })
-        return loss
-
-    def _record(self, mode: str, values: dict[str, torch.Tensor]) -> None:
+    def _record(self, pairs: PairLogProbs) -> None:
+        """Log means over the batch's pairs beside the loss."""
+        values = {"logps/chosen": pairs.chosen, "logps/rejected": pairs.rejected}
+        if self.objective.uses_reference:
+            margins = pairs.margins(self.schedule.beta)
+            values |= {
+                "rewards/margins": margins, "rewards/accuracies": (margins > 0).float(),
+                # what the pair's answers win or lose of the whole probability: DPO tends to lower both
+                "probability_change/chosen": pairs.chosen.exp() - pairs.ref_chosen.exp(),
+                "probability_change/rejected": pairs.rejected.exp() - pairs.ref_rejected.exp(),
+            }
         for name, value in values.items():
-            self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """None: a checkpoint is no model to publish."""
+            mean = self.accelerator.gather(value.detach()).mean().item()
+            self._metrics["train" if self.model.training else "eval"][name].append(mean)
 
 
 def pair_log_probs(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:

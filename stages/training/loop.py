@@ -1,239 +1,125 @@
-"""What A-Tuning and B-Tuning share: arguments, the rate's schedule, checkpoints that survive a kill, the best adapter."""
+"""The loop of training: steps in rounds, a validation after each, early stopping, and the best weights kept.
 
-import csv
+Baselines are trained by `train`. SFT and DPO run on TRL's loop (trainer.py), with the same rate and early stopping.
+"""
+
 import math
-import os
-import shutil
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-
-from stages.common.console import Track, console
-from stages.common.errors import UserError
-from stages.common.files import atomic_file, read_json, write_json
-from stages.common.stage import Kind, at_least_1
-from stages.model.load import compute_dtype
-from stages.training.settings import Dpo, Sft
-
-_COMPLETE = "complete"
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+from torch import nn
 
 
-def arguments(params: Sft | Dpo, samples: int, folder: Path, seed: int, micro_batch: int) -> dict[str, Any]:
-    """Keyword arguments for TRL's configs, of which the device count and the micro-batch change nothing but speed.
+def warmup_cosine(step: int, steps: int, warmup: float, least: float) -> float:
+    """Share of the peak rate at step `step` of `steps`, the first being 0.
 
-    Args:
-        params: the stage's section.
-        samples: how many there are to train on.
-        folder: for checkpoints.
-        seed: of the batches' order.
-        micro_batch: most samples in one forward pass.
-
-    Raises:
-        UserError: `batch_size` cannot be shared evenly among the devices.
+    It rises from `least` over the share `warmup` of the steps, then falls to `least` in a cosine.
     """
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    if params.batch_size % devices:
-        raise UserError(f"batch_size: {params.batch_size}: not a multiple of the {devices} devices of this run")
-    share = params.batch_size // devices
-    micro = max(size for size in range(1, share + 1) if share % size == 0 and size <= micro_batch)
-    steps = steps_per_epoch(samples, params.batch_size)
-    # Trainer looks every `eval_steps` and at the end. Validation loss is a mean of batches' means: one
-    # sequence each, or the batch would be part of the result
-    return dict(
-        output_dir=str(folder), seed=seed, data_seed=seed, num_train_epochs=params.epochs,
-        per_device_train_batch_size=micro, per_device_eval_batch_size=1,
-        gradient_accumulation_steps=share // micro, learning_rate=params.learning_rate, weight_decay=0.0,
-        bf16=compute_dtype() == torch.bfloat16, fp16=False, use_cpu=not torch.cuda.is_available(),
-        activation_checkpointing=False, eval_strategy="steps",
-        eval_steps=max(1, math.ceil(steps / params.validations_per_epoch)), eval_on_start=True, save_strategy="no",
-        save_total_limit=2, logging_strategy="steps", logging_steps=max(1, steps // 20), report_to=[],
-        dataloader_pin_memory=False, disable_tqdm=True, max_length=None,
-    )
+    rising = math.ceil(steps * warmup)
+    if step < rising:
+        return least + (1 - least) * step / rising
+    progress = min(1.0, (step - rising) / max(1, steps - rising))
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Optimizer steps of one pass over the samples."""
-    return max(1, math.ceil(samples / batch_size))
+@dataclass
+class Validations:
+    """What was found on validation data, by the number of optimizer steps taken before; it decides when training ends.
 
-
-class WarmupCosine:
-    """Mixin for a Trainer: the rate rises from `min_learning_rate` over the warm-up, then falls to it in a cosine."""
-
-    schedule: Sft | Dpo
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        if self.lr_scheduler is None:
-            low = min(1.0, self.schedule.min_learning_rate / self.schedule.learning_rate)
-            warmup = math.ceil(num_training_steps * self.schedule.warmup)
-
-            def factor(step: int) -> float:
-                if step < warmup:
-                    return low + (1 - low) * step / warmup
-                progress = min(1.0, (step - warmup) / max(1, num_training_steps - warmup))
-                return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
-
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
-        return self.lr_scheduler
-
-
-class KeepBest(TrainerCallback):
-    """Keeps the adapter of the best look at the validation data on disk, and stops when patience is out.
-
-    Looks are stored by step, so that one taken again after a resume counts once. The untrained adapter (step 0) takes
-    part: training that only makes things worse keeps nothing.
+    The best is the earliest among equals, and a number. Step 0 takes part where there is one: training that only makes
+    things worse keeps nothing.
     """
 
-    def __init__(self, folder: Path, metric: str, greater_is_better: bool, patience: int):
-        self.folder, self.metric, self.patience = folder, metric, patience
-        self.sign = 1 if greater_is_better else -1
-        self.looks: dict[str, float] = read_json(self._record) if self._record.exists() else {}
+    patience: int
+    greater_is_better: bool = False
+    values: dict[int, float] = field(default_factory=dict)
 
-    @property
-    def _record(self) -> Path:
-        return self.folder / "looks.json"
+    def add(self, step: int, value: float) -> bool:
+        """Whether it is the best so far; one that is repeated after a resume counts once, and is not."""
+        new = step not in self.values
+        self.values.setdefault(step, value)
+        return new and not math.isnan(value) and self.best_step == step
+
+    def exhausted(self, step: int) -> bool:
+        """Whether patience is out at `step`: so many validations after the best one were no better."""
+        return sum(self.best_step < each <= step for each in self.values) >= self.patience
 
     @property
     def best_step(self) -> int:
-        """Optimizer step of the best look so far, the earliest among equals."""
-        return int(max(self.looks, key=lambda step: (self.sign * self.looks[step], -int(step))))
+        """0 while there is no number."""
+        sign = -1 if self.greater_is_better else 1
+        known = (step for step, value in self.values.items() if not math.isnan(value))
+        return min(known, key=lambda step: (sign * self.values[step], step), default=0)
 
-    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
-        if self.metric not in (metrics or {}):
-            return
-        value, step = float(metrics[self.metric]), str(state.global_step)
-        best_before = self.sign * self.looks[str(self.best_step)] if self.looks else -math.inf
-        if state.is_world_process_zero and (step not in self.looks and self.sign * value > best_before):
-            with atomic_file(self.folder / "best.safetensors") as part:
-                save_file(_adapter_state(model), part)
-        self.looks.setdefault(step, value)
-        if state.is_world_process_zero:
-            write_json(self._record, self.looks)
-        if sum(self.best_step < int(look) <= state.global_step for look in self.looks) >= self.patience:
-            control.should_training_stop = True
+    @property
+    def first(self) -> float:
+        return self.values[min(self.values)]
 
-    def restore(self, model: PeftModel) -> None:
-        """Put the best adapter's weights back into `model`."""
-        set_peft_model_state_dict(model, load_file(self.folder / "best.safetensors"), adapter_name="default")
+    @property
+    def best(self) -> float:
+        return self.values.get(self.best_step, math.nan)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps before the last validation, which is at the end of training."""
+        return max(self.values)
 
 
-class Checkpoints(TrainerCallback):
-    """Saves now and then and marks what was saved whole; a kill in the middle of saving costs that save only."""
+def train(
+    rounds: Iterable[Iterable[Any]], losses: Callable[[Any], Iterable[torch.Tensor]], weights: Iterable[nn.Parameter],
+    optimizer: torch.optim.Optimizer, rate: Callable[[int], float], largest_gradient: float,
+    validate: Callable[[], float], validations: Validations, state: Callable[[], Mapping[str, torch.Tensor]],
+    validate_first: bool = False, after_step: Callable[[torch.Tensor], None] = lambda loss: None,
+) -> None:
+    """Train until the rounds end or patience is out; `state` ends as at the best validation.
 
-    def __init__(self, folder: Path):
-        self.folder, self._saved = folder, time.monotonic()
-
-    def latest(self) -> str | None:
-        """The newest whole checkpoint, if any; broken ones are removed."""
-        whole = []
-        for path in self.folder.glob("checkpoint-*"):
-            if (path / _COMPLETE).exists():
-                whole.append(path)
-            else:
-                shutil.rmtree(path)
-        return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if time.monotonic() - self._saved >= _SECONDS_BETWEEN_CHECKPOINTS:
-            control.should_save = True
-
-    def on_save(self, args, state, control, **kwargs):
-        self._saved = time.monotonic()
-        if state.is_world_process_zero:
-            (self.folder / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
-
-
-class ShowProgress(TrainerCallback):
-    """Optimizer steps as a progress bar with the time left and the latest loss."""
-
-    def __init__(self, title: str):
-        self.title, self._bar, self._note = title, None, ""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self._bar = Track(self.title, state.max_steps)
-            self._bar.done = state.global_step
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        values = {key: (logs or {}).get(key) for key in ("loss", "eval_loss", "eval_overall")}
-        self._note = ", ".join(f"{key} {float(v):.3f}" for key, v in values.items() if v is not None) or self._note
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self._bar:
-            self._bar.advance(note=self._note)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self._bar:
-            self._bar.close()
-
-
-def fit(
-    make_trainer: Callable[[list[TrainerCallback]], Trainer], stage: str, folder: Path, metric: str,
-    greater_is_better: bool, patience: int,
-) -> tuple[Trainer, KeepBest]:
-    """Train, resuming from `folder` where it holds a whole checkpoint; the trainer's model ends as its best look.
-
-    `make_trainer` gets the callbacks. The caller removes `folder` when the result is safe.
+    Args:
+        rounds: each the batches between two validations.
+        losses: the parts of a batch's mean loss, one for each forward pass; their gradients add up.
+        weights: what the optimizer trains; their gradient's norm is at most `largest_gradient`.
+        rate: share of the peak rate at a step, the first being 0.
+        validate: the value of the model as it is, which goes to `validations`; before the first step too
+            (`validate_first`).
+        state: what is kept of the best, by name.
+        after_step: gets the step's loss.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoints, best = Checkpoints(folder), KeepBest(folder, metric, greater_is_better, patience)
-    trainer = make_trainer([checkpoints, best, ShowProgress(stage)])
-    for unwanted in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(unwanted)
-    if start := checkpoints.latest():
-        console.print(f"{stage}: going on from step {Path(start).name.split('-')[1]} of an interrupted run")
-        trainer.args.eval_on_start = False  # an uninterrupted run takes no look there
-    trainer.train(resume_from_checkpoint=start)
-    best.restore(trainer.accelerator.unwrap_model(trainer.model))
-    return trainer, best
+    weights, schedule = list(weights), torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    step, kept = 0, {}
+
+    def goes_on() -> bool:
+        if validations.add(step, validate()):
+            kept.update(copied(state()))
+        return not validations.exhausted(step)
+
+    if not validate_first or goes_on():
+        for batches in rounds:
+            for batch in batches:
+                total = torch.zeros((), device=weights[0].device)
+                for loss in losses(batch):
+                    if loss.requires_grad:  # a batch may hold nothing that trains
+                        loss.backward()
+                    total += loss.detach()
+                nn.utils.clip_grad_norm_(weights, largest_gradient)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                schedule.step()
+                step += 1
+                after_step(total)
+            if not goes_on():
+                break
+    if kept:
+        restore(state(), kept)
 
 
-def write_history(history: list[dict[str, Any]], path: Path, columns: Sequence[str] = ()) -> None:
-    """One CSV row a step with everything logged there, training and validation side by side; empty where unknown.
-
-    `columns` are there even where nothing was logged.
-    """
-    rows: dict[int, dict[str, Any]] = {}
-    for entry in history:
-        if "train_runtime" not in entry:
-            rows.setdefault(entry["step"], {}).update(entry)
-    hidden = {"step", "epoch", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
-    logged = {key for row in rows.values() for key in row} | set(columns)
-    columns = ["step", "epoch", *sorted(logged - hidden)]
-    with atomic_file(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[step] for step in sorted(rows))
+def copied(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same values apart, which training does not change."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in values.items()}
 
 
-HISTORY = Kind("CSV with one row a logged step", write=lambda made, path: write_history(made[0], path, made[1]))
-
-
-def micro_batch_option(default: int, samples: str) -> dict[str, Any]:
-    """The option --micro-batch of a training stage; `samples` is what a batch is made of."""
-    return {"type": at_least_1, "default": default, "metavar": "N",
-            "help": f"most {samples} in one forward pass: speed and memory only (default: %(default)s)"}
-
-
-def summary(trainer: Trainer, best: KeepBest) -> dict[str, Any]:
-    """What the metrics of both stages share."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {
-        "steps": trainer.state.global_step, "best_step": best.best_step,
-        "first_look": best.looks[min(best.looks, key=int)], "best_look": best.looks[str(best.best_step)],
-        "trained_parameters": trained,
-    }
-
-
-def _adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    model = getattr(model, "module", model)  # DistributedDataParallel's wrapper
-    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+@torch.no_grad()
+def restore(weights: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]) -> None:
+    """Put values back into weights of the same names."""
+    for name, weight in weights.items():
+        weight.copy_(kept[name])

@@ -4,31 +4,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.common.params import Positive, Rate, Section, Share
+from stages.common.params import Positive, Rate, Section, Share, key_of
+from stages.training.objectives import OBJECTIVES
 
 
-class Sft(Section):
+class Training(Section):
+    """What SFT and DPO share."""
+
+    learning_rate: Rate
+    min_learning_rate: Annotated[float, Field(ge=0, le=1)]
+    warmup: Share
+    batch_size: Positive
+    epochs: Annotated[float, Field(gt=0, le=1000)]
+    validations_per_epoch: Positive
+    patience: Positive
+
+
+class Sft(Training):
     labels: Literal["anchors", "all", "tail", "tail_and_medium", "none"]
     logit_adjustment: Annotated[float, Field(ge=0, le=10)]
     epsilon: Annotated[float, Field(ge=0, le=10)]
-    learning_rate: Rate
-    min_learning_rate: Annotated[float, Field(ge=0, le=1)]
-    warmup: Share
-    batch_size: Positive
-    epochs: Annotated[float, Field(gt=0, le=1000)]
-    validations_per_epoch: Positive
-    patience: Positive
 
 
-class Dpo(Section):
-    objective: Literal["dpo", "sft"]
+class Dpo(Training):
+    objective: key_of(lambda: OBJECTIVES)
     beta: Annotated[float, Field(gt=0, le=100)]
     nll_weight: Annotated[float, Field(ge=0, le=1000)]
-    learning_rate: Rate
-    min_learning_rate: Annotated[float, Field(ge=0, le=1)]
-    warmup: Share
-    batch_size: Positive
-    epochs: Annotated[float, Field(gt=0, le=1000)]
-    validations_per_epoch: Positive
-    patience: Positive
     valid_per_behavior: Positive

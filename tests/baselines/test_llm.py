@@ -7,15 +7,15 @@ import torch
 
 from stages.baselines.language import training as llm_training
 from stages.baselines.language.baseline import Fitted, predictions, write_weights
-from stages.baselines.language.training import Course, Plan, mean_loss, merged, reciprocal_rank, summed_loss, train
+from stages.baselines.language.training import Plan, mean_loss, merged, reciprocal_rank, summed_loss, train
 from stages.baselines.systems.tallrec import TALLRec
 from stages.common.errors import UserError
 from stages.instructions import instructions
 from stages.model.likelihood import score
 from stages.model.load import load_base, load_merged
 from stages.model.readers import make_reader
-from stages.training.loop import WarmupCosine
-from stages.training.sft_trainer import IGNORED
+from stages.training.sequences import IGNORED
+from stages.training.trainer import WarmupCosine
 from tests.baselines.language import settings_of, small_task
 from tests.baselines.test_tallrec import CHATS, SETTINGS
 
@@ -64,7 +64,7 @@ def test_the_loss_is_the_cross_entropy_of_the_labels(row):
     assert alone == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_rate_is_that_of_the_projects_own_training():
+def test_the_rate_is_that_of_the_projects_own_training(row, monkeypatch):
     class Trainer(WarmupCosine):
         lr_scheduler = None
         schedule = type("Schedule", (), {"learning_rate": 0.01, "min_learning_rate": 1e-4, "warmup": 0.2})
@@ -73,7 +73,15 @@ def test_the_rate_is_that_of_the_projects_own_training():
     optimizer = torch.optim.SGD([weight], lr=0.01)
     schedule = Trainer().create_scheduler(17, optimizer)
     (factor,) = schedule.lr_lambdas
-    assert [plan().rate(step, 17) for step in range(18)] == pytest.approx([factor(step) for step in range(18)])
+    rates = []
+
+    class Spy(torch.optim.AdamW):
+        def step(self, *args, **kwargs):
+            rates.append(self.param_groups[0]["lr"])
+
+    monkeypatch.setattr(torch.optim, "AdamW", Spy)
+    train("test", row.model, row.weights(), row.train.select(range(17)), row.valid, plan(batch_size=1), 0)
+    assert rates == pytest.approx([0.01 * factor(step) for step in range(17)])
 
 
 def test_a_stage_takes_keys_of_its_own_and_else_the_others():
@@ -83,18 +91,18 @@ def test_a_stage_takes_keys_of_its_own_and_else_the_others():
     assert Plan.of(settings, 9, "chat_") == Plan(0.25, 0.1, 4, 7, 0.1, 0.5, 3, 9)
 
 
-def fake_looks(monkeypatch, losses):
+def fake_validations(monkeypatch, losses):
     found = iter(losses)
     monkeypatch.setattr(llm_training, "mean_loss", lambda model, samples: next(found))
 
 
-def test_training_stops_when_patience_is_out_and_keeps_the_best_look(row, monkeypatch):
+def test_training_stops_when_patience_is_out_and_keeps_the_best_validation(row, monkeypatch):
     weights = row.weights()
     seen = []
-    fake_looks(monkeypatch, [5.0, 4.0, 4.5, 4.0, 3.0])
+    fake_validations(monkeypatch, [5.0, 4.0, 4.5, 4.0, 3.0])
     course = train("test", row.model, weights, row.train, row.valid, plan(patience=2, validations=100, epochs=3), 0,
-                   before_look=lambda: seen.append({name: weight.detach().clone() for name, weight in weights.items()}))
-    assert course.looks == {0: 5.0, 1: 4.0, 2: 4.5, 3: 4.0} and course.best_step == 1 and course.steps == 3
+                   before_validation=lambda: seen.append({name: w.detach().clone() for name, w in weights.items()}))
+    assert course.values == {0: 5.0, 1: 4.0, 2: 4.5, 3: 4.0} and course.best_step == 1 and course.steps == 3
     for name, weight in weights.items():
         assert torch.equal(weight, seen[1][name])
     assert any(not torch.equal(seen[1][name], seen[0][name]) for name in weights)
@@ -102,11 +110,10 @@ def test_training_stops_when_patience_is_out_and_keeps_the_best_look(row, monkey
 
 def test_training_that_only_harms_keeps_what_was_there(row, monkeypatch):
     before = {name: weight.detach().clone() for name, weight in row.weights().items()}
-    fake_looks(monkeypatch, [1.0, 2.0, 3.0, 4.0, 5.0])
+    fake_validations(monkeypatch, [1.0, 2.0, 3.0, 4.0, 5.0])
     course = train("test", row.model, row.weights(), row.train, row.valid, plan(), 0)
     assert course.best_step == 0 and course.best == 1.0
     assert all(torch.equal(weight, before[name]) for name, weight in row.weights().items())
-    assert Course({3: 1.0, 1: 1.0}).best_step == 1
 
 
 def test_a_seed_makes_the_same_adapter_and_micro_batches_change_nothing(row, monkeypatch):

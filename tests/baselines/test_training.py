@@ -1,4 +1,4 @@
-"""The loop of what is trained from nothing: when it looks at validation, and when it ends."""
+"""What is trained from nothing: when it is validated, and when training ends."""
 
 import pytest
 import torch
@@ -38,16 +38,16 @@ def sequences(log):
 
 
 @pytest.fixture
-def looks(sequences, monkeypatch):
-    """The targets seen at each look of a training with a budget; no look is better than the first."""
+def validations(sequences, monkeypatch):
+    """The targets seen before each validation of a training with a budget; none is better than the first."""
     def found(windows_per_validation, own=None, patience=2):
         seen = []
 
-        def look(model, sequences, rows):
+        def validate(model, sequences, rows):
             seen.append(model.targets)
             return 0.5
 
-        monkeypatch.setattr(training, "reciprocal_rank", look)
+        monkeypatch.setattr(training, "reciprocal_rank", validate)
         budget = Budget(trials=1, valid_windows=50, patience=patience, windows_per_validation=windows_per_validation)
         fitted = fit("test", lambda settings: Counting(sequences.size, own), sequences, VALUES, budget, 0)
         assert fitted.trials[0]["epoch"] == 1
@@ -56,20 +56,20 @@ def looks(sequences, monkeypatch):
     return found
 
 
-def test_looks_are_whole_passes_apart_as_many_as_the_budget_holds(sequences, looks):
+def test_validations_are_whole_passes_apart_as_many_as_the_budget_holds(sequences, validations):
     log = len(sequences.train_rows())
-    once = looks(1)[0]
+    once = validations(1)[0]
     for wanted, passes in ((log - 1, 1), (log, 1), (2 * log - 1, 1), (2 * log, 2), (5 * log, 5)):
-        assert looks(wanted) == [passes * once * look for look in (1, 2, 3)]
+        assert validations(wanted) == [passes * once * number for number in (1, 2, 3)]
 
 
-def test_training_ends_when_patience_is_out_or_the_looks_are(looks):
-    assert [len(looks(1, patience=patience)) for patience in (1, 3, 20)] == [2, 4, VALUES.epochs[0]]
+def test_training_ends_when_patience_is_out_or_the_validations_are(validations):
+    assert [len(validations(1, patience=patience)) for patience in (1, 3, 20)] == [2, 4, VALUES.epochs[0]]
 
 
-def test_a_systems_own_windows_between_looks_go_before_the_budgets(sequences, looks):
+def test_a_systems_own_windows_between_validations_go_before_the_budgets(sequences, validations):
     log = len(sequences.train_rows())
-    assert looks(5 * log, own=2 * log) == looks(2 * log) == looks(1, own=2 * log)
+    assert validations(5 * log, own=2 * log) == validations(2 * log) == validations(1, own=2 * log)
 
 
 @given(st.integers(1, 10_000_000), st.integers(1, 10_000_000))

@@ -4,7 +4,7 @@ import pytest
 
 from stages.benchmarks import sft
 from stages.benchmarks.machine import peak
-from stages.training.sft_trainer import IGNORED, labelled
+from stages.training.sequences import IGNORED, labelled
 
 
 def answers_in(dataset):

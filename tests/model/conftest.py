@@ -5,7 +5,7 @@ from stages.model import likelihood
 from stages.model.llama import LlamaDecoder
 from stages.model.load import load_base
 from stages.model.reader import PlainReader
-from stages.training import dpo_trainer, sft_trainer
+from stages.training import dpo_trainer, sequences
 from tests.small_log import a_tuned
 
 
@@ -34,7 +34,7 @@ def tuned(tiny_base, tmp_path_factory):
 @pytest.fixture(params=[LlamaDecoder, PlainReader], ids=["fast", "plain"])
 def reader(request, monkeypatch):
     """Each reader in turn, wherever one is chosen."""
-    for module in (likelihood, sft_trainer, dpo_trainer):
+    for module in (likelihood, sequences, dpo_trainer):
         monkeypatch.setattr(module, "make_reader", request.param)
     return request.param
 

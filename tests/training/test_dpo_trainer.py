@@ -8,7 +8,8 @@ from trl import DPOConfig, DPOTrainer
 from stages.model.likelihood import score
 from stages.model.load import load_adapter, load_tokenizer
 from stages.training.dpo_trainer import PairCollator, PairTrainer, pair_log_probs
-from stages.training.loop import arguments
+from stages.training.objectives import OBJECTIVES, Objective
+from stages.training.trainer import arguments
 from tests.small_log import small_params
 
 END = 2
@@ -31,10 +32,7 @@ class Plain(DPOTrainer):
 def trainer_of(tuned, folder, share_prefix=True, **dpo):
     params = small_params(**{f"dpo__{key}": value for key, value in ({"nll_weight": 0} | dpo).items()}).dpo
     data = Dataset.from_list(PAIRS)
-    config = DPOConfig(
-        **arguments(params, len(PAIRS), folder, 0, 4), beta=params.beta, remove_unused_columns=False,
-        precompute_ref_log_probs=params.objective == "dpo",
-    )
+    config = DPOConfig(**arguments(params, len(PAIRS), folder, 0, 4))
     return PairTrainer(
         model=load_adapter(tuned), args=config, train_dataset=data, eval_dataset=data,
         processing_class=load_tokenizer(tuned), data_collator=PairCollator(torch.float32, share_prefix),
@@ -110,9 +108,7 @@ def test_the_loss_and_its_gradients_are_those_of_trl(tuned, tmp_path, share_pref
     mine = trainer_of(tuned, tmp_path / "mine", share_prefix, beta=0.3)
     params = small_params().dpo
     data = Dataset.from_list(PAIRS)
-    config = DPOConfig(
-        **arguments(params, len(PAIRS), tmp_path / "theirs", 0, 4), beta=0.3, remove_unused_columns=False
-    )
+    config = DPOConfig(**arguments(params, len(PAIRS), tmp_path / "theirs", 0, 4), beta=0.3)
     theirs = Plain(
         model=load_adapter(tuned), args=config, train_dataset=data, eval_dataset=data,
         processing_class=load_tokenizer(tuned),
@@ -153,6 +149,14 @@ def test_objective_sft_is_the_likelihood_of_the_chosen_answers_alone(tuned, tmp_
     assert list(trainer.model.peft_config) == ["default"]
 
 
+def test_an_objective_of_the_table_is_what_is_trained(tuned, tmp_path, monkeypatch):
+    hinge = Objective(lambda pairs, params: torch.relu(1 - pairs.margins(params.beta)).mean(), uses_reference=True)
+    monkeypatch.setitem(OBJECTIVES, "hinge", hinge)
+    trainer = trainer_of(tuned, tmp_path, objective="hinge")
+    loss = trainer.compute_loss(trainer.model, batch_of(trainer))
+    assert loss.item() == pytest.approx(1, abs=1e-5) and loss.requires_grad
+
+
 def test_the_losses_of_uneven_batches_add_up_to_the_mean_over_pairs(tuned, tmp_path):
     trainer = trainer_of(tuned, tmp_path)
     move(trainer.model)
@@ -178,7 +182,7 @@ def test_the_history_tells_what_chosen_and_rejected_answers_lose(tuned, tmp_path
     assert 0 <= trainer._metrics["train"]["rewards/accuracies"][0] <= 1
 
 
-def test_a_look_leaves_the_model_as_it_was(tuned, tmp_path):
+def test_a_validation_leaves_the_model_as_it_was(tuned, tmp_path):
     trainer = trainer_of(tuned, tmp_path)
     seen = []
     trainer.validate = lambda model: seen.append((model.training, torch.is_grad_enabled())) or {"overall": 0.25}
@@ -188,14 +192,14 @@ def test_a_look_leaves_the_model_as_it_was(tuned, tmp_path):
     assert trainer.state.log_history[-1]["eval_overall"] == 0.25
 
 
-def test_training_goes_on_from_a_look_as_if_there_had_been_none(tuned, tmp_path, reader):
+def test_training_goes_on_from_a_validation_as_if_there_had_been_none(tuned, tmp_path, reader):
     found = []
-    for look in (True, False):
-        trainer = trainer_of(tuned, tmp_path / str(look))
+    for validated in (True, False):
+        trainer = trainer_of(tuned, tmp_path / str(validated))
         prompts, answers = [pair["prompt_ids"] for pair in PAIRS], [pair["chosen_ids"] for pair in PAIRS]
         trainer.validate = lambda model: {"overall": float(score(model, prompts, answers).log_p.mean())}  # noqa: B023
         move(trainer.model)
-        if look:
+        if validated:
             trainer.evaluate()
         trainer.model.train()
         trainer.compute_loss(trainer.model, batch_of(trainer)).backward()

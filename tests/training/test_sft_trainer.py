@@ -12,12 +12,11 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.model.fused import TargetLoss
 from stages.model.load import load_adapter, load_tokenizer
-from stages.training import sft_trainer
+from stages.training import sequences as reading
 from stages.training.adjustment import NO_NODE, LogitAdjustment
-from stages.training.loop import arguments
-from stages.training.sft_trainer import (
-    IGNORED, CollatorWithNodes, SeededByLength, SequenceTrainer, labelled, labelled_states, shared_beginning,
-)
+from stages.training.sequences import IGNORED, collate, labelled, labelled_states, shared_beginning
+from stages.training.sft_trainer import SeededByLength, SequenceTrainer
+from stages.training.trainer import arguments
 from tests.small_log import small_params
 
 
@@ -75,10 +74,10 @@ def test_the_collator_pads_nodes_as_it_does_labels():
         {"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7], "nodes": [NO_NODE, 0, 3]},
         {"input_ids": [5], "labels": [5], "nodes": [1]},
     ]
-    batch = CollatorWithNodes(pad_token_id=2)(examples)
+    batch = collate(examples)
     assert batch["nodes"].tolist() == [[NO_NODE, 0, 3], [1, NO_NODE, NO_NODE]]
     assert batch["labels"].tolist() == [[IGNORED, 6, 7], [5, IGNORED, IGNORED]]
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 2, 2]] and batch["nodes"].dtype == torch.int64
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 0, 0]] and batch["nodes"].dtype == torch.int64
 
 
 # what the first rows of a batch begin with, and what the last one begins with: a conversation
@@ -263,7 +262,8 @@ def batches(draw):
     for _ in range(draw(st.integers(1, 5))):
         beginning = draw(st.sampled_from(beginnings))
         row = beginning[: draw(st.integers(1, len(beginning)))] + draw(st.lists(token, min_size=1, max_size=6))
-        rows.append((row, draw(st.lists(st.integers(1, len(row) - 1), min_size=1, max_size=4, unique=True).map(sorted))))
+        places = st.lists(st.integers(1, len(row) - 1), min_size=1, max_size=4, unique=True)
+        rows.append((row, draw(places.map(sorted))))
     return padded(*rows)
 
 
@@ -275,7 +275,7 @@ def test_sharing_changes_neither_states_nor_loss_nor_gradients(tuned, reader, ba
     head = model.get_output_embeddings()
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sft_trainer, "_WORTH_SHARING", 2)
+        patch.setattr(reading, "_WORTH_SHARING", 2)
         members, size = shared_beginning(ids, labels)
         for share in (True, False):
             states, places = labelled_states(reader(model), ids, labels, share)
@@ -313,7 +313,7 @@ def test_the_loss_is_that_of_the_models_own_logits(bias):
     model.lm_head.bias.data.normal_(std=float(bias))
     ids = torch.randint(0, 60, (2, 9))
     labels = ids.clone().index_fill_(1, torch.arange(5), IGNORED)
-    alone = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1, unwrap_model=lambda model: model))
+    alone = SimpleNamespace(adjustment=None, accelerator=SimpleNamespace(num_processes=1))
     with torch.no_grad():
         found = SequenceTrainer.compute_loss(alone, model, {"input_ids": ids, "labels": labels})
         assert found.item() == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), abs=1e-5)

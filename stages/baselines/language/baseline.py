@@ -26,7 +26,7 @@ from stages.baselines.fitting.settings import Counts, Dropouts, Rates, choices
 from stages.baselines.fitting.stage import MODEL, baseline, predictions_of
 from stages.baselines.fitting.task import Task, tuning_counts
 from stages.baselines.language.training import (
-    Course, Plan, adapted, copied, lora_weights, merged, reciprocal_rank, restore, train, without_dropout,
+    Plan, adapted, lora_weights, merged, reciprocal_rank, train, without_dropout,
 )
 from stages.common.draws import stream
 from stages.common.errors import UserError
@@ -40,7 +40,8 @@ from stages.prompts.layout import Layout, TokenSequence, prompts, table
 from stages.prompts.log import EventLog
 from stages.prompts.settings import Instructions, PromptParams
 from stages.prompts.window import WindowLayout
-from stages.training.sft_trainer import labelled
+from stages.training.loop import Validations, copied, restore
+from stages.training.sequences import labelled
 from stages.windows.settings import Predictions
 
 
@@ -136,7 +137,7 @@ class LanguageBaseline(ABC):
         """What the model reads of a prompt of the layout."""
         return prompt
 
-    def tune(self, title: str, settings: dict[str, Any], **hooks: Callable) -> tuple[Course, dict[str, Any]]:
+    def tune(self, title: str, settings: dict[str, Any], **hooks: Callable) -> tuple[Validations, dict[str, Any]]:
         """Train all of `weights`; how it went, and what a trial's record says of it."""
         course = train(title, self.model, self.weights(), self.train, self.valid,
                        Plan.of(settings, self.budget.patience), self.params.seed, **hooks)

@@ -104,7 +104,7 @@ class Projector(nn.Module):
 
 
 def words(samples: Dataset, size: int) -> Dataset:
-    """Samples as `sft_trainer.labelled` makes them, without their soft tokens, none of which has a label.
+    """Samples as `sequences.labelled` makes them, without their soft tokens, none of which has a label.
 
     Args:
         size: ordinary tokens of the vocabulary.

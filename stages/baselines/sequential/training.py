@@ -1,7 +1,7 @@
-"""One loop for every system trained from nothing: passes, looks at validation between them, settings tried in turn."""
+"""How baselines are trained from nothing: passes, validations between them, settings tried in turn."""
 
-import copy
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,22 +11,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
 from stages.baselines.fitting.settings import Budget, Trained, choices
 from stages.baselines.sequential.ranks import mean_reciprocal_rank
-from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
 from stages.common.console import Track, track
 from stages.common.device import device
 from stages.common.errors import UserError
+from stages.training.loop import Validations, train
 
 _WINDOWS_AT_ONCE = 1024
 _LARGEST_GRADIENT = 5.0
 
 
 class Recommender(nn.Module, ABC):
-    """A system trained from nothing.
+    """A baseline trained from nothing.
 
     Attributes:
-        windows_per_validation: training windows between two looks at validation, in place of the budget's.
+        windows_per_validation: training windows between two validations, in place of the budget's.
     """
 
     windows_per_validation: int | None = None
@@ -56,10 +57,10 @@ class Fitted(Generic[Model]):
     """The best of the settings that were tried.
 
     Attributes:
-        model: with the weights of its best look at validation.
+        model: with the weights of its best validation.
         settings: its own.
         score: mean reciprocal rank on the validation windows.
-        trials: every setting tried, its score and, as `epoch`, the number of its best look.
+        trials: every setting tried, its score and, as `epoch`, the number of its best validation.
         valid_windows: how many the score is of: those drawn whose behaviour is in the vocabulary.
         facts: what else the metrics should say, such as what names were embedded by.
     """
@@ -76,7 +77,7 @@ def fit(
     title: str, make: Callable[[dict[str, Any]], Model], sequences: Sequences, values: Trained, budget: Budget,
     seed: int,
 ) -> Fitted[Model]:
-    """Train with each of the budget's settings until validation stops improving; the best look of all is kept.
+    """Train with each of the budget's settings until validation stops improving; the best of all is kept.
 
     Mean reciprocal rank chooses: what these systems are published to be chosen by is a rank, and some of them give
     scores that are no log-likelihoods. The windows are those of split `valid`, as they come.
@@ -95,14 +96,13 @@ def fit(
         for number, settings in enumerate(wanted):
             torch.manual_seed(seed)
             model = make(settings).to(device())
-            score, look, weights = _train(model, settings, sequences, rows, budget, seed, progress, number)
-            trials.append({**settings, "score": score, "epoch": look})
-            if weights and (best is None or score > best[0]):
-                best = score, model, weights, settings
+            score, epoch = _train(model, settings, sequences, rows, budget, seed, progress, number)
+            trials.append({**settings, "score": score, "epoch": epoch})
+            if math.isfinite(score) and (best is None or score > best[0]):
+                best = score, model, settings
     if best is None:
         raise UserError(f"{title}: no setting gave finite scores on the validation windows: {trials}")
-    score, model, weights, settings = best
-    model.load_state_dict(weights)
+    score, model, settings = best
     known = int((sequences.windows(rows).label[:, -1] != NO_LABEL).sum())
     return Fitted(model.eval(), settings, score, trials, known)
 
@@ -133,36 +133,34 @@ def trained_parameters(model: nn.Module) -> int:
 def _train(
     model: Recommender, settings: dict[str, Any], sequences: Sequences, rows: np.ndarray, budget: Budget, seed: int,
     progress: Track, number: int,
-) -> tuple[float, int, dict[str, torch.Tensor]]:
-    """The best score, the look it is of (1 and up), and the weights it was reached with; none if none was finite."""
+) -> tuple[float, int]:
+    """The best score, if any is a number, and which validation it is of (1 and up); the model ends as it was there."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         model.parameter_groups(settings), lr=settings["learning_rate"], betas=(0.9, 0.98),
         weight_decay=settings["weight_decay"],
     )
-    warmup = settings["warmup"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     passes = _passes(len(sequences.train_rows()), model.windows_per_validation or budget.windows_per_validation)
-    best, best_look, kept = float("-inf"), 0, {}
-    for look in range(1, settings["epochs"] + 1):
+    found = Validations(budget.patience, greater_is_better=True)
+    rounds = (
+        itertools.chain.from_iterable(model.epoch(sequences, settings["batch_size"], rng) for _ in range(passes))
+        for _ in range(settings["epochs"])
+    )
+
+    def losses(batch: Batch) -> Iterator[torch.Tensor]:
         model.train()
-        every = (model.epoch(sequences, settings["batch_size"], rng) for _ in range(passes))
-        for batch in itertools.chain.from_iterable(every):
-            loss = model.loss(batch.to(device()), generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(weights, _LARGEST_GRADIENT)
-            optimizer.step()
-            schedule.step()
+        yield model.loss(batch.to(device()), generator)
+
+    def validate() -> float:
         score = reciprocal_rank(model, sequences, rows)
-        progress.advance(1, f"setting {number + 1}, look {look}: {score:.4f}")
-        if score > best:
-            best, best_look, kept = score, look, copy.deepcopy(model.state_dict())
-        elif look - best_look >= budget.patience:
-            progress.advance(settings["epochs"] - look)
-            break
-    return best, best_look, kept
+        progress.advance(1, f"setting {number + 1}, validation {len(found.values) + 1}: {score:.4f}")
+        return score
+
+    train(rounds, losses, weights, optimizer, lambda step: min(1.0, (step + 1) / max(1, settings["warmup"])),
+          _LARGEST_GRADIENT, validate, found, model.state_dict)
+    progress.advance(settings["epochs"] - len(found.values))
+    return found.best, sum(step <= found.best_step for step in found.values)
 
 
 def _passes(windows: int, wanted: int) -> int:

@@ -177,8 +177,8 @@ class ALLMRec(CollaborativeBaseline):
         self.projector = Projectors(self.item_codes, self.states, hidden, self.embedding.mean_norm())
 
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
-        course, record = self.tune("A-LLMRec", settings, before_look=self.prepare_vectors)
-        own = {"names": self.names.facts(), "agreement": self.codes.agreement(), "first_loss": course.looks[0]}
+        course, record = self.tune("A-LLMRec", settings, before_validation=self.prepare_vectors)
+        own = {"names": self.names.facts(), "agreement": self.codes.agreement(), "first_loss": course.first}
         return own | record
 
     def release(self) -> None:

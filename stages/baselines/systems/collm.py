@@ -81,10 +81,10 @@ class CoLLM(CollaborativeBaseline):
         with without_dropout(self.model):
             course = train(
                 "CoLLM, mapping", self.model, dict(self.projector.named_parameters()), self.train, self.valid,
-                Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed, before_look=self.prepare_vectors,
+                Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed, before_validation=self.prepare_vectors,
             )
         self.projector.used.fill_(course.best < text_loss)
-        return {"text_loss": text_loss, "first_mapping_loss": course.looks[0], "mapping_loss": course.best,
+        return {"text_loss": text_loss, "first_mapping_loss": course.first, "mapping_loss": course.best,
                 "step": course.best_step, "steps": course.steps, "mapping_used": course.best < text_loss}
 
     def visible(self, prompt: list[int]) -> list[int]:

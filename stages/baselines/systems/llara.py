@@ -55,7 +55,7 @@ class LLaRA(CollaborativeBaseline):
             self.curriculum.append((step / steps, bool(rng.random() < step / steps)))
             self.embedding.source = self._project if self.curriculum[-1][1] else None
 
-        _, record = self.tune("LLaRA", settings, before_step=before_step, before_look=self.prepare_vectors)
+        _, record = self.tune("LLaRA", settings, before_step=before_step, before_validation=self.prepare_vectors)
         return record | {"hybrid_steps": sum(hybrid for _, hybrid in self.curriculum)}
 
     @torch.no_grad()

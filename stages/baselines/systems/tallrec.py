@@ -28,7 +28,7 @@ from stages.common.params import Positive
 from stages.common.stage import table
 from stages.prompts import layout, layouts
 from stages.prompts.conversations import encode_conversation
-from stages.training.sft_trainer import labelled
+from stages.training.sequences import labelled
 
 _VALIDATED_OF = 10  # one conversation of so many
 
@@ -56,7 +56,7 @@ class TALLRec(LanguageBaseline):
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
         chat_loss = self.first_stage("TALLRec, instructions", settings, "chat_", self.chats, self.valid_chats)
         course, record = self.tune("TALLRec, recommending", settings)
-        return {"chat_loss": chat_loss, "first_loss": course.looks[0]} | record
+        return {"chat_loss": chat_loss, "first_loss": course.first} | record
 
     def _chats(self, conversations: pl.DataFrame) -> tuple[Dataset, Dataset]:
         """Conversations to train on, and one of ten to validate on."""

@@ -6,12 +6,10 @@ from transformers import TrainerControl
 
 from stages.common.errors import UserError
 from stages.common.files import read_json
-from stages.model.settings import Lora
 from stages.model.load import new_adapter
-from stages.training import loop as training
-from stages.training.loop import (
-    Checkpoints, KeepBest, WarmupCosine, arguments, write_history,
-)
+from stages.model.settings import Lora
+from stages.training import trainer as training
+from stages.training.trainer import Checkpoints, KeepBest, WarmupCosine, arguments, write_history
 from tests.small_log import small_params
 
 
@@ -86,8 +84,8 @@ def marked(adapter):
     return value
 
 
-def look(best, adapter, step, value):
-    """Take a look after `step` steps; returns whether training goes on."""
+def validate(best, adapter, step, value):
+    """Validate after `step` steps; returns whether training goes on."""
     mark(adapter, step)
     control = TrainerControl()
     best.on_evaluate(None, SimpleNamespace(global_step=step, is_world_process_zero=True), control,
@@ -100,11 +98,11 @@ def look(best, adapter, step, value):
     (True, [0.5, 0.4, 0.3], 0), (False, [1.0, 2.0, 3.0], 0),
     (True, [0.1, 0.5, 0.5], 1), (False, [1.0, 1.0, 1.0], 0),
 ])
-def test_the_best_look_is_restored_the_earliest_among_equals(adapter, tmp_path, greater, values, best_step):
+def test_the_best_validation_is_restored_the_earliest_among_equals(adapter, tmp_path, greater, values, best_step):
     best = KeepBest(tmp_path, "eval_x", greater, patience=100)
     for step, value in enumerate(values):
-        assert look(best, adapter, step, value)
-    assert best.best_step == best_step and best.looks[str(best_step)] == values[best_step]
+        assert validate(best, adapter, step, value)
+    assert best.validations.best_step == best_step and best.validations.best == values[best_step]
     mark(adapter, 77)
     best.restore(adapter)
     assert marked(adapter) == best_step
@@ -112,41 +110,42 @@ def test_the_best_look_is_restored_the_earliest_among_equals(adapter, tmp_path, 
 
 def test_training_stops_when_patience_is_out(adapter, tmp_path):
     best = KeepBest(tmp_path, "eval_x", False, patience=2)
-    assert [look(best, adapter, step, value) for step, value in ((0, 5.0), (10, 4.0), (20, 4.5))] == [True] * 3
-    assert not look(best, adapter, 30, 4.0), "an equal is no improvement"
-    assert look(best, adapter, 40, 3.0), "an improvement is one, however late"
+    assert [validate(best, adapter, step, value) for step, value in ((0, 5.0), (10, 4.0), (20, 4.5))] == [True] * 3
+    assert not validate(best, adapter, 30, 4.0), "an equal is no improvement"
+    assert validate(best, adapter, 40, 3.0), "an improvement is one, however late"
 
 
-def test_a_look_taken_again_after_a_resume_counts_once(adapter, tmp_path):
+def test_a_validation_repeated_after_a_resume_counts_once(adapter, tmp_path):
     best = KeepBest(tmp_path, "eval_x", False, patience=2)
     for step, value in ((0, 1.0), (10, 2.0)):
-        assert look(best, adapter, step, value)
+        assert validate(best, adapter, step, value)
     again = KeepBest(tmp_path, "eval_x", False, patience=2)
-    assert again.looks == best.looks == read_json(tmp_path / "looks.json")
-    assert look(again, adapter, 10, 2.0)
-    assert not look(again, adapter, 20, 2.0)
+    assert again.validations == best.validations
+    assert read_json(tmp_path / "validations.json") == {"0": 1.0, "10": 2.0}
+    assert validate(again, adapter, 10, 2.0)
+    assert not validate(again, adapter, 20, 2.0)
     again.restore(adapter)
     assert marked(adapter) == 0
 
 
-def test_looks_ahead_of_a_resumed_run_do_not_stop_it_early(adapter, tmp_path):
+def test_validations_ahead_of_a_resumed_run_do_not_stop_it_early(adapter, tmp_path):
     first = KeepBest(tmp_path, "eval_x", False, patience=2)
-    assert [look(first, adapter, step, 1.0 + step) for step in (0, 10, 20)] == [True, True, False]
+    assert [validate(first, adapter, step, 1.0 + step) for step in (0, 10, 20)] == [True, True, False]
     again = KeepBest(tmp_path, "eval_x", False, patience=2)
-    assert look(again, adapter, 10, 11.0)
-    assert not look(again, adapter, 20, 21.0)
+    assert validate(again, adapter, 10, 11.0)
+    assert not validate(again, adapter, 20, 21.0)
 
 
-def test_metrics_without_the_one_asked_for_are_no_look(adapter, tmp_path):
+def test_metrics_without_the_one_asked_for_are_no_validation(adapter, tmp_path):
     best = KeepBest(tmp_path, "eval_y", False, patience=1)
-    assert look(best, adapter, 0, 1.0) and best.looks == {} and list(tmp_path.iterdir()) == []
+    assert validate(best, adapter, 0, 1.0) and best.validations.values == {} and list(tmp_path.iterdir()) == []
 
 
 def test_other_processes_write_nothing(adapter, tmp_path):
     best = KeepBest(tmp_path, "eval_x", False, patience=1)
     best.on_evaluate(None, SimpleNamespace(global_step=0, is_world_process_zero=False), TrainerControl(),
                      metrics={"eval_x": 1.0}, model=adapter)
-    assert best.looks == {"0": 1.0} and list(tmp_path.iterdir()) == []
+    assert best.validations.values == {0: 1.0} and list(tmp_path.iterdir()) == []
 
 
 def test_a_half_written_checkpoint_is_ignored_and_removed(tmp_path):
