@@ -13,9 +13,9 @@ from stages.params import read_all
 from stages.evaluate import evaluate
 from stages.events.simulator.log import BEHAVIORS
 from stages.metrics.adjust import adjusted
-from stages.metrics.decisions import tau_of
-from stages.metrics.splits import splits_of
-from stages.metrics.summary import metrics_of
+from stages.metrics.decisions import choose_tau
+from stages.metrics.splits import read_splits
+from stages.metrics.summary import measure
 from stages.reference import STAGE, oracle_log_p, reference
 from stages.windows import tested as chosen  # pytest would take the function itself for a test
 
@@ -87,8 +87,8 @@ def test_the_oracles_ceiling_is_adjusted_with_one_and_not_again(data, params):
     ceiling = values["oracle_adjusted"]
     assert ceiling["adjusted"]["tau"] == 0 and ceiling["adjusted"]["balanced"] == ceiling["balanced"]
     for name in ROWS + ["oracle"]:  # for every other row validation chooses, as for a model
-        valid = splits_of(predictions[name], data["events"], data["vocabulary"])["valid_balanced"]
-        assert values[name]["adjusted"]["tau"] == tau_of(valid, share, params.evaluate)
+        valid = read_splits(predictions[name], data["events"], data["vocabulary"])["valid_balanced"]
+        assert values[name]["adjusted"]["tau"] == choose_tau(valid, share, params.evaluate)
     assert values["oracle"]["adjusted"]["tau"] > 0
 
 
@@ -100,7 +100,7 @@ def test_every_row_predicts_every_window_that_models_do(data, params):
         assert frame.select(wanted.columns).equals(wanted)
         np.testing.assert_allclose(np.exp(np.stack(frame["log_p"].to_numpy())).sum(axis=1), 1, atol=1e-4)
         if name != "oracle_adjusted":
-            again = metrics_of(frame, data["events"], data["vocabulary"], params.evaluate, params.data_seed)
+            again = measure(frame, data["events"], data["vocabulary"], params.evaluate, params.data_seed)
             assert again == values[name]
 
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from stages.common.errors import UserError
 from stages.metrics.decisions import decided
-from stages.metrics.summary import difference_of
+from stages.metrics.summary import difference
 from stages.reports.gather import Material
 
 PAIRS = (("dpo", "base"), ("sft", "base"), ("dpo", "sft"), ("dpo", "markov"))
@@ -49,7 +49,7 @@ def differences(material: Material) -> Differences:
                  if name in material.predictions}
         for first, second in PAIRS:
             if first in moved and second in moved:
-                made = difference_of(moved[first], moved[second], material.events, material.vocabulary,
+                made = difference(moved[first], moved[second], material.events, material.vocabulary,
                                      material.params.evaluate, material.params.data_seed)
                 found[decision, first, second] = _checked(made, material, decision, first, second)
     return found

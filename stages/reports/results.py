@@ -8,7 +8,8 @@ from stages.reports.differences import Differences
 from stages.reports.gather import Material, StudyResult
 from stages.reports.labels import BALANCED, METRIC, NATURAL, change, measured, number, rows, shorts, simulated_mark
 from stages.reports.markup import Html, code, join, paragraph, table, tag
-from stages.studies.compare import LOWER_IS_BETTER, Summary
+from stages.metrics.registry import LOWER_IS_BETTER
+from stages.studies.compare import Summary
 from stages.studies.table import difference as difference_text
 from stages.studies.table import estimate, legend, metric_name
 

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.common.console import console as standard_console
-from stages.studies.compare import LOWER_IS_BETTER, Difference, Estimate, Summary
+from stages.metrics.registry import LOWER_IS_BETTER, find
+from stages.studies.compare import Difference, Estimate, Summary
 from stages.studies.costs import COSTS
 
 MISSING = "—"
@@ -62,10 +63,8 @@ def difference(value: Difference | None) -> str:
 
 def metric_name(metric: str) -> str:
     """`natural.rec_w` as people read it: `accuracy, natural`."""
-    split, name = metric.split(".", 1)
-    readable = {"rec_w": "accuracy", "prec_w": "precision", "log_loss": "log-loss", "ece": "calibration error",
-                "hr_at_3": "HR@3", "mrr": "MRR", "non_anchors": "non-anchors"}
-    return f"{readable.get(name, name)}, {split}"
+    found = find(metric)
+    return f"{found.label}, {found.split}"
 
 
 def legend(summary: Summary, validation: bool = False) -> str:

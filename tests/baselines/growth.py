@@ -36,8 +36,8 @@ from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
 from stages.params import read_all
 from stages.events.simulator.log import BEHAVIORS
-from stages.metrics.decisions import decided, tau_of
-from stages.metrics.splits import splits_of
+from stages.metrics.decisions import decided, choose_tau
+from stages.metrics.splits import read_splits
 from stages.past.counting import Markov
 from stages.reference import oracle_log_p, oracle_rows
 from stages.studies.compare import Comparison, Summary, summarise
@@ -115,7 +115,7 @@ def summaries(task: Task, rows: Sequence[Row], resamples: int = RESAMPLES) -> tu
     plain, moved = [], []
     for row in rows:
         frame = table_of(wanted, row.answers(tested))
-        tau = tau_of(splits_of(frame, task.events, task.vocabulary)["valid_balanced"], share, task.params.evaluate)
+        tau = choose_tau(read_splits(frame, task.events, task.vocabulary)["valid_balanced"], share, task.params.evaluate)
         plain.append(RowResult(row.name, row.name, [Repetition(0, frame, users, row.facts)]))
         label = f"{row.name}, τ = {tau:g}"
         moved.append(RowResult(row.name, label, [Repetition(0, decided(frame, share, tau), users, row.facts)]))
