@@ -169,9 +169,9 @@ from stages.studies.repetitions import Repetition, RowResult
 from stages.studies.table import metric_name
 
 events = pl.DataFrame({"user": np.arange(8) // 2, "behavior": ["a", "b"] * 4})
-vocabulary = pl.DataFrame({"behavior": ["a", "b"], "share": [0.7, 0.3], "group": ["head", "head"], "is_anchor": [True, True]})
+vocabulary = pl.DataFrame({"behavior": ["a", "b"], "share": [0.7, 0.3], "group": "head", "is_anchor": True})
 log_p = pl.Series(values=np.log(np.tile(np.array([0.7, 0.3], dtype=np.float32), (8, 1))))
-predictions = pl.DataFrame({"row": np.arange(8), "split": ["natural"] * 8, "behavior": events["behavior"], "log_p": log_p})
+predictions = events.select("behavior", row=np.arange(8), split=pl.lit("natural"), log_p=log_p.cast(pl.List(pl.Float32)))
 evaluate = Evaluate(tau=0, temperature=1, resamples=5, calibration_bins=2)
 found = measure(predictions, events, vocabulary, evaluate, 0)
 print(found["natural"]["hr_at_10"], found["natural"]["interval"]["hr_at_10"], headline(found)["hr_10"])
