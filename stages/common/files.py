@@ -66,8 +66,8 @@ def write_json(path: Path, content: Mapping[str, Any], digits: int | None = None
     """Write `content` as indented JSON, keys in the order given; NaN is refused.
 
     Args:
-        digits: significant digits of numbers with a point, all without it. Figures get `DIGITS`, so that another machine
-            writes the same file; what is computed with again does not.
+        digits: significant digits of numbers with a point, all without it. Figures get `DIGITS`, so that another
+            machine writes the same file; what is computed with again does not.
     """
     content = _rounded(content, digits) if digits else content
     with atomic_file(path) as part:

@@ -24,7 +24,9 @@ import polars as pl
 from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import run
-from stages.common.files import DIGITS, atomic_file, atomic_folder, checkpoint_folder, fingerprint, read_json, write_json
+from stages.common.files import (
+    DIGITS, atomic_file, atomic_folder, checkpoint_folder, fingerprint, read_json, write_json,
+)
 from stages.common.params import PARAMS, Section, read_params
 
 CODE = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 Metrics = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Weights `(R, N)` of windows, or of sums by user, to the values of each metric `(R,)`; weights of 1: the plain metric."""
+"""Weights `(R, N)` of windows, or of sums by user, to each metric `(R,)`; weights of 1 give it plain."""
 
 # numbers in a block of weights: 32 MB
 _BLOCK = 4_000_000

@@ -17,10 +17,7 @@ POINTS = 100
 
 
 def curves(
-    predictions: pl.DataFrame,
-    events: pl.DataFrame,
-    vocabulary: pl.DataFrame,
-    evaluate: Evaluate,
+    predictions: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.DataFrame, evaluate: Evaluate,
     metrics: dict[str, Any],
 ) -> dict[str, pl.DataFrame]:
     """The tables `confusion`, `behaviors`, `reliability` and `coverage` of a table of `predictions`.

@@ -15,19 +15,7 @@ from stages.metrics.outcomes import OUTSIDE, Outcomes
 from stages.metrics.selective import accuracy_at, area_under_risk_coverage
 
 Column = Callable[[Outcomes, int], tuple[np.ndarray, int]]
-"""Windows, and the bins of the calibration error, to each window's column `(N,)`, -1 for none, and how many there are."""
-
-
-def one(windows: Outcomes, bins: int) -> tuple[np.ndarray, int]:
-    return np.zeros(len(windows.label), dtype=np.int64), 1
-
-
-def by_label(windows: Outcomes, bins: int) -> tuple[np.ndarray, int]:
-    return windows.label, windows.size
-
-
-def by_answer(windows: Outcomes, bins: int) -> tuple[np.ndarray, int]:
-    return windows.predicted, windows.size
+"""Windows, and the bins of the calibration error, to each window's column `(N,)`, -1 for none, and how many."""
 
 
 def by_bin(windows: Outcomes, bins: int) -> tuple[np.ndarray, int]:
@@ -41,12 +29,21 @@ def by_confidence(windows: Outcomes, bins: int) -> tuple[np.ndarray, int]:
     return column, len(values)
 
 
+COLUMNS: dict[str, Column] = {
+    "one": lambda windows, bins: (np.zeros(len(windows.label), dtype=np.int64), 1),
+    "label": lambda windows, bins: (windows.label, windows.size),
+    "answer": lambda windows, bins: (windows.predicted, windows.size),
+    "bin": by_bin,
+    "confidence": by_confidence,
+}
+
+
 @dataclass(frozen=True)
 class Part:
-    """What is summed over a user's windows: `value` of each window `(N,)`, apart by `column`."""
+    """What is summed over a user's windows: `value` of each window `(N,)`, apart by a column of `COLUMNS`."""
 
     value: Callable[[Outcomes], np.ndarray]
-    column: Column = one
+    column: str = "one"
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,11 @@ class Metric:
 
     @property
     def split(self) -> str:
-        return self.name.split(".", 1)[0]
+        return self.name.partition(".")[0]
 
     @property
     def key(self) -> str:
-        return self.name.split(".", 1)[1]
+        return self.name.partition(".")[2]
 
     @property
     def linear(self) -> bool:
@@ -89,7 +86,7 @@ class Metric:
     @property
     def comparable(self) -> bool:
         """Whether the columns are the same for all models, so that two models' sums can be subtracted."""
-        return all(part.column is not by_confidence for part in self.parts)
+        return all(part.column != "confidence" for part in self.parts)
 
 
 def count(windows: Outcomes) -> np.ndarray:
@@ -131,14 +128,14 @@ def covered_accuracy(covered: np.ndarray, right: np.ndarray, share: float) -> np
 
 
 # a label outside the vocabulary counts as missed, but for the log-loss, which has nothing to say of it
-_OVER_WINDOWS, _SUREST_FIRST = Part(count), (Part(count, by_confidence), Part(hit, by_confidence))
+_OVER_WINDOWS, _SUREST_FIRST = Part(count), (Part(count, "confidence"), Part(hit, "confidence"))
 # accuracy of each behaviour, or its HR@3, averaged over a group of them; one without a window is left out
-_BY_BEHAVIOR = (Part(hit, by_label), Part(count, by_label))
+_BY_BEHAVIOR = (Part(hit, "label"), Part(count, "label"))
 
 METRICS = {metric.name: metric for metric in (
     # recall weighted by support, which is accuracy and HR@1
     Metric("natural.rec_w", "accuracy", (Part(hit), _OVER_WINDOWS), headline="acc", adjusted=True),
-    Metric("natural.prec_w", "precision", (Part(count, by_answer), Part(hit, by_answer), Part(known, by_label),
+    Metric("natural.prec_w", "precision", (Part(count, "answer"), Part(hit, "answer"), Part(known, "label"),
                                            _OVER_WINDOWS), weighted_precision),
     # how often the label is among the k most likely
     Metric("natural.hr_at_3", "HR@3", (Part(lambda windows: windows.hit_at(3)), _OVER_WINDOWS)),
@@ -147,7 +144,7 @@ METRICS = {metric.name: metric for metric in (
     Metric("natural.mrr", "MRR", (Part(lambda windows: 1 / windows.rank), _OVER_WINDOWS)),
     # mean -log p of the label in nats
     Metric("natural.log_loss", "log-loss", (Part(surprise), Part(known)), lower_is_better=True, headline="loss"),
-    Metric("natural.ece", "calibration error", (Part(lambda windows: windows.confidence - windows.hit, by_bin),
+    Metric("natural.ece", "calibration error", (Part(lambda windows: windows.confidence - windows.hit, "bin"),
                                                 _OVER_WINDOWS), calibration_error, lower_is_better=True),
     Metric("natural.accuracy_at_50", "accuracy, surest half", _SUREST_FIRST, partial(covered_accuracy, share=0.5)),
     Metric("natural.accuracy_at_80", "accuracy, surest 80 %", _SUREST_FIRST, partial(covered_accuracy, share=0.8)),
@@ -158,7 +155,7 @@ METRICS = {metric.name: metric for metric in (
     Metric("balanced.tail", "tail", _BY_BEHAVIOR, group="tail", headline="tail", adjusted=True),
     Metric("balanced.anchors", "anchors", _BY_BEHAVIOR, group="anchors"),
     Metric("balanced.non_anchors", "non-anchors", _BY_BEHAVIOR, group="non_anchors"),
-    Metric("balanced.hr_at_3", "HR@3", (Part(lambda windows: windows.hit_at(3), by_label), Part(count, by_label)),
+    Metric("balanced.hr_at_3", "HR@3", (Part(lambda windows: windows.hit_at(3), "label"), Part(count, "label")),
            group="overall"),
 )}
 

@@ -22,10 +22,7 @@ CALIBRATION = (METRICS["natural.log_loss"], METRICS["natural.ece"])
 """What a temperature changes."""
 
 
-def evaluate_natural(
-    split: Split, bins: int, resamples: int, rng: np.random.Generator,
-    metrics: Iterable[Metric] = of_split("natural"),
-) -> dict[str, Any]:
+def evaluate_natural(split: Split, bins: int, resamples: int, rng: np.random.Generator) -> dict[str, Any]:
     """Metrics of the natural test set, their 95 % intervals under `interval`, and the sizes.
 
     Args:
@@ -34,7 +31,7 @@ def evaluate_natural(
         resamples: bootstrap resamples over users; 0 leaves the intervals null.
         rng: draws the users.
     """
-    return _sizes(split) | _with_intervals(*_measure("natural", split, {}, metrics, bins, resamples, rng))
+    return _sizes(split) | _with_intervals(*_measure("natural", split, {}, of_split("natural"), bins, resamples, rng))
 
 
 def evaluate_balanced(
@@ -46,8 +43,7 @@ def evaluate_balanced(
     windows. A group without a behaviour in the test set is null.
     """
     members = groups(vocabulary)
-    metrics = (*of_split("balanced"), BY_BEHAVIOR)
-    plain, drawn = _measure("balanced", split, members, metrics, 1, resamples, rng)
+    plain, drawn = _measure("balanced", split, members, (*of_split("balanced"), BY_BEHAVIOR), 1, resamples, rng)
     accuracy, draws = plain.pop(BY_BEHAVIOR.key), drawn.pop(BY_BEHAVIOR.key)
     count = np.bincount(split.label[split.label != OUTSIDE], minlength=vocabulary.height)
     return _sizes(split) | _with_intervals(plain, drawn) | {
@@ -125,11 +121,7 @@ def measure(
 
 
 def difference(
-    first: pl.DataFrame,
-    second: pl.DataFrame,
-    events: pl.DataFrame,
-    vocabulary: pl.DataFrame,
-    evaluate: Evaluate,
+    first: pl.DataFrame, second: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.DataFrame, evaluate: Evaluate,
     seed: int,
 ) -> dict[str, Any]:
     """Every test metric of `first` minus that of `second`, two tables of `predictions` on the same windows.

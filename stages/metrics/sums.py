@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from stages.metrics.means import ratio
 from stages.metrics.outcomes import Outcomes
-from stages.metrics.registry import METRICS, Metric, Part
+from stages.metrics.registry import COLUMNS, METRICS, Metric, Part
 
 Parts = Mapping[tuple[str, Part], csr_array | np.ndarray]
 """By test set and part: sums by user `(U, K)`, or totals over users in R weightings of them `(R, K)`."""
@@ -39,37 +39,38 @@ class UserSums:
             bins: equal-width bins of the calibration error.
         """
         users = np.unique(np.concatenate([user for _, user in splits.values()]))
-        needed = {(metric.split, part) for metric in metrics for part in metric.parts if metric.split in splits}
-        return cls(users, {
-            (split, part): _summed(part, splits[split][0], np.searchsorted(users, splits[split][1]), len(users), bins)
-            for split, part in needed
-        }, members)
+        row = {split: np.searchsorted(users, user) for split, (_, user) in splits.items()}
+        needed = _needed(metric for metric in metrics if metric.split in splits)
+        return cls(users, {(split, part): _summed(part, splits[split][0], row[split], len(users), bins)
+                           for split, part in needed}, members)
 
     @property
     def width(self) -> int:
         """Columns of the widest part."""
         return max(each.shape[1] for each in self.parts.values())
 
-    def columns(self, metric: Metric) -> list[csr_array]:
-        """The sums `(U, K)` that `metric` is made of, those of its group's behaviours."""
-        sums = [self.parts[metric.split, part] for part in metric.parts]
-        return [each[:, np.flatnonzero(self.members[metric.group])] for each in sums] if metric.group else sums
-
     def totals(self, weights: np.ndarray, metrics: Iterable[Metric]) -> Parts:
         """What the `metrics` need, summed over the users under each row of `weights` `(R, U)`."""
-        needed = {(metric.split, part) for metric in metrics for part in metric.parts}
-        return {key: weights @ self.parts[key] for key in needed}
+        return {key: weights @ self.parts[key] for key in _needed(metrics)}
 
     def values(self, totals: Parts, metric: Metric) -> np.ndarray:
         """`metric` `(R,)` of the `totals`; NaN where there is nothing to measure."""
-        sums = [totals[metric.split, part] for part in metric.parts]
-        return metric.combine(*([each[:, self.members[metric.group]] for each in sums] if metric.group else sums))
+        return metric.combine(*self._columns(totals, metric))
 
     def measure(self, weights: np.ndarray, metrics: Iterable[Metric]) -> dict[str, np.ndarray]:
         """Each of the `metrics` by its key under each row of `weights` `(R, U)`."""
         metrics = tuple(metrics)
         totals = self.totals(weights, metrics)
         return {metric.key: self.values(totals, metric) for metric in metrics}
+
+    def columns(self, metric: Metric) -> list[csr_array]:
+        """The sums `(U, K)` that `metric` is made of."""
+        return self._columns(self.parts, metric)
+
+    def _columns(self, parts: Parts, metric: Metric) -> list:
+        """What `metric` is made of, of its group's behaviours."""
+        found = [parts[metric.split, part] for part in metric.parts]
+        return [each[:, np.flatnonzero(self.members[metric.group])] for each in found] if metric.group else found
 
 
 def contributions(metric: Metric, first: UserSums, second: UserSums) -> np.ndarray | None:
@@ -106,8 +107,11 @@ def differing(metric: Metric, first: UserSums, second: UserSums) -> np.ndarray |
     return np.any([(one != other).sum(axis=1) > 0 for one, other in pairs], axis=0)
 
 
+def _needed(metrics: Iterable[Metric]) -> set[tuple[str, Part]]:
+    return {(metric.split, part) for metric in metrics for part in metric.parts}
+
+
 def _summed(part: Part, windows: Outcomes, user: np.ndarray, users: int, bins: int) -> csr_array:
-    column, columns = part.column(windows, bins)
+    column, columns = COLUMNS[part.column](windows, bins)
     there = column >= 0
-    value = part.value(windows)
-    return csr_array((value[there], (user[there], column[there])), shape=(users, columns))
+    return csr_array((part.value(windows)[there], (user[there], column[there])), shape=(users, columns))

@@ -93,7 +93,8 @@ def check(
         if mask.dtype != np.bool_ or mask.shape != (any_vocabulary.height,):
             raise UserError(f"group {name!r}: expected a mask over the {any_vocabulary.height} behaviours of the "
                             f"vocabulary, found {mask.dtype} of shape {mask.shape}")
-    known = [metric.name for metric in METRICS.values() if metric.comparable] + [f"balanced.{name}" for name in extra or {}]
+    known = [metric.name for metric in METRICS.values() if metric.comparable]
+    known += [f"balanced.{name}" for name in extra or {}]
     for metric in metrics:
         if metric not in known:
             raise UserError(f"no metric {metric!r}" + (_close(metric, known) or "; known are " + ", ".join(known)))

@@ -93,7 +93,6 @@ def test_branches_are_compared_by_metrics_params_and_plots(project):
 
 
 @pytest.mark.parametrize(("command", "most", "shown"), [
-    (["metrics", "show"], 40, "metrics/dpo.json"),
     (["metrics", "diff", "main", "try-hotter"], 25, "metrics/dpo.json"),
     (["exp", "show", "--only-changed", "--drop", EXPERIMENTS], 40, "[hotter]"),
     (["dag", "--md", "--collapse-foreach-matrix", "dvc.yaml"], 60, '"evaluate"'),

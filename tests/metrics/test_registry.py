@@ -39,7 +39,8 @@ def test_equals_scikit_learn(predict, labels):
     recall = weighted("balanced.by_behavior", windows)
     np.testing.assert_allclose(recall[:5], np.diag(confusion) / confusion.sum(axis=1))
     assert np.isnan(recall[5:]).all()
-    top_3 = [top_k_accuracy_score(label[label == own], log_p[label == own], k=3, labels=range(size)) for own in range(5)]
+    top_3 = [top_k_accuracy_score(label[label == own], log_p[label == own], k=3, labels=range(size))
+             for own in range(5)]
     assert weighted("balanced.hr_at_3", windows) == pytest.approx(np.mean(top_3))
 
 
@@ -150,8 +151,8 @@ def test_labels_drawn_from_the_distribution_are_calibrated():
 
 
 def test_the_headline_is_flat_short_and_rounded():
-    figures = {name: {key: 0.123456 for key in ("rec_w", "log_loss", "overall", "head", "medium", "tail")}
-               for name in ("natural", "balanced")}
+    keys = ("rec_w", "log_loss", "overall", "head", "medium", "tail")
+    figures = {name: dict.fromkeys(keys, 0.123456) for name in ("natural", "balanced")}
     made = headline(figures | {"adjusted": {"tau": 1.125, **figures}})
     assert list(made) == ["acc", "loss", "all", "head", "medium", "tail", "acc_τ", "all_τ", "tail_τ", "τ"]
     assert made.pop("τ") == 1.125 and set(made.values()) == {0.123}
@@ -170,8 +171,8 @@ from stages.studies.table import metric_name
 
 events = pl.DataFrame({"user": np.arange(8) // 2, "behavior": ["a", "b"] * 4})
 vocabulary = pl.DataFrame({"behavior": ["a", "b"], "share": [0.7, 0.3], "group": "head", "is_anchor": True})
-log_p = pl.Series(values=np.log(np.tile(np.array([0.7, 0.3], dtype=np.float32), (8, 1))))
-predictions = events.select("behavior", row=np.arange(8), split=pl.lit("natural"), log_p=log_p.cast(pl.List(pl.Float32)))
+log_p = pl.Series(values=np.log(np.tile([0.7, 0.3], (8, 1)))).cast(pl.List(pl.Float32))
+predictions = events.select("behavior", row=np.arange(8), split=pl.lit("natural"), log_p=log_p)
 evaluate = Evaluate(tau=0, temperature=1, resamples=5, calibration_bins=2)
 found = measure(predictions, events, vocabulary, evaluate, 0)
 print(found["natural"]["hr_at_10"], found["natural"]["interval"]["hr_at_10"], headline(found)["hr_10"])

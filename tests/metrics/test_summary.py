@@ -202,8 +202,8 @@ def test_a_perfect_model_has_perfect_intervals(vocabulary):
     split = Split(log_p, label, np.arange(40) // 4)
     natural, balanced = evaluate_natural(split, 10, 50, rng()), evaluate_balanced(split, vocabulary, 50, rng())
     assert natural["aurc"] == pytest.approx(0)
-    names = ("rec_w", "prec_w", "mrr", "hr_at_3", "hr_at_5", "accuracy_at_50", "accuracy_at_80")
-    for values, names in ((natural, names), (balanced, ("overall", "tail", "hr_at_3"))):
+    right = ("rec_w", "prec_w", "mrr", "hr_at_3", "hr_at_5", "accuracy_at_50", "accuracy_at_80")
+    for values, names in ((natural, right), (balanced, ("overall", "tail", "hr_at_3"))):
         for name in names:
             assert values[name] == pytest.approx(1)
             assert values["interval"][name] == pytest.approx({"low": 1, "high": 1})
