@@ -31,7 +31,7 @@ def embeddings(vocabulary: pl.DataFrame, model: Path) -> tuple[pl.DataFrame, pl.
     nearest = likeness.argmax(axis=1)
     found = np.isfinite(likeness.max(axis=1))
     frame = vocabulary.select("behavior").with_columns(
-        nearest_anchor=pl.Series([names[number] if there else None for number, there in zip(nearest, found, strict=True)],
+        nearest_anchor=pl.Series([names[number] if any_ else None for number, any_ in zip(nearest, found, strict=True)],
                                  dtype=pl.String),
         likeness=pl.Series(np.where(found, likeness.max(axis=1), np.nan)).cast(pl.Float32).fill_nan(None),
         embedding=pl.Series(vectors.tolist(), dtype=tables.FLOATS),
