@@ -88,5 +88,4 @@ def test_the_pipeline_is_drawn(repository):
 
 
 def test_dvc_yaml_is_short():
-    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
-    assert max(map(len, text.splitlines())) <= COLUMNS
+    assert len(lines((ROOT / "dvc.yaml").read_text(encoding="utf-8"))) <= 350
