@@ -49,7 +49,7 @@ def card(
         name: of the adapter, the stage that made it: sft or dpo.
         manifest: the base model.
         adapter: its adapter_config.json.
-        metrics: its metrics/eval/<name>.json.
+        metrics: its data/evaluation/<name>.json.
         lock: the stages of dvc.lock; those from which the adapter follows are its lineage.
         params: what it was made with.
 

@@ -1,4 +1,4 @@
-"""Stage `embeddings`: the behaviours' names as the untuned model sees them, and in two dimensions (paper, Figure 1b)."""
+"""Stage `embeddings`: the behaviours' names as the untuned model sees them, and in a plane (paper, Figure 1b)."""
 
 from pathlib import Path
 
@@ -31,7 +31,8 @@ def embeddings(vocabulary: pl.DataFrame, model: Path) -> tuple[pl.DataFrame, pl.
     nearest = likeness.argmax(axis=1)
     found = np.isfinite(likeness.max(axis=1))
     frame = vocabulary.select("behavior").with_columns(
-        nearest_anchor=pl.Series([names[i] if ok else None for i, ok in zip(nearest, found, strict=True)], dtype=pl.String),
+        nearest_anchor=pl.Series([names[number] if any_ else None for number, any_ in zip(nearest, found, strict=True)],
+                                 dtype=pl.String),
         likeness=pl.Series(np.where(found, likeness.max(axis=1), np.nan)).cast(pl.Float32).fill_nan(None),
         embedding=pl.Series(vectors.tolist(), dtype=tables.FLOATS),
     )

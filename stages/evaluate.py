@@ -9,9 +9,10 @@ from stages.common.errors import UserError
 from stages.common.files import read_json
 from stages.common.params import Section, Seed
 from stages.common.stage import Kind, Stage, csv_folder, json, table
-from stages.metrics.curves import curves_of
+from stages.metrics.curves import curves
+from stages.metrics.registry import headline, headline_text
 from stages.metrics.settings import Evaluate
-from stages.metrics.summary import metrics_of
+from stages.metrics.summary import measure
 
 _FACTS = ("layout", "context", "events_dropped")
 
@@ -23,8 +24,8 @@ class Params(Section):
 
 def evaluate(
     events: pl.DataFrame, vocabulary: pl.DataFrame, predictions: pl.DataFrame, facts: dict[str, Any], params: Params
-) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
-    """The metrics of a table of `predictions`, and the tables that plots draw, by name.
+) -> tuple[dict[str, float | None], dict[str, Any], dict[str, pl.DataFrame]]:
+    """The headline and all metrics of a table of `predictions`, and the tables that plots draw, by name.
 
     Args:
         facts: what stage `predictions` wrote beside the table; `layout`, `context` and `events_dropped` head the
@@ -36,9 +37,9 @@ def evaluate(
     if facts["windows"] != len(predictions):
         raise UserError(f"the facts are of {facts['windows']} windows, the predictions of {len(predictions)}; run "
                         "`dvc repro`")
-    metrics = metrics_of(predictions, events, vocabulary, params.evaluate, params.data_seed)
-    plots = curves_of(predictions, events, vocabulary, params.evaluate, metrics)
-    return {key: facts[key] for key in _FACTS} | metrics, plots
+    evaluation = measure(predictions, events, vocabulary, params.evaluate, params.data_seed)
+    plots = curves(predictions, events, vocabulary, params.evaluate, evaluation)
+    return headline(evaluation), {key: facts[key] for key in _FACTS} | evaluation, plots
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -51,20 +52,13 @@ def _read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _message(args: Any, metrics: dict[str, Any], plots: dict[str, pl.DataFrame]) -> str:
-    natural, balanced, adjusted = metrics["natural"], metrics["balanced"], metrics["adjusted"]
-    shown = [("accuracy", natural["rec_w"])] + [(key, balanced[key]) for key in ("overall", "head", "medium", "tail")]
-    shown.append((f"overall (logits adjusted, τ {adjusted['tau']:g})", adjusted["balanced"]["overall"]))
-    text = ", ".join(f"{key} {value:.3f}" for key, value in shown if value is not None)
-    return f"{args.predictions.stem}: {text}"
-
-
 STAGE = Stage(
     "evaluate", __doc__, evaluate, Params,
     reads={name: table(name) for name in ("events", "vocabulary", "predictions")}
     | {"facts": Kind("what stage predictions counted beside its table (JSON)", read=_read_facts)},
-    writes={"metrics": json("the metrics (JSON)"), "plots": csv_folder("folder for the CSV files that plots draw")},
-    message=_message,
+    writes={"metrics": json("the few figures that DVC lists (JSON)"), "evaluation": json("all metrics (JSON)"),
+            "plots": csv_folder("folder for the CSV files that plots draw")},
+    message=lambda args, metrics, evaluation, plots: f"{args.predictions.stem}: {headline_text(metrics)}",
 )
 
 if __name__ == "__main__":

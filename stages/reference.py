@@ -1,6 +1,7 @@
-"""Stage `reference`: predictions and metrics of the trivial rows, and of the oracle where the log is simulated."""
+"""Stage `reference`: predictions and metrics of baselines that count, and of the oracle where the log is simulated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,19 +9,23 @@ import polars as pl
 
 from stages.common import tables
 from stages.common.errors import UserError
+from stages.common.files import DIGITS, write_json
 from stages.common.params import Section, Seed
-from stages.common.stage import Stage, json, table, table_folder
+from stages.common.stage import Kind, Stage, table, table_folder
 from stages.events.simulator.log import BEHAVIORS
 from stages.metrics.adjust import adjusted
+from stages.metrics.registry import headline, headline_text
 from stages.metrics.settings import Evaluate
-from stages.metrics.summary import metrics_of
+from stages.metrics.summary import measure
 from stages.past.counting import LastBehavior, Majority, Markov, MostFrequent
 from stages.windows.settings import Predictions, Windowing
 from stages.windows.tested import tested
 
+BASELINES = ("majority", "last", "frequent", "markov", "oracle", "oracle_adjusted")
+# the others' distributions say little of rare behaviours, and `oracle_adjusted` is the oracle's
+_ADJUSTED = ("markov",)
 # float32 probabilities may underflow; one in a thousand billion costs nothing and keeps logarithms finite
 _LEAST = 1e-12
-_SHOWN = (("natural", "rec_w"), ("natural", "log_loss"), ("balanced", "overall"), ("balanced", "tail"))
 
 
 class Params(Section):
@@ -31,43 +36,36 @@ class Params(Section):
 
 
 def reference(
-    events: pl.DataFrame,
-    windows: pl.DataFrame,
-    vocabulary: pl.DataFrame,
-    wanted: pl.DataFrame,
-    oracle: pl.DataFrame,
-    params: Params,
-) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
-    """Table `predictions` of every row by its name, and its metrics, each shaped as in `metrics/eval/<model>.json`.
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, oracle: pl.LazyFrame, params: Params
+) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, float | None]], dict[str, dict[str, Any]]]:
+    """By baseline: its table `predictions` of the windows that models answer, its headline, and all its metrics.
 
     The most likely behaviour is the best answer for the natural metrics only: for a mean over behaviours it is the one
-    of largest p(y|x) / π(y). Hence row `oracle_adjusted`, the oracle after logit adjustment with τ = 1 exactly: the
-    ceiling of the balanced test set. It is not adjusted again. In every other row `adjusted` has the τ of
-    `evaluate.tau`, as a model has.
+    of largest p(y|x) / π(y). Hence `oracle_adjusted`, the oracle after logit adjustment with τ = 1 exactly: the ceiling
+    of the balanced test set. It is not adjusted again. In every other baseline `adjusted` has the τ of `evaluate.tau`,
+    as a model has.
 
     Args:
-        wanted: the windows that every model answers, as `tested` gives them.
-        oracle: needs the rows of `wanted` only. It is empty for a real log, and then there are no oracle rows.
+        oracle: table `oracle`; it is empty for a real log, and then the oracle is not among the baselines.
 
     Raises:
         UserError: the oracle does not know a behaviour or a window.
     """
-    share, rows = vocabulary["share"].to_numpy(), wanted["row"].to_numpy()
-    log_p = _distributions(events, windows, vocabulary, rows, params.windowing.history)
-    if oracle.height:
-        log_p["oracle"] = oracle_log_p(oracle, rows, BEHAVIORS, vocabulary)
-        log_p["oracle_adjusted"] = adjusted(log_p["oracle"], share, 1)
-    predictions = {
-        name: wanted.with_columns(log_p=pl.Series(values=values)).cast(tables.SCHEMAS["predictions"])
-        for name, values in log_p.items()
-    }
-    metrics = {}
-    for name, frame in predictions.items():
-        done = {"tau": 0.0} if name == "oracle_adjusted" else {}
-        metrics[name] = metrics_of(
-            frame, events, vocabulary, params.evaluate.model_copy(update=done), params.data_seed
-        )
-    return predictions, metrics
+    wanted = tested(events, windows, params.predictions, params.data_seed)
+    rows = wanted["row"].to_numpy()
+    counting = {"majority": Majority(), "last": LastBehavior(), "frequent": MostFrequent(params.windowing.history),
+                "markov": Markov()}
+    log_p = {name: each.fit(events, windows, vocabulary).log_p(events, rows) for name, each in counting.items()}
+    if (truth := oracle_rows(wanted, oracle)).height:
+        log_p["oracle"] = oracle_log_p(truth, rows, BEHAVIORS, vocabulary)
+        log_p["oracle_adjusted"] = adjusted(log_p["oracle"], vocabulary["share"].to_numpy(), 1)
+    predictions, evaluations = {}, {}
+    for name, values in log_p.items():
+        predictions[name] = wanted.with_columns(log_p=pl.Series(values=values)).cast(tables.SCHEMAS["predictions"])
+        evaluate = params.evaluate.model_copy(update={"tau": 0.0} if name == "oracle_adjusted" else {})
+        evaluations[name] = measure(predictions[name], events, vocabulary, evaluate, params.data_seed)
+    headlines = {name: headline(each, adjusted=name in _ADJUSTED) for name, each in evaluations.items()}
+    return predictions, headlines, evaluations
 
 
 def oracle_log_p(
@@ -96,22 +94,6 @@ def oracle_log_p(
     return np.log(matrix / matrix.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _distributions(
-    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, rows: np.ndarray, history: int
-) -> dict[str, np.ndarray]:
-    """Log-probabilities `(N, V)` of `rows` under each trivial system."""
-    systems = {"majority": Majority(), "last": LastBehavior(), "frequent": MostFrequent(history), "markov": Markov()}
-    return {name: system.fit(events, windows, vocabulary).log_p(events, rows) for name, system in systems.items()}
-
-
-def read_and_compare(
-    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, oracle: pl.LazyFrame, params: Params
-) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
-    """`reference`, of the windows that every model answers."""
-    wanted = tested(events, windows, params.predictions, params.data_seed)
-    return reference(events, windows, vocabulary, wanted, oracle_rows(wanted, oracle), params)
-
-
 def oracle_rows(wanted: pl.DataFrame, oracle: pl.LazyFrame) -> pl.DataFrame:
     """The oracle's rows for the windows that are wanted: the table of a long log is larger than memory.
 
@@ -121,20 +103,20 @@ def oracle_rows(wanted: pl.DataFrame, oracle: pl.LazyFrame) -> pl.DataFrame:
     return oracle.filter(rows).collect(engine="streaming")
 
 
-def _message(args: Any, predictions: dict[str, pl.DataFrame], metrics: dict[str, Any]) -> str:
-    def line(values: dict[str, Any]) -> str:
-        shown = [(split, key, values[split][key]) for split, key in _SHOWN]
-        return ", ".join(f"{split} {key} {'none' if value is None else f'{value:.4f}'}" for split, key, value in shown)
-
-    return "\n".join(f"{name}: {line(values)}" for name, values in metrics.items())
+def _write_each(contents: Mapping[str, Any], folder: Path) -> None:
+    """A file for each of `BASELINES`, since DVC expects them all: with nothing in it where there is no oracle."""
+    for name in BASELINES:
+        write_json(folder / f"{name}.json", contents.get(name, {}), DIGITS)
 
 
 STAGE = Stage(
-    "reference", __doc__, read_and_compare, Params,
+    "reference", __doc__, reference, Params,
     reads={name: table(name) for name in ("events", "windows", "vocabulary")} | {"oracle": table("oracle", lazy=True)},
     writes={"out": table_folder("predictions", "folder for each baseline's table of predictions"),
-            "metrics": json("the metrics of each (JSON)")},
-    message=_message,
+            "metrics": Kind("folder for the few figures of each that DVC lists (JSON)", write=_write_each),
+            "evaluation": Kind("folder for all metrics of each (JSON)", write=_write_each)},
+    message=lambda args, predictions, metrics, evaluations:
+        "\n".join(f"{name}: {headline_text(figures)}" for name, figures in metrics.items()),
 )
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import write_json
 from stages.evaluate import STAGE, evaluate
+from stages.metrics.registry import headline
 from tests.events.helpers import ROOT
 from tests.small_log import all_behaviors, small_log, small_params
 
@@ -43,7 +44,8 @@ def arguments(data, tmp_path, monkeypatch):
     for name, path in paths.items():
         tables.write(data[name], name, path)
     paths |= {"params": ROOT / "params.yaml", "facts": tmp_path / "facts.json",
-              "metrics": tmp_path / "eval" / "dpo.json", "plots": tmp_path / "plots" / "dpo"}
+              "metrics": tmp_path / "metrics" / "dpo.json", "evaluation": tmp_path / "evaluation" / "dpo.json",
+              "plots": tmp_path / "plots" / "dpo"}
     write_json(paths["facts"], facts_of(data))
     monkeypatch.setattr(sys, "argv", ["evaluate", *(part for name, path in paths.items() for part in
                                                     (f"--{name}", str(path)))])
@@ -51,7 +53,8 @@ def arguments(data, tmp_path, monkeypatch):
 
 
 def test_metrics_begin_with_the_facts(data):
-    metrics, plots = evaluate(**data, facts=facts_of(data), params=small_params(evaluate__resamples=20))
+    figures, metrics, plots = evaluate(**data, facts=facts_of(data), params=small_params(evaluate__resamples=20))
+    assert figures == headline(metrics)
     assert list(metrics) == [
         "layout", "context", "events_dropped", "natural", "balanced", "adjusted", "calibrated", "valid"
     ]
@@ -66,7 +69,7 @@ def test_metrics_begin_with_the_facts(data):
 
 def test_the_seed_of_training_does_not_change_which_users_are_drawn_and_that_of_the_data_does(data):
     def run(**seeds):
-        return evaluate(**data, facts=facts_of(data), params=small_params(evaluate__resamples=20, **seeds))[0]
+        return evaluate(**data, facts=facts_of(data), params=small_params(evaluate__resamples=20, **seeds))[1]
 
     assert run(seed=1) == run(seed=0)
     assert run(data_seed=1)["natural"]["interval"] != run(data_seed=0)["natural"]["interval"]
@@ -74,14 +77,15 @@ def test_the_seed_of_training_does_not_change_which_users_are_drawn_and_that_of_
 
 def test_main_writes_the_metrics_and_files_that_agree_with_them(arguments, data):
     STAGE.main()
-    metrics = json.loads(arguments["metrics"].read_text(encoding="utf-8"))
+    figures, metrics = (json.loads(arguments[name].read_text(encoding="utf-8")) for name in ("metrics", "evaluation"))
+    assert figures == headline(metrics)
     files = {path.stem: pl.read_csv(path) for path in arguments["plots"].iterdir()}
     assert files.keys() == {"confusion", "behaviors", "reliability", "coverage"}
     rows = {row["behavior"]: row for row in files["behaviors"].iter_rows(named=True)}
     for name, values in metrics["balanced"]["by_behavior"].items():
         assert {key: rows[name][key] for key in values} == pytest.approx(values, abs=1e-6)
         own = files["confusion"].filter(actual=name)
-        assert (own["predicted"] == name).mean() == pytest.approx(values["accuracy"])
+        assert (own["predicted"] == name).mean() == pytest.approx(values["accuracy"], abs=1e-6)
     assert files["coverage"]["accuracy"][-1] == pytest.approx(metrics["natural"]["rec_w"], abs=1e-6)
     windows = files["reliability"].group_by("which").agg(pl.col("windows").sum())["windows"]
     assert windows.to_list() == [metrics["natural"]["windows"]] * 2
@@ -125,4 +129,4 @@ def test_refuses_facts_that_are_none_and_writes_nothing(arguments, content, mess
         arguments["facts"].write_text(content)
     with pytest.raises(UserError, match=f"facts.json: {message}"):
         STAGE.main()
-    assert not arguments["metrics"].exists() and not arguments["plots"].exists()
+    assert not any(arguments[name].exists() for name in ("metrics", "evaluation", "plots"))

@@ -1,4 +1,3 @@
-import json
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,14 +8,16 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
+from stages.common.files import DIGITS, read_json, write_json
 from stages.params import read_all
 from stages.evaluate import evaluate
 from stages.events.simulator.log import BEHAVIORS
 from stages.metrics.adjust import adjusted
-from stages.metrics.decisions import tau_of
-from stages.metrics.splits import splits_of
-from stages.metrics.summary import metrics_of
+from stages.metrics.decisions import choose_tau
+from stages.metrics.splits import read_splits
+from stages.metrics.summary import measure
 from stages.reference import STAGE, oracle_log_p, reference
+from stages.metrics.registry import headline
 from stages.windows import tested as chosen  # pytest would take the function itself for a test
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
@@ -65,8 +66,9 @@ def data():
 
 def run(data, params, **changes):
     tables_ = data | changes
-    wanted = chosen.tested(tables_["events"], tables_["windows"], params.predictions, params.data_seed)
-    return reference(**tables_, wanted=wanted, params=params)
+    predictions, headlines, values = reference(**tables_ | {"oracle": tables_["oracle"].lazy()}, params=params)
+    assert headlines == {name: headline(each, adjusted=name == "markov") for name, each in values.items()}
+    return predictions, values
 
 
 def test_nobody_beats_the_oracle(data, params):
@@ -87,8 +89,8 @@ def test_the_oracles_ceiling_is_adjusted_with_one_and_not_again(data, params):
     ceiling = values["oracle_adjusted"]
     assert ceiling["adjusted"]["tau"] == 0 and ceiling["adjusted"]["balanced"] == ceiling["balanced"]
     for name in ROWS + ["oracle"]:  # for every other row validation chooses, as for a model
-        valid = splits_of(predictions[name], data["events"], data["vocabulary"])["valid_balanced"]
-        assert values[name]["adjusted"]["tau"] == tau_of(valid, share, params.evaluate)
+        valid = read_splits(predictions[name], data["events"], data["vocabulary"])["valid_balanced"]
+        assert values[name]["adjusted"]["tau"] == choose_tau(valid, share, params.evaluate)
     assert values["oracle"]["adjusted"]["tau"] > 0
 
 
@@ -100,7 +102,7 @@ def test_every_row_predicts_every_window_that_models_do(data, params):
         assert frame.select(wanted.columns).equals(wanted)
         np.testing.assert_allclose(np.exp(np.stack(frame["log_p"].to_numpy())).sum(axis=1), 1, atol=1e-4)
         if name != "oracle_adjusted":
-            again = metrics_of(frame, data["events"], data["vocabulary"], params.evaluate, params.data_seed)
+            again = measure(frame, data["events"], data["vocabulary"], params.evaluate, params.data_seed)
             assert again == values[name]
 
 
@@ -111,6 +113,13 @@ def test_the_seed_of_training_changes_nothing(data, params):
 def test_a_real_log_has_no_oracle(data, params):
     predictions, values = run(data, params, oracle=data["oracle"].clear())
     assert list(values) == list(predictions) == ROWS
+
+
+def test_a_real_logs_oracle_is_a_file_with_nothing_in_it(data, params, tmp_path):
+    """DVC wants every out that it was told of."""
+    write = STAGE.writes["metrics"].write
+    write(dict.fromkeys(ROWS, {"acc": 0.5}), tmp_path)
+    assert [read_json(tmp_path / f"{name}.json") for name in ROWS + ORACLES] == [{"acc": 0.5}] * 4 + [{}] * 2
 
 
 def test_oracle_follows_the_vocabularys_order_and_renormalises():
@@ -133,21 +142,26 @@ def keys(values):
 
 
 def test_main_reads_the_tables_and_writes_the_metrics_and_the_predictions(data, params, tmp_path, monkeypatch):
-    arguments = ["reference", "--params", str(PARAMS), "--metrics", str(tmp_path / "eval" / "reference.json"),
-                 "--out", str(tmp_path / "predictions" / "reference")]
+    arguments = ["reference", "--params", str(PARAMS), "--metrics", str(tmp_path / "metrics"),
+                 "--evaluation", str(tmp_path / "evaluation"), "--out", str(tmp_path / "predictions" / "reference")]
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "dpo.json").write_text("{}")
     for name, frame in data.items():
         tables.write(frame, name, tmp_path / f"{name}.parquet")
         arguments += [f"--{name}", str(tmp_path / f"{name}.parquet")]
     monkeypatch.setattr(sys, "argv", arguments)
     STAGE.main()
-    values = json.loads((tmp_path / "eval" / "reference.json").read_text())
-    assert list(values) == ROWS + ORACLES
+    assert (tmp_path / "metrics" / "dpo.json").exists(), "what other stages wrote there stays"
+    values, figures = ({name: read_json(tmp_path / folder / f"{name}.json") for name in ROWS + ORACLES}
+                       for folder in ("evaluation", "metrics"))
+    assert all(figures[name] == headline(values[name], adjusted=name == "markov") for name in values)
     assert all(keys(metrics) == keys(values["markov"]) for metrics in values.values())
     written = {path.stem: tables.read("predictions", path) for path in (tmp_path / "predictions/reference").iterdir()}
     assert written.keys() == values.keys()
 
     # and a model's metrics have the keys of every row, after what the model saw
     facts = {"layout": "stream", "context": "next", "events_dropped": 0, "windows": len(written["markov"])}
-    model, _ = evaluate(data["events"], data["vocabulary"], written["markov"], facts, read_all(PARAMS))
-    assert {name: model[name] for name in values["markov"]} == values["markov"]
+    _, model, _ = evaluate(data["events"], data["vocabulary"], written["markov"], facts, read_all(PARAMS))
+    write_json(tmp_path / "model.json", {name: model[name] for name in values["markov"]}, DIGITS)
+    assert read_json(tmp_path / "model.json") == values["markov"]
     assert model.keys() - values["markov"].keys() == facts.keys() - {"windows"}

@@ -246,11 +246,11 @@ def main() -> None:
     parser.add_argument("--decision", choices=("plain", "calibrated", "adjusted"), default="plain",
                         help="what an answer goes by, see above (default: %(default)s)")
     parser.add_argument("--metrics", type=Path,
-                        help="metrics with τ and temperature (default: metrics/eval/<name of the model>.json)")
+                        help="metrics with τ and temperature (default: data/evaluation/<name of the model>.json)")
     args = parser.parse_args()
     if args.order_only and args.decision != "plain":
         parser.error("--order-only knows the order of the plain probabilities only; leave out it or --decision")
-    decision = Decision.read(args.decision, args.metrics or Path("metrics/eval") / f"{args.model.name}.json")
+    decision = Decision.read(args.decision, args.metrics or Path("data/evaluation") / f"{args.model.name}.json")
     predictor = Predictor(args.model, tables.read("vocabulary", args.vocabulary), read_all(args.params), decision)
     try:
         for answer in answers(args.input, predictor, args.top, args.order_only):

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 
+DIGITS = 6
+"""Significant digits of figures in JSON."""
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path`; it becomes `path` when the block ends well and vanishes when it does not.
@@ -58,10 +62,24 @@ def _ready(path: Path) -> Path:
     return path
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as indented JSON, keys in the order given, numbers unrounded; NaN is refused."""
+def write_json(path: Path, content: Mapping[str, Any], digits: int | None = None) -> None:
+    """Write `content` as indented JSON, keys in the order given; NaN is refused.
+
+    Args:
+        digits: significant digits of numbers with a point, all without it. Figures get `DIGITS`, so that another
+            machine writes the same file; what is computed with again does not.
+    """
+    content = _rounded(content, digits) if digits else content
     with atomic_file(path) as part:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each, digits) for each in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,7 +24,9 @@ import polars as pl
 from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import run
-from stages.common.files import atomic_file, atomic_folder, checkpoint_folder, fingerprint, read_json, write_json
+from stages.common.files import (
+    DIGITS, atomic_file, atomic_folder, checkpoint_folder, fingerprint, read_json, write_json,
+)
 from stages.common.params import PARAMS, Section, read_params
 
 CODE = Path(__file__).parents[1]
@@ -99,13 +101,13 @@ def csv_folder(help: str) -> Kind:
 
 
 def json(help: str) -> Kind:
-    return Kind(help, read_json, lambda content, path: write_json(path, content))
+    return Kind(help, read_json, lambda content, path: write_json(path, content, DIGITS))
 
 
 def json_folder(help: str) -> Kind:
     return Kind(help, write=lambda contents, path: _write_folder(
         {f"{each}.json": content for each, content in contents.items()}, path,
-        lambda content, part: write_json(part, content)))
+        lambda content, part: write_json(part, content, DIGITS)))
 
 
 def text(help: str) -> Kind:

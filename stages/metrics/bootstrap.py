@@ -5,20 +5,22 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 Metrics = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Weights of the windows `(R, N)` to the values of each metric `(R,)`. Weights of 1 give the plain metric."""
+"""Weights `(R, N)` of windows, or of sums by user, to each metric `(R,)`; weights of 1 give it plain."""
 
 # numbers in a block of weights: 32 MB
 _BLOCK = 4_000_000
 
 
-def user_weights(user: np.ndarray, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Weights of the windows `(R, N)`, in blocks, R adding up to `resamples`.
+def user_weights(
+    user: np.ndarray, resamples: int, rng: np.random.Generator, width: int = 0
+) -> Iterator[np.ndarray]:
+    """Weights of what is of each of `user` `(N,)`, windows or sums: `(R, N)` in blocks, R adding up to `resamples`.
 
-    A window's weight is how often its user was drawn when as many users are drawn, with replacement, as there are.
-    Depends on the users present and not on the order of the windows.
+    A weight is how often the user was drawn when as many users are drawn, with replacement, as there are. Depends on
+    the users present and not on their order. `width` is of the widest array `(R, width)` that is made of a block.
     """
     users, code = np.unique(user, return_inverse=True)
-    block = max(1, _BLOCK // max(1, len(user)))
+    block = max(1, _BLOCK // max(1, len(user), width))
     for first in range(0, resamples, block):
         rows = min(block, resamples - first)
         drawn = rng.integers(len(users), size=(rows, len(users)))
@@ -27,14 +29,16 @@ def user_weights(user: np.ndarray, resamples: int, rng: np.random.Generator) -> 
         yield times[:, code].astype(np.float64)
 
 
-def resampled(metrics: Metrics, user: np.ndarray, resamples: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Values of each metric in each resample of the users `(N,)`: `(resamples,)`; none where there is no window.
+def resampled(
+    metrics: Metrics, user: np.ndarray, resamples: int, rng: np.random.Generator, width: int = 0
+) -> dict[str, np.ndarray]:
+    """Values of each metric in each resample of the users `(N,)`: `(resamples,)`; none where there is no user.
 
-    A metric of several values, `(R, V)`, keeps them: `(resamples, V)`.
+    A metric of several values, `(R, V)`, keeps them: `(resamples, V)`. `width` as in `user_weights`.
     """
     if not len(user) or not resamples:
         return {name: value[:0] for name, value in metrics(np.ones((1, len(user)))).items()}
-    blocks = [metrics(weights) for weights in user_weights(user, resamples, rng)]
+    blocks = [metrics(weights) for weights in user_weights(user, resamples, rng, width)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
@@ -48,7 +52,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> dict[str, float]:
 
 
 def paired_difference(
-    first: Metrics, second: Metrics, user: np.ndarray, resamples: int, rng: np.random.Generator
+    first: Metrics, second: Metrics, user: np.ndarray, resamples: int, rng: np.random.Generator, width: int = 0
 ) -> dict[str, dict[str, float]]:
     """Each metric of `first` minus that of `second` on the same windows, with the interval of that difference.
 
@@ -60,5 +64,5 @@ def paired_difference(
         return {name: left[name] - right[name] for name in left}
 
     plain = difference(np.ones((1, len(user))))
-    drawn = resampled(difference, user, resamples, rng)
+    drawn = resampled(difference, user, resamples, rng, width)
     return {name: {"difference": float(plain[name][0]), **interval(drawn[name])} for name in plain}

@@ -5,34 +5,31 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stages.metrics.settings import Evaluate
 from stages.metrics.adjust import tempered
-from stages.metrics.calibration import bin_of
 from stages.metrics.outcomes import Outcomes, outcomes
+from stages.metrics.registry import by_bin, by_confidence
 from stages.metrics.selective import accuracy_at
-from stages.metrics.splits import splits_of
+from stages.metrics.settings import Evaluate
+from stages.metrics.splits import read_splits
 
 POINTS = 100
 """Most points of a curve."""
 
 
-def curves_of(
-    predictions: pl.DataFrame,
-    events: pl.DataFrame,
-    vocabulary: pl.DataFrame,
-    evaluate: Evaluate,
+def curves(
+    predictions: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.DataFrame, evaluate: Evaluate,
     metrics: dict[str, Any],
 ) -> dict[str, pl.DataFrame]:
     """The tables `confusion`, `behaviors`, `reliability` and `coverage` of a table of `predictions`.
 
     Args:
         predictions: what `metrics` are of, with `events`, `vocabulary` and `evaluate`.
-        metrics: the result of `metrics_of`.
+        metrics: the result of `measure`.
 
     Raises:
-        UserError: as `metrics_of`.
+        UserError: as `measure`.
     """
-    natural = splits_of(predictions, events, vocabulary)["natural"]
+    natural = read_splits(predictions, events, vocabulary)["natural"]
     plain = outcomes(natural.log_p, natural.label)
     calibrated = outcomes(tempered(natural.log_p, metrics["calibrated"]["temperature"]), natural.label)
     parts = {"plain": plain, "calibrated": calibrated}
@@ -79,7 +76,7 @@ def behaviors(metrics: dict[str, Any], vocabulary: pl.DataFrame) -> pl.DataFrame
 
 def reliability(windows: Outcomes, bins: int) -> pl.DataFrame:
     """Mean `confidence`, `accuracy` and number of `windows` of each equal-width bin of confidence that holds any."""
-    frame = pl.DataFrame({"bin": bin_of(windows, bins), "confidence": windows.confidence, "accuracy": windows.hit})
+    frame = pl.DataFrame({"bin": by_bin(windows, bins)[0], "confidence": windows.confidence, "accuracy": windows.hit})
     return frame.group_by("bin").agg(
         pl.col("confidence", "accuracy").mean(), windows=pl.len().cast(pl.Int64)
     ).sort("bin").drop("bin")
@@ -87,7 +84,8 @@ def reliability(windows: Outcomes, bins: int) -> pl.DataFrame:
 
 def coverage(windows: Outcomes) -> pl.DataFrame:
     """`accuracy` over the surest share `coverage` of the windows, at `POINTS` shares, or one for each window."""
-    count = len(windows.label)
-    points = min(POINTS, count)
+    points = min(POINTS, len(windows.label))
     share = np.arange(1, points + 1) / max(points, 1)
-    return pl.DataFrame({"coverage": share, "accuracy": accuracy_at(np.ones((1, count)), windows, share)[0]})
+    column, columns = by_confidence(windows, 0)
+    sums = (np.bincount(column, weights=value, minlength=columns)[None] for value in (None, windows.hit))
+    return pl.DataFrame({"coverage": share, "accuracy": accuracy_at(*sums, share)[0]})

@@ -5,10 +5,9 @@ import polars as pl
 from scipy.optimize import minimize_scalar
 
 from stages.common import tables
-from stages.metrics.settings import Evaluate
-from stages.metrics.accuracy import mean_by_behavior
 from stages.metrics.adjust import adjusted, tempered
 from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.settings import Evaluate
 from stages.metrics.splits import Split
 
 TAUS = tuple(eighth / 8 for eighth in range(17))
@@ -18,7 +17,7 @@ TEMPERATURES = (0.05, 20.0)
 _GAIN = 1e-6  # in nats, below which a better log-loss is rounding
 
 
-def tau_of(valid: Split, share: np.ndarray, evaluate: Evaluate) -> float:
+def choose_tau(valid: Split, share: np.ndarray, evaluate: Evaluate) -> float:
     """`evaluate.tau`, or the one of `TAUS` with the best mean accuracy over behaviours on `valid`, the balanced set.
 
     On few windows many τ share the best accuracy. Of those it is the one with the least log-loss, averaged over
@@ -29,14 +28,16 @@ def tau_of(valid: Split, share: np.ndarray, evaluate: Evaluate) -> float:
     valid = _known(valid)
     if not len(valid.label):
         return 0.0
-    weights = np.ones((1, len(valid.label)))
+    windows_of_each = np.bincount(valid.label, minlength=len(share))
+    present = windows_of_each > 0
+
+    def mean_over_behaviors(values: np.ndarray) -> float:
+        sums = np.bincount(valid.label, weights=values, minlength=len(share))
+        return (sums[present] / windows_of_each[present]).mean()
 
     def order(tau: float) -> tuple[float, float, float]:
         windows = outcomes(adjusted(valid.log_p, share, tau), valid.label)
-        accuracy, loss = (
-            np.nanmean(mean_by_behavior(weights, valid.label, values, len(share)))
-            for values in (windows.hit, windows.surprise)
-        )
+        accuracy, loss = mean_over_behaviors(windows.hit), mean_over_behaviors(windows.surprise)
         # what differs by rounding only (to float32, in the loss) is equal
         return -round(accuracy, 9), round(loss, 6), tau
 
@@ -47,14 +48,14 @@ def cross_fitted(natural: Split, balanced: Split, share: np.ndarray, evaluate: E
     """Validation splits after logit adjustment, each user's windows with the τ that other users' windows chose.
 
     A τ scored on the windows that chose it is never worse than 0 there, so the users are dealt into two halves by turns
-    in the order of their pseudonyms: each half's windows, of both splits, get `tau_of` the other half's `balanced`
+    in the order of their pseudonyms: each half's windows, of both splits, get `choose_tau` the other half's `balanced`
     windows, or of all `balanced` windows where the other half has none of a behaviour in the vocabulary.
     """
     first = np.unique(np.concatenate([natural.user, balanced.user]))[::2]
     moved = [split.log_p.copy() for split in (natural, balanced)]
     for half in (True, False):
         others = _part(balanced, np.isin(balanced.user, first) != half)
-        tau = tau_of(others if (others.label != OUTSIDE).any() else balanced, share, evaluate)
+        tau = choose_tau(others if (others.label != OUTSIDE).any() else balanced, share, evaluate)
         for split, log_p in zip((natural, balanced), moved, strict=True):
             own = np.isin(split.user, first) == half
             log_p[own] = adjusted(split.log_p[own], share, tau)
@@ -70,7 +71,7 @@ def decided(predictions: pl.DataFrame, share: np.ndarray, tau: float) -> pl.Data
     return predictions.with_columns(log_p=rows).cast(tables.SCHEMAS["predictions"])
 
 
-def temperature_of(valid: Split, evaluate: Evaluate) -> float:
+def choose_temperature(valid: Split, evaluate: Evaluate) -> float:
     """`evaluate.temperature`, or the one within `TEMPERATURES` of least log-loss on `valid`, the natural set.
 
     The log-loss is convex in 1 / T, so a bounded scalar search finds it (Guo et al. 2017, arXiv 1706.04599, Section

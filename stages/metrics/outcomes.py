@@ -18,6 +18,7 @@ class Outcomes:
         rank: place of the label among the candidates, 1 the best, ties by candidate order; infinite where `OUTSIDE`.
         confidence: probability of `predicted`, 0 to 1.
         surprise: -log p of the label in nats; NaN where `OUTSIDE`.
+        size: how many candidates there are, V.
     """
 
     label: np.ndarray
@@ -25,6 +26,7 @@ class Outcomes:
     rank: np.ndarray
     confidence: np.ndarray
     surprise: np.ndarray
+    size: int
 
     @property
     def hit(self) -> np.ndarray:
@@ -60,4 +62,5 @@ def outcomes(log_p: np.ndarray, label: np.ndarray) -> Outcomes:
         rank=np.where(known, rank, np.inf),
         confidence=np.exp(log_p.max(axis=1).astype(np.float64)),
         surprise=np.where(known, -truth[:, 0].astype(np.float64), np.nan),
+        size=log_p.shape[1],
     )

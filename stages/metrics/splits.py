@@ -27,7 +27,7 @@ class Split:
     user: np.ndarray
 
 
-def splits_of(predictions: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.DataFrame) -> dict[str, Split]:
+def read_splits(predictions: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.DataFrame) -> dict[str, Split]:
     """The windows of each test and validation split of a table `predictions`, an absent split with none.
 
     Raises:

@@ -1,6 +1,7 @@
-"""A model's predictions become the nested dict that stands in `metrics/eval/<model>.json`."""
+"""A model's predictions become the nested dict that stands in `data/evaluation/<model>.json`."""
 
 import math
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -8,46 +9,17 @@ import numpy as np
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.metrics.settings import Evaluate
-from stages.metrics.accuracy import by_behavior, group_means, groups, ranked, weighted_precision
 from stages.metrics.adjust import adjusted, tempered
-from stages.metrics.bootstrap import Metrics, interval, paired_difference, resampled
-from stages.metrics.calibration import calibration_error, log_loss
-from stages.metrics.decisions import cross_fitted, tau_of, temperature_of
-from stages.metrics.outcomes import OUTSIDE, Outcomes, outcomes
-from stages.metrics.selective import accuracy_at, area_under_risk_coverage
-from stages.metrics.splits import TEST, Split, splits_of
+from stages.metrics.bootstrap import interval, paired_difference, resampled
+from stages.metrics.decisions import choose_tau, choose_temperature, cross_fitted
+from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.registry import BY_BEHAVIOR, METRICS, Metric, groups, of_split
+from stages.metrics.settings import Evaluate
+from stages.metrics.splits import TEST, Split, read_splits
+from stages.metrics.sums import UserSums
 
-COVERAGES = {"accuracy_at_50": 0.5, "accuracy_at_80": 0.8}
-"""Accuracy over the surest half and the surest four fifths of the natural windows."""
-
-
-def natural_metrics(weights: np.ndarray, windows: Outcomes, size: int, bins: int) -> dict[str, np.ndarray]:
-    """The metrics of the natural test set under each row of `weights` `(R, N)`; `size` is V."""
-    covered = accuracy_at(weights, windows, np.array(list(COVERAGES.values())))
-    return {
-        "prec_w": weighted_precision(weights, windows, size),
-        **ranked(weights, windows),
-        **calibration_metrics(weights, windows, bins),
-        **dict(zip(COVERAGES, covered.T, strict=True)),
-        "aurc": area_under_risk_coverage(weights, windows),
-    }
-
-
-def calibration_metrics(weights: np.ndarray, windows: Outcomes, bins: int) -> dict[str, np.ndarray]:
-    """What a temperature changes, under each row of `weights` `(R, N)`."""
-    return {"log_loss": log_loss(weights, windows), "ece": calibration_error(weights, windows, bins)}
-
-
-def balanced_metrics(weights: np.ndarray, windows: Outcomes, members: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The metrics of the balanced test set under each row of `weights` `(R, N)`; `members` are the `groups`.
-
-    A behaviour without a window in a resample is left out of that resample's means. `hr_at_3` is the mean over
-    behaviours too.
-    """
-    size = len(members["overall"])
-    top_3 = group_means(by_behavior(weights, windows, size, top=3), {"hr_at_3": members["overall"]})
-    return group_means(by_behavior(weights, windows, size), members) | top_3
+CALIBRATION = (METRICS["natural.log_loss"], METRICS["natural.ece"])
+"""What a temperature changes."""
 
 
 def evaluate_natural(split: Split, bins: int, resamples: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -59,9 +31,7 @@ def evaluate_natural(split: Split, bins: int, resamples: int, rng: np.random.Gen
         resamples: bootstrap resamples over users; 0 leaves the intervals null.
         rng: draws the users.
     """
-    windows = outcomes(split.log_p, split.label)
-    metrics = partial(natural_metrics, windows=windows, size=split.log_p.shape[1], bins=bins)
-    return _sizes(split) | _values(metrics, split.user, resamples, rng)
+    return _sizes(split) | _with_intervals(*_measure("natural", split, {}, of_split("natural"), bins, resamples, rng))
 
 
 def evaluate_balanced(
@@ -72,15 +42,9 @@ def evaluate_balanced(
     `behaviors` counts the behaviours behind each mean, `by_behavior` has each one's accuracy, its interval and its
     windows. A group without a behaviour in the test set is null.
     """
-    windows = outcomes(split.log_p, split.label)
     members = groups(vocabulary)
-
-    def metrics(weights: np.ndarray) -> dict[str, np.ndarray]:
-        each = by_behavior(weights, windows, vocabulary.height)
-        return balanced_metrics(weights, windows, members) | {"by_behavior": each}
-
-    plain, drawn = _plain(metrics, split.user), resampled(metrics, split.user, resamples, rng)
-    accuracy, draws = plain.pop("by_behavior"), drawn.pop("by_behavior")
+    plain, drawn = _measure("balanced", split, members, (*of_split("balanced"), BY_BEHAVIOR), 1, resamples, rng)
+    accuracy, draws = plain.pop(BY_BEHAVIOR.key), drawn.pop(BY_BEHAVIOR.key)
     count = np.bincount(split.label[split.label != OUTSIDE], minlength=vocabulary.height)
     return _sizes(split) | _with_intervals(plain, drawn) | {
         "behaviors": {name: int((count[member] > 0).sum()) for name, member in members.items()},
@@ -99,22 +63,16 @@ def evaluate_valid(
     `overall` is the mean accuracy over behaviours on `balanced`; `rec_w` and `log_loss` are of `natural`. Intervals
     take the decision as it is: what other users would have made of τ is not in them.
     """
-    windows = outcomes(balanced.log_p, balanced.label)
-    overall = {"overall": np.ones(vocabulary.height, dtype=bool)}
-    first = _values(
-        lambda weights: group_means(by_behavior(weights, windows, vocabulary.height), overall),
-        balanced.user, resamples, _generator(seed, "valid_balanced"),
-    )
-    seen = outcomes(natural.log_p, natural.label)
-    second = _values(
-        lambda weights: {"rec_w": ranked(weights, seen)["rec_w"], "log_loss": log_loss(weights, seen)},
-        natural.user, resamples, _generator(seed, "valid_natural"),
-    )
-    bounds = first.pop("interval") | second.pop("interval")
-    return first | second | {"interval": bounds}
+    found, bounds = {}, {}
+    for name, split, keys in (("balanced", balanced, ["overall"]), ("natural", natural, ["rec_w", "log_loss"])):
+        metrics = [METRICS[f"{name}.{key}"] for key in keys]
+        rng = _generator(seed, f"valid_{name}")
+        found |= _with_intervals(*_measure(name, split, groups(vocabulary), metrics, 1, resamples, rng))
+        bounds |= found.pop("interval")
+    return found | {"interval": bounds}
 
 
-def metrics_of(
+def measure(
     predictions: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.DataFrame, evaluate: Evaluate, seed: int
 ) -> dict[str, Any]:
     """All metrics of a table of `predictions`, the same keys always, null where there is nothing to measure.
@@ -132,10 +90,10 @@ def metrics_of(
     Raises:
         UserError: the predictions were made from other events or another vocabulary.
     """
-    splits = splits_of(predictions, events, vocabulary)
+    splits = read_splits(predictions, events, vocabulary)
     share, bins, resamples = vocabulary["share"].to_numpy(), evaluate.calibration_bins, evaluate.resamples
-    tau = tau_of(splits["valid_balanced"], share, evaluate)
-    temperature = temperature_of(splits["valid_natural"], evaluate)
+    tau = choose_tau(splits["valid_balanced"], share, evaluate)
+    temperature = choose_temperature(splits["valid_natural"], evaluate)
     moved = {name: Split(adjusted(splits[name].log_p, share, tau), splits[name].label, splits[name].user)
              for name in TEST}
 
@@ -148,14 +106,11 @@ def metrics_of(
     valid = partial(evaluate_valid, vocabulary=vocabulary, resamples=resamples, seed=seed)
     validation = splits["valid_natural"], splits["valid_balanced"]
     natural = splits["natural"]
-    calibrated = outcomes(tempered(natural.log_p, temperature), natural.label)
-    calibration = partial(calibration_metrics, windows=calibrated, bins=bins)
+    calibrated = Split(tempered(natural.log_p, temperature), natural.label, natural.user)
+    calibration = _measure("natural", calibrated, {}, CALIBRATION, bins, resamples, _generator(seed, "natural"))
     return test(splits) | {
         "adjusted": {"tau": tau} | test(moved),
-        "calibrated": {
-            "temperature": temperature,
-            "natural": _values(calibration, natural.user, resamples, _generator(seed, "natural")),
-        },
+        "calibrated": {"temperature": temperature, "natural": _with_intervals(*calibration)},
         "valid": {
             "natural": _sizes(splits["valid_natural"]),
             "balanced": _sizes(splits["valid_balanced"]),
@@ -165,12 +120,8 @@ def metrics_of(
     }
 
 
-def difference_of(
-    first: pl.DataFrame,
-    second: pl.DataFrame,
-    events: pl.DataFrame,
-    vocabulary: pl.DataFrame,
-    evaluate: Evaluate,
+def difference(
+    first: pl.DataFrame, second: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.DataFrame, evaluate: Evaluate,
     seed: int,
 ) -> dict[str, Any]:
     """Every test metric of `first` minus that of `second`, two tables of `predictions` on the same windows.
@@ -184,15 +135,12 @@ def difference_of(
     first, second = first.sort(keys), second.sort(keys)
     if not first.select(keys).equals(second.select(keys)):
         raise UserError("the two tables of predictions hold different windows; evaluate both models on the same log")
-    pairs = [splits_of(predictions, events, vocabulary) for predictions in (first, second)]
-    differences = {}
+    pairs = [read_splits(predictions, events, vocabulary) for predictions in (first, second)]
+    members, differences = groups(vocabulary), {}
     for split in TEST:
-        if split == "natural":
-            bound = partial(natural_metrics, size=vocabulary.height, bins=evaluate.calibration_bins)
-        else:
-            bound = partial(balanced_metrics, members=groups(vocabulary))
-        metrics = [partial(bound, windows=outcomes(splits[split].log_p, splits[split].label)) for splits in pairs]
-        values = paired_difference(*metrics, pairs[0][split].user, evaluate.resamples, _generator(seed, split))
+        sums = [_sums(split, splits[split], members, of_split(split), evaluate.calibration_bins) for splits in pairs]
+        values = paired_difference(*(partial(each.measure, metrics=of_split(split)) for each in sums), sums[0].user,
+                                   evaluate.resamples, _generator(seed, split), max(each.width for each in sums))
         differences[split] = {
             name: {key: _or_null(number) for key, number in value.items()} for name, value in values.items()
         }
@@ -212,12 +160,19 @@ def _sizes(split: Split) -> dict[str, int]:
     }
 
 
-def _values(metrics: Metrics, user: np.ndarray, resamples: int, rng: np.random.Generator) -> dict[str, Any]:
-    return _with_intervals(_plain(metrics, user), resampled(metrics, user, resamples, rng))
+def _sums(name: str, split: Split, members: dict, metrics: Iterable[Metric], bins: int) -> UserSums:
+    return UserSums.of({name: (outcomes(split.log_p, split.label), split.user)}, members, bins, metrics)
 
 
-def _plain(metrics: Metrics, user: np.ndarray) -> dict[str, Any]:
-    return {name: value[0] for name, value in metrics(np.ones((1, len(user)))).items()}
+def _measure(
+    name: str, split: Split, members: dict[str, np.ndarray], metrics: Iterable[Metric], bins: int, resamples: int,
+    rng: np.random.Generator,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The `metrics` of a split by key, and their values in each resample of its users."""
+    sums = _sums(name, split, members, metrics, bins)
+    values = partial(sums.measure, metrics=metrics)
+    plain = {key: value[0] for key, value in values(np.ones((1, len(sums.user)))).items()}
+    return plain, resampled(values, sums.user, resamples, rng, sums.width)
 
 
 def _with_intervals(plain: dict[str, float], drawn: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The rows to beat: majority, last behaviour, most frequent in the history, and a first-order Markov chain.
+"""The baselines that count: majority, last behaviour, most frequent in the history, and a first-order Markov chain.
 
 Each gives whole distributions without zeros, so that log-loss and calibration mean something for them too.
 """
@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 import polars as pl
+from scipy.sparse import csr_array
 
 from stages.common.draws import positions
 
@@ -19,8 +20,8 @@ def history_rows(user: np.ndarray, rows: np.ndarray, length: int) -> np.ndarray:
     return np.where(step <= positions(user)[rows][:, None], rows[:, None] - step, _NONE)
 
 
-class _Trivial:
-    """What the four share: the vocabulary's names and the behaviours' shares of the training events."""
+class _Counting:
+    """What all four know: the vocabulary's names and the behaviours' shares of the training events."""
 
     def fit(self, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
         self.names = vocabulary["behavior"]
@@ -35,18 +36,18 @@ class _Trivial:
         return np.where(flat == _NONE, _NONE, numbers.to_numpy()).reshape(rows.shape)
 
 
-class Majority(_Trivial):
+class Majority(_Counting):
     """The behaviours' shares of the training events, whatever came before."""
 
     def log_p(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
         return np.tile(np.log(self.share).astype(np.float32), (len(rows), 1))
 
 
-class LastBehavior(_Trivial):
+class LastBehavior(_Counting):
     """The user's previous behaviour again; the rest of the probability goes by share.
 
     The weight of the repetition is how often training windows repeat, but at least one half: below that the share of
-    a frequent behaviour could outweigh it, and the row would no longer be what its name says.
+    a frequent behaviour could outweigh it, and the baseline would no longer be what its name says.
     """
 
     def fit(self, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
@@ -69,7 +70,7 @@ class LastBehavior(_Trivial):
         return self._behaviors(events, history_rows(events["user"].to_numpy(), rows, 1))[:, 0]
 
 
-class MostFrequent(_Trivial):
+class MostFrequent(_Counting):
     """The behaviours' shares of the last `history` events, with one imagined event spread by training share.
 
     That one event breaks ties by training share and cannot overturn a difference of counts.
@@ -86,10 +87,10 @@ class MostFrequent(_Trivial):
         return np.log(counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-class Markov(_Trivial):
+class Markov(_Counting):
     """First-order Markov chain that knows the hour, the kind of day and the place of the event to predict.
 
-    The language model's prompt names these (`[next-intent-info]`), so a fair rival gets them too. From general to
+    The language model's prompt names these (`[next-intent-info]`), so a fair baseline gets them too. From general to
     specific, each context's counts are smoothed by the distribution of the level before, as by a Dirichlet prior of a
     certain concentration (MacKay and Peto 1995):
 
@@ -163,23 +164,16 @@ class _Counts:
     """How often each behaviour followed each context, kept sparse: most contexts have seen few behaviours."""
 
     def __init__(self, context: np.ndarray, label: np.ndarray, size: int):
-        self.size = size
-        pair, self.count = np.unique(context * size + label, return_counts=True)
-        self.label = pair % size
-        self.context, first = np.unique(pair // size, return_index=True)
-        self.bounds = np.r_[first, len(pair)]
+        known = label != _NONE
+        self.context, row = np.unique(context[known], return_inverse=True)
+        # the last row stands for contexts never seen
+        self.counts = csr_array((np.ones(len(row)), (row, label[known])), shape=(len(self.context) + 1, size))
 
     def of(self, context: np.ndarray) -> np.ndarray:
         """Counts `(N, V)` of the contexts `(N,)`; zeros for one never seen."""
-        counts = np.zeros((len(context), self.size))
-        found = np.searchsorted(self.context, context)
-        seen = np.flatnonzero(found < len(self.context))
-        seen = seen[self.context[found[seen]] == context[seen]]
-        start, length = self.bounds[found[seen]], np.diff(self.bounds)[found[seen]]
-        # entries start, start + 1, … of every seen context, one after another
-        entry = np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)
-        counts[np.repeat(seen, length), self.label[entry]] = self.count[entry]
-        return counts
+        row = np.searchsorted(self.context, context)
+        seen = np.append(self.context, -1)[row] == context
+        return self.counts[np.where(seen, row, len(self.context))].toarray()
 
 
 def _smoothed(counts: np.ndarray, p: np.ndarray, concentration: float) -> np.ndarray:

@@ -22,9 +22,8 @@ PLOTS = ("frequencies", "embeddings", *(f"{model}/{curve}" for model in MODELS
                                         for curve in ("confusion", "behaviors", "reliability", "coverage")))
 
 # where the pipeline leaves what is read
-EVALUATION = "{metrics}/eval/{row}.json"  # all metrics of a row
-REFERENCE = "{metrics}/eval/reference.json"  # of several rows, by name
-COUNTS = "{metrics}/{stage}.json"
+EVALUATION = "{data}/evaluation/{row}.json"  # all metrics of a row
+COUNTS = "{data}/counts/{stage}.json"
 HISTORY = "{metrics}/{stage}_history.csv"
 PLOT = "{metrics}/plots/{name}.csv"
 STUDIES = "{metrics}/studies"
@@ -144,13 +143,12 @@ def _counts(paths: Paths) -> dict[str, dict[str, Any]]:
 
 
 def _metrics(paths: Paths) -> dict[str, dict[str, Any]]:
-    found = {row: _json(path) for row in (*ROWS, "oracle_adjusted")
+    every = {row: _json(path) for row in (*ROWS, "oracle_adjusted")
              if (path := paths.find(EVALUATION, row=row)).exists()}
+    found = {row: values for row, values in every.items() if values != {}}  # of a real log no oracle is known
     folder = paths.find(EVALUATION, row="").parent
     if not set(MODELS) & found.keys():
         raise UserError(f"{folder}: no metrics of a model there; run `dvc repro`, or `dvc repro evaluate@base` for one")
-    if (path := paths.find(REFERENCE)).exists():
-        found |= _json(path)
     ceiling = found.pop("oracle_adjusted", None)
     for name, values in found.items():
         if missing := [key for key in _NEEDED if not isinstance(values, dict) or key not in values]:

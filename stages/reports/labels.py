@@ -1,5 +1,6 @@
 """How rows, metrics and numbers read on the page: the one place for their names."""
 
+from stages.metrics.registry import METRICS
 from stages.reports.inputs import Inputs
 from stages.studies.table import MISSING
 
@@ -8,15 +9,10 @@ ROW = {"majority": "majority", "last": "last behaviour", "frequent": "most frequ
 SFT = {"anchors": "SFT on anchors", "all": "SFT on all", "tail": "SFT on the tail",
        "tail_and_medium": "SFT on tail and medium", "none": "no SFT"}
 """The first step of tuning by `sft.labels`; the paper's A-Tuning is the one on anchors only."""
+_OF_ITSELF = ("natural.log_loss", "natural.ece", "natural.accuracy_at_50", "natural.accuracy_at_80", "natural.aurc")
+"""Metrics of one test set, which need not say of which."""
 DECISION = {"plain": "plain", "adjusted": "logits adjusted"}
-METRIC = {
-    "natural.rec_w": "accuracy, natural", "natural.prec_w": "precision, natural", "natural.hr_at_3": "HR@3, natural",
-    "natural.mrr": "MRR, natural", "natural.log_loss": "log-loss", "natural.ece": "calibration error",
-    "natural.accuracy_at_50": "accuracy, surest half", "natural.accuracy_at_80": "accuracy, surest 80 %",
-    "natural.aurc": "area under risk–coverage", "balanced.overall": "overall, balanced",
-    "balanced.head": "head, balanced", "balanced.medium": "medium, balanced", "balanced.tail": "tail, balanced",
-    "balanced.hr_at_3": "HR@3, balanced",
-}
+METRIC = {name: metric.label + ("" if name in _OF_ITSELF else f", {metric.split}") for name, metric in METRICS.items()}
 
 
 def row_names(inputs: Inputs) -> dict[str, str]:

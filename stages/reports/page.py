@@ -10,10 +10,10 @@ from markupsafe import Markup
 
 from stages.common.console import console
 from stages.common.files import atomic_file
+from stages.metrics.registry import LOWER_IS_BETTER
 from stages.reports import labels, results
 from stages.reports.drawing import COLOURS, TEMPLATES, Picture, clean
 from stages.studies import table
-from stages.studies.compare import LOWER_IS_BETTER
 from stages.studies.table import gap_closed
 
 

@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
+from stages.metrics.registry import LOWER_IS_BETTER
 from stages.reports.inputs import Inputs, flat
-from stages.studies.compare import LOWER_IS_BETTER, Summary
+from stages.studies.compare import Summary
 from stages.studies.view import public
 
 Column = tuple[str, str]

@@ -18,12 +18,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from stages.metrics.bootstrap import interval
-from stages.metrics.sums import ratio
+from stages.metrics.means import ratio
+from stages.metrics.registry import find
+from stages.metrics.sums import UserSums
 from stages.studies.permutation import holm, paired_test, random_signs
 from stages.studies.repetitions import Groups, Prepared, RowResult, Vocabularies, check, prepare
-from stages.studies.user_sums import UserSums, metric_of, parts_of
-
-LOWER_IS_BETTER = frozenset({"natural.log_loss", "natural.ece", "natural.aurc"})
 
 
 @dataclass(frozen=True)
@@ -187,13 +186,13 @@ def _cube(
 ) -> np.ndarray:
     """A row's metrics at each repetition under each weighting of the users, `(S, 1 + R, M)`; NaN without it."""
     cube = np.full((len(numbers), len(weights), len(metrics)), np.nan)
-    needed = sorted({part for metric in metrics for part in parts_of(metric)})
+    found = [find(metric) for metric in metrics]
     for place, number in enumerate(numbers):
         if number in sums:
             of = sums[number]
-            totals = of.totals(weights[:, of.user], needed)
-            for column, metric in enumerate(metrics):
-                cube[place, :, column] = metric_of(metric, totals, of.members)
+            totals = of.totals(weights[:, of.user], found)
+            for column, metric in enumerate(found):
+                cube[place, :, column] = of.values(totals, metric)
     return cube
 
 
@@ -224,7 +223,7 @@ def _differences(
         relative = ratio(_combined(both[:, :1], repetitions[:1]), _combined(beside[:, :1], repetitions[:1]))
         pairs = [(sums[number], base[number]) for number in data.numbers if number in sums and number in base]
         found[name] = Difference(
-            **estimate, relative=_or_null(relative[0]), p=paired_test(metric, pairs, signs), p_holm=None
+            **estimate, relative=_or_null(relative[0]), p=paired_test(find(metric), pairs, signs), p_holm=None
         )
     corrected = holm([difference.p for difference in found.values()])
     return {name: replace(difference, p_holm=p) for (name, difference), p in zip(found.items(), corrected, strict=True)}

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stages.studies.user_sums import UserSums, contributions, differing, is_linear, swapped
+from stages.metrics.registry import Metric
+from stages.metrics.sums import UserSums, contributions, differing, swapped
 
 EXACT_USERS = 12
 """Up to as many users that differ, every swap is tried (2¹² of them) instead of random ones."""
@@ -20,7 +21,7 @@ def random_signs(flips: int, users: int, rng: np.random.Generator) -> np.ndarray
     return (2 * rng.integers(2, size=(flips, users), dtype=np.int8) - 1).astype(np.int8)
 
 
-def paired_test(metric: str, pairs: Sequence[tuple[UserSums, UserSums]], signs: np.ndarray) -> float | None:
+def paired_test(metric: Metric, pairs: Sequence[tuple[UserSums, UserSums]], signs: np.ndarray) -> float | None:
     """Two-sided p of the paired permutation test over users; None where nothing is measured.
 
     Were the two rows' predictions exchangeable, swapping one user's (in all repetitions together) would change
@@ -44,7 +45,7 @@ def paired_test(metric: str, pairs: Sequence[tuple[UserSums, UserSums]], signs: 
     exact = active.sum() <= EXACT_USERS
     chosen = _all_signs(int(active.sum())) if exact else signs[:, active]
     number = np.cumsum(active) - 1
-    if is_linear(metric):
+    if metric.linear:
         sums = np.zeros(signs.shape[1])
         for first, second in measured:
             sums[first.user] += contributions(metric, first, second) / len(measured)
@@ -68,25 +69,20 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 
 def _measured(
-    metric: str, pairs: Sequence[tuple[UserSums, UserSums]], users: int
+    metric: Metric, pairs: Sequence[tuple[UserSums, UserSums]], users: int
 ) -> tuple[list[tuple[UserSums, UserSums]], np.ndarray]:
     """The pairs in which there is something to measure, and which users of the study differ in any of them."""
     active = np.zeros(users, dtype=bool)
     measured = []
     for first, second in pairs:
-        if is_linear(metric):
-            added = contributions(metric, first, second)
-            differs = None if added is None else added != 0
-        else:
-            differs = differing(metric, first, second) if first.parts["windows"].any() else None
-        if differs is not None:
+        if (differs := differing(metric, first, second)) is not None:
             measured.append((first, second))
             active[first.user[differs]] = True
     return measured, active
 
 
 def _swaps(
-    metric: str, pair: tuple[UserSums, UserSums], signs: np.ndarray, active: np.ndarray, number: np.ndarray
+    metric: Metric, pair: tuple[UserSums, UserSums], signs: np.ndarray, active: np.ndarray, number: np.ndarray
 ) -> np.ndarray:
     """The pair's difference under each row of the active users' `signs`, `(F,)`, in blocks."""
     user = pair[0].user

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.metrics.accuracy import groups
 from stages.metrics.outcomes import OUTSIDE, Outcomes, outcomes
-from stages.studies.user_sums import NATURAL_METRICS, UserSums, user_sums
+from stages.metrics.registry import METRICS, groups
+from stages.metrics.sums import UserSums
 
 SPLITS = ("natural", "balanced")
 
@@ -93,7 +93,8 @@ def check(
         if mask.dtype != np.bool_ or mask.shape != (any_vocabulary.height,):
             raise UserError(f"group {name!r}: expected a mask over the {any_vocabulary.height} behaviours of the "
                             f"vocabulary, found {mask.dtype} of shape {mask.shape}")
-    known = [*NATURAL_METRICS, *(f"balanced.{name}" for name in (*standing, *(extra or {})))]
+    known = [metric.name for metric in METRICS.values() if metric.comparable]
+    known += [f"balanced.{name}" for name in extra or {}]
     for metric in metrics:
         if metric not in known:
             raise UserError(f"no metric {metric!r}" + (_close(metric, known) or "; known are " + ", ".join(known)))
@@ -167,11 +168,11 @@ def _sums(name: str, number: int, part: pl.DataFrame, user: np.ndarray, masks: _
     size = len(behavior)
     if (part["log_p"].list.len() != size).any():
         raise UserError(f"row {name!r}, repetition {number}: made with another vocabulary than this one of {size}")
-    of, owner = {}, {}
+    splits = {}
     for split in SPLITS:
         inside = (part["split"] == split).to_numpy()
-        of[split], owner[split] = _outcomes(part.filter(pl.Series(inside, dtype=pl.Boolean)), behavior), user[inside]
-    return user_sums(of["natural"], owner["natural"], of["balanced"], owner["balanced"], members, bins)
+        splits[split] = _outcomes(part.filter(pl.Series(inside, dtype=pl.Boolean)), behavior), user[inside]
+    return UserSums.of(splits, members, bins, [metric for metric in METRICS.values() if metric.comparable])
 
 
 def _outcomes(part: pl.DataFrame, behavior: pl.Series) -> Outcomes:

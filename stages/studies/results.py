@@ -23,10 +23,8 @@ from stages.studies.plan import Experiment, Plan
 from stages.studies.repetitions import Repetition, RowResult
 from stages.studies.repository import Finished
 
-DETAILS, COUNTS, BASELINE_COUNTS = "metrics/eval/{}.json", "metrics/{}.json", "metrics/baselines/{}.json"
+DETAILS, COUNTS, BASELINE_COUNTS = "data/evaluation/{}.json", "data/counts/{}.json", "data/counts/baselines/{}.json"
 """Files of an experiment: a model's metrics; what a stage counted; what fitting or timing a model took."""
-
-_IN_ONE_FILE = dict.fromkeys(REFERENCES, "reference")  # baselines whose metrics stand together in one such file
 
 COSTS = {
     "trials": "settings tried", "trained_targets": "targets given", "trained_parameters": "parameters trained",
@@ -133,12 +131,10 @@ def _chosen(found: list[Experiment], done: Mapping[str, Finished], results: Resu
 
 def _details(results: Results, commit: str, row: StudyRow) -> dict[str, Any]:
     """The metrics of the row's model in an experiment, as `stages.evaluate` or `stages.reference` wrote them."""
-    found = results.metrics(commit, DETAILS.format(_IN_ONE_FILE.get(row.model, row.model)))
-    if row.model not in _IN_ONE_FILE:
-        return found
-    if row.model not in found:
+    found = results.metrics(commit, DETAILS.format(row.model))
+    if not found:
         raise UserError(f"experiment {commit[:7]}: no baseline {row.model}; the oracle is for simulated logs only")
-    return found[row.model]
+    return found
 
 
 def _valid(metrics: Mapping[str, Any], row: StudyRow) -> dict[str, Any]:

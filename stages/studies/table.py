@@ -10,7 +10,8 @@ from rich.text import Text
 
 from stages.common.console import console as standard_console
 from stages.common.errors import UserError
-from stages.studies.compare import LOWER_IS_BETTER, Difference, Estimate, Summary
+from stages.metrics.registry import LOWER_IS_BETTER, find
+from stages.studies.compare import Difference, Estimate, Summary
 from stages.studies.definitions import Gap
 from stages.studies.results import COSTS
 
@@ -18,8 +19,6 @@ MISSING = "—"
 
 _BETWEEN, _NARROWEST = 2, 12  # cells between columns of the terminal, and of the narrowest label
 _SHORTEST_GAP = 0.01  # of a shorter one, a share says nothing
-_READABLE = {"rec_w": "accuracy", "prec_w": "precision", "log_loss": "log-loss", "ece": "calibration error",
-             "hr_at_3": "HR@3", "mrr": "MRR", "non_anchors": "non-anchors"}
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ def difference(value: Difference | None) -> str:
 
 def metric_name(metric: str) -> str:
     """`natural.rec_w` as people read it: `accuracy, natural`."""
-    split, name = metric.split(".", 1)
-    return f"{_READABLE.get(name, name)}, {split}"
+    found = find(metric)
+    return f"{found.label}, {found.split}"
 
 
 def legend(summary: Summary, validation: bool = False) -> str:

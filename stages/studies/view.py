@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.common.console import console, duration
-from stages.common.files import atomic_file, write_json
+from stages.common.files import DIGITS, atomic_file, write_json
 from stages.studies.compare import Summary
 from stages.studies.definitions import Catalogue, Overrides, Setting
 from stages.studies.durations import OVERHEAD, Durations
@@ -136,7 +136,7 @@ def write(name: str, made: Plan, summary: Summary, request: Request, folder: Pat
         "format": _log_format(made), "simulated": _simulated(made, request),
     }
     # the summary's own rows hold each row's figures; what the rows were set to stands beside them
-    write_json(folder / f"{name}.json", content | {"row_settings": rows} | summary.to_json())
+    write_json(folder / f"{name}.json", content | {"row_settings": rows} | summary.to_json(), DIGITS)
     with atomic_file(folder / f"{name}.md") as path:
         path.write_text(text, encoding="utf-8")
     show(summary, study.title, f"{study.title}. {request.setting.title}", validation=study.show_validation)

@@ -26,8 +26,8 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.events.simulator.log import BEHAVIORS as SIMULATED
 from stages.metrics.adjust import adjusted
-from stages.metrics.decisions import tau_of
-from stages.metrics.splits import splits_of
+from stages.metrics.decisions import choose_tau
+from stages.metrics.splits import read_splits
 from stages.past.counting import Markov
 from stages.reference import oracle_log_p
 from tests.baselines.laws import rows_of
@@ -134,8 +134,8 @@ def test_validation_chooses_how_far_logits_are_adjusted(task):
 
     (row,) = summaries(task, [Answering("markov", answers, {})], resamples=0)[1].rows
     wanted, share = task.tested(), task.vocabulary["share"].to_numpy()
-    split = splits_of(predictions_of(wanted, answers(wanted["row"])), task.events, task.vocabulary)["valid_balanced"]
-    assert float(row.label.split()[-1]) == tau_of(split, share, task.params.evaluate)
+    split = read_splits(predictions_of(wanted, answers(wanted["row"])), task.events, task.vocabulary)["valid_balanced"]
+    assert float(row.label.split()[-1]) == choose_tau(split, share, task.params.evaluate)
 
 
 def test_the_oracle_is_read_for_what_is_tested_and_refused_before_any_fit(tmp_path):

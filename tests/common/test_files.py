@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.common.files import atomic_file, atomic_folder, cache_folder, fingerprint, read_json, sha256, write_json
+from stages.common.files import (
+    DIGITS, atomic_file, atomic_folder, cache_folder, fingerprint, read_json, sha256, write_json,
+)
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "old content", "new content"
@@ -111,6 +113,14 @@ def test_json_keeps_order_letters_and_digits(tmp_path):
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert read_json(tmp_path / "x.json") == content and list(json.loads(text)) == ["z", "a", "n"]
     assert "β" in text and "0.30000000000000004" in text and text.endswith("}\n")
+
+
+def test_figures_in_json_have_six_significant_digits(tmp_path):
+    content = {"a": [0.1 + 0.2, 1234567.8], "b": {"c": 1e-9 / 3, "d": 10**9 + 1, "e": True}, "f": None}
+    write_json(tmp_path / "x.json", content, DIGITS)
+    assert read_json(tmp_path / "x.json") == {
+        "a": [0.3, 1234570.0], "b": {"c": 3.33333e-10, "d": 10**9 + 1, "e": True}, "f": None
+    }
 
 
 def test_json_without_a_value_for_nan(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from tests.end_to_end.project import set_values, stages_of, stages_run
 
 # the first run of the tiny pipeline, on which all of them stand, is in the time of the first test
 pytestmark = pytest.mark.timeout(1200)
+
+# of the model to be used, the figures that tell most, and the params that differ: as in README
+EXPERIMENTS = r"(?!Exp|.*dpo.json:(acc|all|tail)$|[a-z]+\.[a-z_]+$)"
 
 with_symbols = pytest.mark.skipif(
     not (Path(sysconfig.get_path("purelib")) / "behaviorlm_hooks.pth").exists(),
@@ -36,10 +40,11 @@ def test_a_clone_runs_every_stage_once_and_then_nothing(fresh):
 
 
 def test_models_are_measured_alike(project):
-    metrics = {name: read_json(project.folder / "metrics" / "eval" / f"{name}.json") for name in ("base", "sft", "dpo")}
-    assert leaves(metrics["base"]).keys() == leaves(metrics["sft"]).keys() == leaves(metrics["dpo"]).keys()
-    for content in metrics.values():
-        assert all(math.isfinite(value) for value in leaves(content).values() if isinstance(value, int | float))
+    for folder in ("metrics", "data/evaluation"):
+        metrics = {name: read_json(project.folder / folder / f"{name}.json") for name in ("base", "sft", "dpo")}
+        assert leaves(metrics["base"]).keys() == leaves(metrics["sft"]).keys() == leaves(metrics["dpo"]).keys()
+        for content in metrics.values():
+            assert all(math.isfinite(value) for value in leaves(content).values() if isinstance(value, int | float))
 
 
 def test_beta_runs_b_tuning_and_its_evaluation_only(project):
@@ -74,9 +79,9 @@ def test_queued_experiments_run_elsewhere_and_are_shown(project):
 def test_branches_are_compared_by_metrics_params_and_plots(project):
     for experiment in ("hotter", "difficult-1"):
         project.dvc("exp", "branch", experiment, f"try-{experiment}")
-    metrics = project.dvc_json("metrics", "diff", "main", "try-difficult-1")
-    assert metrics.keys() == {"metrics/selection.json"}
-    assert metrics["metrics/selection.json"]["pool_mean_difficulty"]["diff"] != 0
+    metrics = project.dvc_json("metrics", "diff", "main", "try-hotter")
+    assert metrics.keys() == {"metrics/dpo.json"}
+    assert metrics["metrics/dpo.json"]["loss"]["diff"] != 0
     params = project.dvc_json("params", "diff", "main", "try-difficult-1")
     assert params.keys() == {"params.yaml"} and params["params.yaml"].keys() == {"selection.lambda"}
     output = project.dvc("plots", "diff", "main", "try-hotter", "--out", project.folder.parent / "plots")
@@ -85,6 +90,18 @@ def test_branches_are_compared_by_metrics_params_and_plots(project):
     project.git("checkout", "--quiet", "try-hotter")
     project.dvc("checkout")
     assert stages_run(project.dvc("repro")) == []
+
+
+@pytest.mark.parametrize(("command", "most", "shown"), [
+    (["metrics", "diff", "main", "try-hotter"], 25, "metrics/dpo.json"),
+    (["exp", "show", "--only-changed", "--drop", EXPERIMENTS], 40, "[hotter]"),
+    (["dag", "--md", "--collapse-foreach-matrix", "dvc.yaml"], 60, '"evaluate"'),
+])
+def test_what_dvc_prints_fits_120_columns(project, command, most, shown):
+    narrow = replace(project, environment=project.environment | {"COLUMNS": "120"})
+    printed = narrow.dvc(*command).rstrip().split("\n")
+    assert max(map(len, printed)) <= 120 and len(printed) <= most
+    assert any(shown in line for line in printed)
 
 
 @with_symbols

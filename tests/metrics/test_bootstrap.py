@@ -5,7 +5,10 @@ from hypothesis import strategies as st
 
 from stages.metrics import bootstrap
 from stages.metrics.bootstrap import interval, paired_difference, resampled, user_weights
-from stages.metrics.sums import mean, sums_by
+from stages.metrics.means import ratio
+from stages.metrics.outcomes import Outcomes
+from stages.metrics.registry import METRICS
+from stages.metrics.sums import UserSums
 
 
 def rng(seed=0):
@@ -13,7 +16,7 @@ def rng(seed=0):
 
 
 def mean_of(value):
-    return lambda weights: {"mean": mean(weights, value)}
+    return lambda weights: {"mean": ratio(weights @ value, weights.sum(axis=1))}
 
 
 def test_users_are_drawn_whole_and_as_many_as_there_are():
@@ -31,6 +34,9 @@ def test_blocks_do_not_change_the_draws(monkeypatch):
     blocks = list(user_weights(user, 25, rng()))
     assert [len(block) for block in blocks] == [7, 7, 7, 4]
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
+    wide = list(user_weights(user, 25, rng(), width=35))
+    assert [len(block) for block in wide] == [2] * 12 + [1]
+    np.testing.assert_array_equal(np.concatenate(wide), whole)
 
 
 def test_order_of_the_windows_does_not_change_the_draws():
@@ -107,9 +113,18 @@ def test_a_model_does_not_differ_from_itself():
     assert value == {"difference": 0, "low": 0, "high": 0}
 
 
-@given(st.lists(st.integers(0, 5), max_size=30))
-def test_sums_by_code(codes):
-    code = np.array(codes, dtype=int)
-    weights = rng(9).integers(0, 5, (2, len(code))).astype(float)
-    expected = np.array([np.bincount(code, weights=row, minlength=6) for row in weights])
-    np.testing.assert_array_equal(sums_by(weights, code, 6), expected)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 5), st.integers(0, 5)), max_size=30))
+def test_sums_by_user(windows):
+    user, label, answer = np.array(windows, dtype=int).reshape(-1, 3).T
+    one = np.ones(len(label))
+    outcomes = Outcomes(label, answer, one, one, one, 6)
+    made = UserSums.of({"natural": (outcomes, user)}, {}, 2, [METRICS["natural.prec_w"]])
+    np.testing.assert_array_equal(made.user, np.unique(user))
+    right = answer == label
+    answers, hits, support, all_ = (made.parts["natural", part].toarray() for part in METRICS["natural.prec_w"].parts)
+    for row, who in enumerate(made.user):
+        own = user == who
+        np.testing.assert_array_equal(answers[row], np.bincount(answer[own], minlength=6))
+        np.testing.assert_array_equal(hits[row], np.bincount(answer[own & right], minlength=6))
+        np.testing.assert_array_equal(support[row], np.bincount(label[own & (label >= 0)], minlength=6))
+        assert all_[row] == own.sum()

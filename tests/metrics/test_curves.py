@@ -5,10 +5,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix
 
 from stages.metrics.settings import Evaluate
-from stages.metrics.curves import curves_of
+from stages.metrics.curves import curves
 from stages.metrics.outcomes import outcomes
-from stages.metrics.splits import splits_of
-from stages.metrics.summary import metrics_of
+from stages.metrics.splits import read_splits
+from stages.metrics.summary import measure
 
 EVALUATE = Evaluate(tau="validation", temperature="validation", resamples=50, calibration_bins=10)
 
@@ -17,8 +17,8 @@ EVALUATE = Evaluate(tau="validation", temperature="validation", resamples=50, ca
 def made(log, predictions, vocabulary):
     """The metrics and the tables of one model, and its splits."""
     arguments = predictions(), log[0], vocabulary, EVALUATE
-    metrics = metrics_of(*arguments, 0)
-    return metrics, curves_of(*arguments, metrics), splits_of(*arguments[:3])
+    metrics = measure(*arguments, 0)
+    return metrics, curves(*arguments, metrics), read_splits(*arguments[:3])
 
 
 def test_confusion_has_a_row_for_each_balanced_window(made, vocabulary):
@@ -40,7 +40,7 @@ def test_confusion_has_a_row_for_each_balanced_window(made, vocabulary):
 
 def test_the_order_of_the_confusions_tells_nothing_of_the_log(log, predictions, vocabulary, made):
     moved = predictions().sample(fraction=1, shuffle=True, seed=1)
-    assert curves_of(moved, log[0], vocabulary, EVALUATE, made[0])["confusion"].equals(made[1]["confusion"])
+    assert curves(moved, log[0], vocabulary, EVALUATE, made[0])["confusion"].equals(made[1]["confusion"])
 
 
 def test_behaviors_are_those_of_the_metrics_in_the_vocabularys_order(made, vocabulary):
@@ -83,9 +83,9 @@ def test_coverage_ends_with_the_plain_accuracy(made):
 
 def test_no_windows_leave_tables_without_rows(log, predictions, vocabulary):
     arguments = predictions().clear(), log[0], vocabulary, EVALUATE
-    curves = curves_of(*arguments, metrics_of(*arguments, 0))
-    assert [len(curves[name]) for name in ("confusion", "reliability", "coverage")] == [0, 0, 0]
-    assert curves["behaviors"]["windows"].to_list() == [0] * 5 and curves["behaviors"]["accuracy"].null_count() == 5
+    made = curves(*arguments, measure(*arguments, 0))
+    assert [len(made[name]) for name in ("confusion", "reliability", "coverage")] == [0, 0, 0]
+    assert made["behaviors"]["windows"].to_list() == [0] * 5 and made["behaviors"]["accuracy"].null_count() == 5
 
 
 def test_no_user_is_in_a_table(made):

@@ -7,7 +7,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from stages.metrics.settings import Evaluate
 from stages.metrics.adjust import adjusted, tempered
-from stages.metrics.decisions import TAUS, TEMPERATURES, cross_fitted, tau_of, temperature_of
+from stages.metrics.decisions import TAUS, TEMPERATURES, cross_fitted, choose_tau, choose_temperature
 from stages.metrics.outcomes import OUTSIDE
 from stages.metrics.splits import Split
 
@@ -50,13 +50,13 @@ def test_tau_has_the_best_mean_accuracy_over_behaviours_of_the_grid(seed, count)
         answer = adjusted(valid.log_p, SHARE, tau).argmax(axis=1)
         return recall_score(valid.label, answer, labels=np.unique(valid.label), average="macro", zero_division=0)
 
-    assert accuracy(tau_of(valid, SHARE, CHOSEN)) == pytest.approx(max(map(accuracy, TAUS)))
+    assert accuracy(choose_tau(valid, SHARE, CHOSEN)) == pytest.approx(max(map(accuracy, TAUS)))
 
 
 def test_tau_of_calibrated_probabilities_is_near_one():
     # Menon et al. 2021: 1 is optimal for p(y|x) itself; their square wants 2
-    assert tau_of(drawn(60_000, 0, uniform=True), SHARE, CHOSEN) == pytest.approx(1, abs=0.25)
-    assert tau_of(drawn(60_000, 0, sharpness=2, uniform=True), SHARE, CHOSEN) == pytest.approx(2, abs=0.25)
+    assert choose_tau(drawn(60_000, 0, uniform=True), SHARE, CHOSEN) == pytest.approx(1, abs=0.25)
+    assert choose_tau(drawn(60_000, 0, sharpness=2, uniform=True), SHARE, CHOSEN) == pytest.approx(2, abs=0.25)
 
 
 def test_of_equally_accurate_taus_the_one_of_least_log_loss_is_taken():
@@ -64,19 +64,19 @@ def test_of_equally_accurate_taus_the_one_of_least_log_loss_is_taken():
     for label, tau in ((0, 0), (3, 2)):
         p = np.full((1, 4), 0.01)
         p[0, label] = 0.97
-        assert tau_of(Split(np.log(p).astype(np.float32), np.array([label]), np.zeros(1)), SHARE, CHOSEN) == tau
+        assert choose_tau(Split(np.log(p).astype(np.float32), np.array([label]), np.zeros(1)), SHARE, CHOSEN) == tau
 
 
 def test_of_equal_taus_the_least_is_taken():
     uniform = np.full(4, 0.25)
-    assert tau_of(drawn(30, 1), uniform, CHOSEN) == 0
+    assert choose_tau(drawn(30, 1), uniform, CHOSEN) == 0
 
 
 @given(st.integers(0, 300), st.floats(0.2, 5), st.integers(1, 40))
 @settings(max_examples=40)
 def test_temperature_lowers_the_log_loss(seed, sharpness, count):
     valid = drawn(count, seed, sharpness)
-    temperature = temperature_of(valid, CHOSEN)
+    temperature = choose_temperature(valid, CHOSEN)
     assert TEMPERATURES[0] <= temperature <= TEMPERATURES[1]
     assert loss(valid, temperature) <= loss(valid, 1) + 1e-9
     for other in (0.5, 0.9, 1.1, 2):
@@ -86,37 +86,37 @@ def test_temperature_lowers_the_log_loss(seed, sharpness, count):
 
 @pytest.mark.parametrize("sharpness", [0.5, 1, 3])
 def test_temperature_undoes_what_made_the_probabilities_too_sharp(sharpness):
-    assert temperature_of(drawn(20_000, 2, sharpness), CHOSEN) == pytest.approx(sharpness, rel=0.05)
+    assert choose_temperature(drawn(20_000, 2, sharpness), CHOSEN) == pytest.approx(sharpness, rel=0.05)
 
 
 def test_probabilities_that_say_nothing_keep_temperature_one():
     uniform = Split(np.log(np.full((5, 4), 0.25, dtype=np.float32)), np.arange(5) % 4, np.arange(5))
-    assert temperature_of(uniform, CHOSEN) == 1
+    assert choose_temperature(uniform, CHOSEN) == 1
 
 
 def test_order_of_the_windows_changes_neither():
     valid, moved = drawn(80, 3, 2), np.random.default_rng(0).permutation(80)
     other = Split(valid.log_p[moved], valid.label[moved], valid.user[moved])
-    assert tau_of(valid, SHARE, CHOSEN) == tau_of(other, SHARE, CHOSEN)
-    assert temperature_of(valid, CHOSEN) == pytest.approx(temperature_of(other, CHOSEN), rel=1e-3)
+    assert choose_tau(valid, SHARE, CHOSEN) == choose_tau(other, SHARE, CHOSEN)
+    assert choose_temperature(valid, CHOSEN) == pytest.approx(choose_temperature(other, CHOSEN), rel=1e-3)
 
 
 def test_windows_outside_the_vocabulary_decide_nothing():
     valid = drawn(40, 4, 2)
     log_p = np.concatenate([valid.log_p, drawn(10, 5).log_p])
     more = Split(log_p, np.r_[valid.label, np.full(10, OUTSIDE)], np.arange(50))
-    assert tau_of(more, SHARE, CHOSEN) == tau_of(valid, SHARE, CHOSEN)
-    assert temperature_of(more, CHOSEN) == temperature_of(valid, CHOSEN)
+    assert choose_tau(more, SHARE, CHOSEN) == choose_tau(valid, SHARE, CHOSEN)
+    assert choose_temperature(more, CHOSEN) == choose_temperature(valid, CHOSEN)
 
 
 @pytest.mark.parametrize("valid", [NONE, Split(drawn(3, 0).log_p, np.full(3, OUTSIDE), np.arange(3))])
 def test_without_a_window_the_decision_is_plain(valid):
-    assert (tau_of(valid, SHARE, CHOSEN), temperature_of(valid, CHOSEN)) == (0, 1)
+    assert (choose_tau(valid, SHARE, CHOSEN), choose_temperature(valid, CHOSEN)) == (0, 1)
 
 
 def test_a_number_is_taken_as_it_is():
     given_ = CHOSEN.model_copy(update={"tau": 0.7, "temperature": 3.0})
-    assert (tau_of(drawn(30, 6), SHARE, given_), temperature_of(NONE, given_)) == (0.7, 3)
+    assert (choose_tau(drawn(30, 6), SHARE, given_), choose_temperature(NONE, given_)) == (0.7, 3)
 
 
 def noise(seed, count=48, users=12):
@@ -135,7 +135,7 @@ def test_scored_where_it_was_chosen_tau_is_optimistic_and_cross_fitted_it_is_not
     in_sample, others = [], []
     for seed in range(120):
         valid = noise(seed)
-        tau = tau_of(valid, SHARE, CHOSEN)
+        tau = choose_tau(valid, SHARE, CHOSEN)
         in_sample.append(right(Split(adjusted(valid.log_p, SHARE, tau), valid.label, valid.user)))
         others.append(right(cross_fitted(NONE, valid, SHARE, CHOSEN)[1]))
     error = np.std(others) / np.sqrt(len(others))
@@ -150,7 +150,7 @@ def test_a_user_is_decided_without_its_own_windows():
     mixed = Split(np.where(first[:, None], valid.log_p, swapped.log_p), valid.label, valid.user)
     # what the other half holds decides, so the first half of `mixed` is as in no split of one kind
     half = Split(swapped.log_p[~first], swapped.label[~first], swapped.user[~first])
-    expected = adjusted(valid.log_p[first], SHARE, tau_of(half, SHARE, CHOSEN))
+    expected = adjusted(valid.log_p[first], SHARE, choose_tau(half, SHARE, CHOSEN))
     np.testing.assert_array_equal(cross_fitted(NONE, mixed, SHARE, CHOSEN)[1].log_p[first], expected)
 
 
@@ -171,7 +171,7 @@ def test_where_the_other_half_has_no_window_all_windows_choose(label):
     user = np.zeros(40) if label is None else np.arange(40) % 2
     labels = valid.label if label is None else np.where(user == 1, OUTSIDE, valid.label)
     valid = Split(valid.log_p, labels, user)
-    expected = adjusted(valid.log_p, SHARE, tau_of(valid, SHARE, CHOSEN))
+    expected = adjusted(valid.log_p, SHARE, choose_tau(valid, SHARE, CHOSEN))
     moved = cross_fitted(NONE, valid, SHARE, CHOSEN)[1]
     np.testing.assert_array_equal(moved.log_p, expected)
 

@@ -6,22 +6,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.metrics.outcomes import Outcomes
+from stages.metrics.registry import by_confidence
 from stages.metrics.selective import accuracy_at, area_under_risk_coverage
-from stages.metrics.sums import mean
+from tests.metrics.weighted import weighted
 
 
 def windows_of(confidence, hit):
     """Windows with the given confidence `(N,)`, right where `hit`."""
     confidence, hit = np.asarray(confidence, dtype=float), np.asarray(hit, dtype=int)
-    return Outcomes(1 - hit, np.zeros(len(hit), dtype=int), 2.0 - hit, confidence, np.ones(len(hit)))
+    return Outcomes(1 - hit, np.zeros(len(hit), dtype=int), 2.0 - hit, confidence, np.ones(len(hit)), 2)
 
 
-def area(windows):
-    return area_under_risk_coverage(np.ones((1, len(windows.label))), windows)[0]
+def sums(windows, weights=None):
+    """Weight of all windows and of the right ones at each confidence, `(R, G)` each."""
+    weights = np.ones((1, len(windows.label))) if weights is None else weights
+    column, columns = by_confidence(windows, 0)
+    inside = np.arange(columns) == column[:, None]
+    return weights @ inside.astype(float), (weights * windows.hit) @ inside
 
 
-def at(windows, *coverage):
-    return accuracy_at(np.ones((1, len(windows.label))), windows, np.array(coverage))[0]
+def area(windows, weights=None):
+    found = area_under_risk_coverage(*sums(windows, weights))
+    return found[0] if weights is None else found
+
+
+def at(windows, *coverage, weights=None):
+    found = accuracy_at(*sums(windows, weights), np.array(coverage))
+    return found[0] if weights is None else found
 
 
 def plain_area(hit):
@@ -80,19 +91,18 @@ def test_weights_equal_repeated_windows(windows, data):
     times[0] += 1
     repeated = windows_of(np.repeat(windows.confidence, times), np.repeat(windows.hit, times))
     weights = times[None].astype(float)
-    assert area_under_risk_coverage(weights, windows)[0] == pytest.approx(area(repeated))
-    shares = np.array([0.2, 0.5, 1])
-    np.testing.assert_allclose(accuracy_at(weights, windows, shares)[0], at(repeated, *shares))
+    assert area(windows, weights)[0] == weighted("natural.aurc", windows, weights)[0] == pytest.approx(area(repeated))
+    np.testing.assert_allclose(at(windows, 0.2, 0.5, 1, weights=weights)[0], at(repeated, 0.2, 0.5, 1))
 
 
 def test_many_weightings_at_once_are_each_alone():
     rng = np.random.default_rng(3)
     windows = windows_of(rng.choice(20, 60) / 20, rng.random(60) < 0.6)
     weights = rng.integers(0, 3, (4, 60)).astype(float)
-    shares = np.array([0.3, 0.7, 1])
-    alone = [accuracy_at(row[None], windows, shares)[0] for row in weights]
-    np.testing.assert_allclose(accuracy_at(weights, windows, shares), alone)
-    np.testing.assert_allclose(accuracy_at(weights, windows, shares)[:, 2], mean(weights, windows.hit))
+    alone = [at(windows, 0.3, 0.7, 1, weights=row[None])[0] for row in weights]
+    together = at(windows, 0.3, 0.7, 1, weights=weights)
+    np.testing.assert_allclose(together, alone)
+    np.testing.assert_allclose(together[:, 2], weights @ windows.hit / weights.sum(axis=1))
 
 
 def test_no_windows_have_neither():

@@ -4,14 +4,14 @@ import pytest
 
 from stages.common.errors import UserError
 from stages.metrics.outcomes import OUTSIDE
-from stages.metrics.splits import TEST, VALID, splits_of
+from stages.metrics.splits import TEST, VALID, read_splits
 
 
 def test_takes_a_table_apart(log, predictions, vocabulary):
     events, _ = log
     frame = predictions()
     names = vocabulary["behavior"].to_list()
-    splits = splits_of(frame, events, vocabulary)
+    splits = read_splits(frame, events, vocabulary)
     assert tuple(splits) == TEST + VALID
     for name, split in splits.items():
         part = frame.filter(pl.col("split") == name)
@@ -22,15 +22,15 @@ def test_takes_a_table_apart(log, predictions, vocabulary):
 
 def test_an_absent_split_has_no_window(log, predictions, vocabulary):
     frame = predictions().filter(pl.col("split") != "valid_natural")
-    split = splits_of(frame, log[0], vocabulary)["valid_natural"]
+    split = read_splits(frame, log[0], vocabulary)["valid_natural"]
     assert split.log_p.shape == (0, 5) and split.label.shape == split.user.shape == (0,)
 
 
 def test_refuses_predictions_of_another_log_or_vocabulary(log, predictions, vocabulary):
     events, _ = log
     with pytest.raises(UserError, match="another log"):
-        splits_of(predictions(), events.reverse(), vocabulary)
+        read_splits(predictions(), events.reverse(), vocabulary)
     with pytest.raises(UserError, match="another log"):
-        splits_of(predictions(), events.head(50), vocabulary)
+        read_splits(predictions(), events.head(50), vocabulary)
     with pytest.raises(UserError, match="vocabulary than this one of 4"):
-        splits_of(predictions(), events, vocabulary.head(4))
+        read_splits(predictions(), events, vocabulary.head(4))

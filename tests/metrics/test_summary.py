@@ -11,14 +11,15 @@ from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 from stages.common.errors import UserError
 from stages.metrics.settings import Evaluate
-from stages.metrics.accuracy import groups
 from stages.metrics.adjust import adjusted, tempered
-from stages.metrics.decisions import tau_of, temperature_of
+from stages.metrics.decisions import choose_tau, choose_temperature
 from stages.metrics.outcomes import OUTSIDE, outcomes
-from stages.metrics.splits import TEST, Split, splits_of
+from stages.metrics.registry import groups, of_split
+from stages.metrics.splits import TEST, Split, read_splits
 from stages.metrics.summary import (
-    balanced_metrics, difference_of, evaluate_balanced, evaluate_natural, evaluate_valid, metrics_of, natural_metrics,
+    difference, evaluate_balanced, evaluate_natural, evaluate_valid, measure,
 )
+from tests.metrics.weighted import sums
 
 EVALUATE = Evaluate(tau="validation", temperature="validation", resamples=100, calibration_bins=10)
 
@@ -43,10 +44,10 @@ def walk(values, path=()):
 def test_of_a_table_equals_of_its_splits(log, predictions, vocabulary):
     events, _ = log
     frame = predictions()
-    values = metrics_of(frame, events, vocabulary, EVALUATE, 0)
-    splits = splits_of(frame, events, vocabulary)
+    values = measure(frame, events, vocabulary, EVALUATE, 0)
+    splits = read_splits(frame, events, vocabulary)
     share, moved = vocabulary["share"].to_numpy(), values["adjusted"]
-    assert moved["tau"] == tau_of(splits["valid_balanced"], share, EVALUATE)
+    assert moved["tau"] == choose_tau(splits["valid_balanced"], share, EVALUATE)
     for decided, tau in ((values, 0), (moved, moved["tau"])):
         natural, balanced = (replace(splits[name], log_p=adjusted(splits[name].log_p, share, tau)) for name in TEST)
         expected = {"natural": evaluate_natural(natural, 10, 0, rng()),
@@ -59,10 +60,10 @@ def test_of_a_table_equals_of_its_splits(log, predictions, vocabulary):
 
 def test_calibrated_is_after_the_temperature(log, predictions, vocabulary):
     frame = predictions()
-    values = metrics_of(frame, log[0], vocabulary, EVALUATE, 0)
-    splits = splits_of(frame, log[0], vocabulary)
+    values = measure(frame, log[0], vocabulary, EVALUATE, 0)
+    splits = read_splits(frame, log[0], vocabulary)
     temperature = values["calibrated"]["temperature"]
-    assert temperature == temperature_of(splits["valid_natural"], EVALUATE)
+    assert temperature == choose_temperature(splits["valid_natural"], EVALUATE)
     natural = replace(splits["natural"], log_p=tempered(splits["natural"].log_p, temperature))
     expected = evaluate_natural(natural, 10, 0, rng())
     for name in ("log_loss", "ece"):
@@ -71,15 +72,15 @@ def test_calibrated_is_after_the_temperature(log, predictions, vocabulary):
 
 def test_validation_scores_equal_scikit_learn(log, predictions, vocabulary):
     frame = predictions()
-    values = metrics_of(frame, log[0], vocabulary, EVALUATE, 0)
-    splits, share = splits_of(frame, log[0], vocabulary), vocabulary["share"].to_numpy()
+    values = measure(frame, log[0], vocabulary, EVALUATE, 0)
+    splits, share = read_splits(frame, log[0], vocabulary), vocabulary["share"].to_numpy()
     natural, balanced = splits["valid_natural"], splits["valid_balanced"]
     assert values["valid"]["natural"]["windows"] == len(natural.label)
 
     def of_the_others(user):  # of 20 users, 0 to 19, the even are one half
         other = balanced.user % 2 != user % 2
         part = Split(balanced.log_p[other], balanced.label[other], balanced.user[other])
-        return tau_of(part, share, EVALUATE)
+        return choose_tau(part, share, EVALUATE)
 
     taus = {"plain": np.zeros(20), "adjusted": np.array([of_the_others(user) for user in range(20)])}
     assert taus["adjusted"][0] != taus["adjusted"][1]
@@ -102,8 +103,8 @@ def test_validation_scores_equal_scikit_learn(log, predictions, vocabulary):
 @pytest.mark.parametrize("tau", [0.0, 0.7])
 def test_with_a_fixed_tau_the_validation_score_is_plain_scoring_at_it(log, predictions, vocabulary, tau):
     fixed = EVALUATE.model_copy(update={"tau": tau})
-    values = metrics_of(predictions(), log[0], vocabulary, fixed, 0)["valid"]["adjusted"]
-    splits, share = splits_of(predictions(), log[0], vocabulary), vocabulary["share"].to_numpy()
+    values = measure(predictions(), log[0], vocabulary, fixed, 0)["valid"]["adjusted"]
+    splits, share = read_splits(predictions(), log[0], vocabulary), vocabulary["share"].to_numpy()
     natural, balanced = (replace(splits[name], log_p=adjusted(splits[name].log_p, share, tau))
                          for name in ("valid_natural", "valid_balanced"))
     assert values == evaluate_valid(natural, balanced, vocabulary, 100, 0)
@@ -111,7 +112,7 @@ def test_with_a_fixed_tau_the_validation_score_is_plain_scoring_at_it(log, predi
 
 def test_tau_zero_and_temperature_one_are_the_plain_decision(log, predictions, vocabulary):
     plain = EVALUATE.model_copy(update={"tau": 0.0, "temperature": 1.0})
-    values = metrics_of(predictions(), log[0], vocabulary, plain, 0)
+    values = measure(predictions(), log[0], vocabulary, plain, 0)
     assert values["adjusted"] == {"tau": 0, "natural": values["natural"], "balanced": values["balanced"]}
     assert values["valid"]["plain"] == values["valid"]["adjusted"]
     for name in ("log_loss", "ece"):
@@ -124,14 +125,14 @@ def test_test_windows_decide_nothing(log, predictions, vocabulary):
     frame, other = predictions(0), predictions(1)
     valid = pl.col("split").str.starts_with("valid")
     mixed = pl.concat([frame.filter(valid), other.filter(~valid)])
-    one, two = (metrics_of(table, log[0], vocabulary, EVALUATE, 0) for table in (frame, mixed))
+    one, two = (measure(table, log[0], vocabulary, EVALUATE, 0) for table in (frame, mixed))
     assert one["adjusted"]["tau"] == two["adjusted"]["tau"]
     assert one["calibrated"]["temperature"] == two["calibrated"]["temperature"]
     assert one["valid"] == two["valid"] and one["natural"] != two["natural"]
 
 
 def test_is_json_with_each_value_inside_its_interval(log, predictions, vocabulary):
-    values = metrics_of(predictions(), log[0], vocabulary, EVALUATE, 0)
+    values = measure(predictions(), log[0], vocabulary, EVALUATE, 0)
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     found = list(walk(values))
     assert len(found) == 2 * (10 + 7 + 5) + 2 + 2 * 3
@@ -144,10 +145,10 @@ def test_is_json_with_each_value_inside_its_interval(log, predictions, vocabular
 def test_seed_decides_the_intervals_and_order_does_not(log, predictions, vocabulary):
     events, _ = log
     frame = predictions()
-    once = metrics_of(frame, events, vocabulary, EVALUATE, 0)
-    assert metrics_of(frame, events, vocabulary, EVALUATE, 0) == once
-    assert metrics_of(frame, events, vocabulary, EVALUATE, 1) != once
-    shuffled = metrics_of(frame.sample(fraction=1, shuffle=True, seed=3), events, vocabulary, EVALUATE, 0)
+    once = measure(frame, events, vocabulary, EVALUATE, 0)
+    assert measure(frame, events, vocabulary, EVALUATE, 0) == once
+    assert measure(frame, events, vocabulary, EVALUATE, 1) != once
+    shuffled = measure(frame.sample(fraction=1, shuffle=True, seed=3), events, vocabulary, EVALUATE, 0)
     assert shuffled["adjusted"]["tau"] == once["adjusted"]["tau"]
     for (path, value, bounds), (_, other, moved) in zip(walk(once), walk(shuffled), strict=True):
         assert other == pytest.approx(value, abs=1e-3 if path[0] == "calibrated" else 1e-9), path
@@ -160,8 +161,8 @@ def test_every_model_has_the_same_keys_even_of_empty_test_sets(log, predictions,
         return {name: keys(value) for name, value in values.items()} if isinstance(values, dict) else None
 
     frame, events = predictions(), log[0]
-    full = metrics_of(frame, events, vocabulary, EVALUATE, 0)
-    empty = metrics_of(frame.clear(), events, vocabulary, EVALUATE, 0)
+    full = measure(frame, events, vocabulary, EVALUATE, 0)
+    empty = measure(frame.clear(), events, vocabulary, EVALUATE, 0)
     assert keys(full) == keys(empty)
     assert empty["natural"]["windows"] == 0 and empty["natural"]["rec_w"] is None
     assert empty["balanced"]["interval"]["tail"] == {"low": None, "high": None}
@@ -170,7 +171,7 @@ def test_every_model_has_the_same_keys_even_of_empty_test_sets(log, predictions,
 
 
 def test_no_resamples_leave_intervals_null(log, predictions, vocabulary):
-    values = metrics_of(predictions(), log[0], vocabulary, EVALUATE.model_copy(update={"resamples": 0}), 0)
+    values = measure(predictions(), log[0], vocabulary, EVALUATE.model_copy(update={"resamples": 0}), 0)
     assert values["natural"]["interval"]["rec_w"] == {"low": None, "high": None}
 
 
@@ -201,8 +202,8 @@ def test_a_perfect_model_has_perfect_intervals(vocabulary):
     split = Split(log_p, label, np.arange(40) // 4)
     natural, balanced = evaluate_natural(split, 10, 50, rng()), evaluate_balanced(split, vocabulary, 50, rng())
     assert natural["aurc"] == pytest.approx(0)
-    names = ("rec_w", "prec_w", "mrr", "hr_at_3", "hr_at_5", "accuracy_at_50", "accuracy_at_80")
-    for values, names in ((natural, names), (balanced, ("overall", "tail", "hr_at_3"))):
+    right = ("rec_w", "prec_w", "mrr", "hr_at_3", "hr_at_5", "accuracy_at_50", "accuracy_at_80")
+    for values, names in ((natural, right), (balanced, ("overall", "tail", "hr_at_3"))):
         for name in names:
             assert values[name] == pytest.approx(1)
             assert values["interval"][name] == pytest.approx({"low": 1, "high": 1})
@@ -217,20 +218,19 @@ def test_resampling_equals_repeating_the_windows(seed, count):
     times = generator.integers(0, 3, count)
     times[0] += 1
     repeated = np.repeat(np.arange(count), times)
-    members = {"overall": np.ones(4, bool), "half": np.arange(4) < 2}
-    weighted, plain = outcomes(log_p, label), outcomes(log_p[repeated], label[repeated])
-    ones, weights = np.ones((1, len(repeated))), times[None].astype(float)
-    for metrics in (lambda w, o: natural_metrics(w, o, 4, 10), lambda w, o: balanced_metrics(w, o, members)):
-        expected = metrics(ones, plain)
-        for name, value in metrics(weights, weighted).items():
+    members = dict.fromkeys(("overall", "head", "medium", "tail", "anchors", "non_anchors"), np.arange(4) < 2)
+    windows, plain = (sums(outcomes(log_p[rows], label[rows]), members) for rows in (slice(None), repeated))
+    for split in TEST:
+        expected = plain.measure(np.ones((1, len(repeated))), of_split(split))
+        for name, value in windows.measure(times[None].astype(float), of_split(split)).items():
             assert value[0] == pytest.approx(expected[name][0], nan_ok=True)
 
 
 def test_difference_of_two_models(log, predictions, vocabulary):
     events, _ = log
     first, second = predictions(0), predictions(1)
-    values = difference_of(first, second.sample(fraction=1, shuffle=True, seed=1), events, vocabulary, EVALUATE, 0)
-    alone = [metrics_of(frame, events, vocabulary, EVALUATE, 0) for frame in (first, second)]
+    values = difference(first, second.sample(fraction=1, shuffle=True, seed=1), events, vocabulary, EVALUATE, 0)
+    alone = [measure(frame, events, vocabulary, EVALUATE, 0) for frame in (first, second)]
     for split in ("natural", "balanced"):
         for name, value in values[split].items():
             assert value["difference"] == pytest.approx(alone[0][split][name] - alone[1][split][name])
@@ -239,7 +239,7 @@ def test_difference_of_two_models(log, predictions, vocabulary):
 
 def test_refuses_a_difference_on_other_windows(log, predictions, vocabulary):
     with pytest.raises(UserError, match="different windows"):
-        difference_of(predictions(), predictions().head(20), log[0], vocabulary, EVALUATE, 0)
+        difference(predictions(), predictions().head(20), log[0], vocabulary, EVALUATE, 0)
 
 
 def test_a_thousand_resamples_of_twenty_thousand_windows_take_seconds():

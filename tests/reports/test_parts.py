@@ -167,11 +167,13 @@ def test_a_dirty_workspace_is_told(inputs):
 
 
 def test_without_what_has_not_run_yet_the_parts_say_so_or_stay_out(copied):
-    for left in ("studies", "plots", "sft_history.csv", "dpo_history.csv", "eval/reference.json", "sft.json",
-                 "dpo.json"):
+    for left in ("studies", "plots", "sft_history.csv", "dpo_history.csv"):
         path = copied.metrics / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(copied.data)
+    kept = [f"evaluation/{model}.json" for model in ("base", "sft", "dpo")] + ["counts/ingest.json", "counts/windowing.json"]
+    for path in copied.data.rglob("*"):
+        if path.is_file() and str(path.relative_to(copied.data)) not in kept:
+            path.unlink()
     shutil.rmtree(copied.models)
     copied.lock.unlink()
     inputs = read_inputs(copied)
@@ -184,21 +186,21 @@ def test_without_what_has_not_run_yet_the_parts_say_so_or_stay_out(copied):
 
 
 @pytest.mark.parametrize(("path", "content", "message"), [
-    ("ingest.json", None, "nothing to report before `dvc repro` has run"),
-    ("windowing.json", "{", "not readable as JSON"), ("ingest.json", "{}", "it has no 'format'"),
-    ("eval/base.json", '{"natural": {}}', "earlier version; run `dvc repro`"),
-    ("studies/small/planted.json", "{}", "not what stages.study writes"),
+    ("counts/ingest.json", None, "nothing to report before `dvc repro` has run"),
+    ("counts/windowing.json", "{", "not readable as JSON"), ("counts/ingest.json", "{}", "it has no 'format'"),
+    ("evaluation/base.json", '{"natural": {}}', "earlier version; run `dvc repro`"),
+    ("../metrics/studies/small/planted.json", "{}", "not what stages.study writes"),
     ("../dvc.lock", "[]", "not a readable dvc.lock"),
 ])
 def test_what_is_missing_or_damaged_is_named(copied, path, content, message):
-    path = copied.metrics / path
+    path = copied.data / path
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(UserError, match=message):
         read_inputs(copied)
 
 
 def test_no_metrics_of_a_model(copied):
-    shutil.rmtree(copied.metrics / "eval")
+    shutil.rmtree(copied.data / "evaluation")
     with pytest.raises(UserError, match="no metrics of a model there; run `dvc repro`"):
         read_inputs(copied)
 

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.common.errors import UserError
-from stages.metrics.accuracy import groups
 from stages.metrics.bootstrap import interval, resampled
 from stages.metrics.outcomes import OUTSIDE, outcomes
-from stages.metrics.summary import balanced_metrics, natural_metrics
+from stages.metrics.registry import METRICS, find, groups, of_split
+from stages.metrics.sums import contributions, swapped
 from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.permutation import holm, paired_test, random_signs
 from stages.studies.repetitions import Repetition, RowResult, prepare
-from stages.studies.user_sums import contributions, swapped
+from tests.metrics.weighted import sums, weighted
 from stages.studies.planted import Plan, coverage, rows, vocabulary
 
 
@@ -26,12 +26,9 @@ def arrays(repetition, split, names):
 
 
 def plain(repetition, names, bins=10):
-    natural, balanced = arrays(repetition, "natural", names)[0], arrays(repetition, "balanced", names)[0]
-    one, other = np.ones((1, len(natural.label))), np.ones((1, len(balanced.label)))
-    values = {f"natural.{name}": value[0] for name, value in
-              natural_metrics(one, natural, names.height, bins).items()}
-    return values | {f"balanced.{name}": value[0] for name, value in
-                     balanced_metrics(other, balanced, groups(names)).items()}
+    windows = {split: arrays(repetition, split, names)[0] for split in ("natural", "balanced")}
+    return {name: weighted(name, windows[metric.split], members=groups(names), bins=bins)
+            for name, metric in METRICS.items()}
 
 
 def with_unknown(planted):
@@ -125,7 +122,8 @@ def test_with_one_repetition_the_interval_is_that_of_the_users(study, summary_of
     planted, names = study(repetitions=1, users=60)
     found = summary_of(planted, names, resamples=4000).rows[0].metrics
     natural, user = arrays(planted[0].repetitions[0], "natural", names)
-    drawn = resampled(lambda weights: natural_metrics(weights, natural, names.height, 10), user, 4000,
+    windows = sums(natural, groups(names))
+    drawn = resampled(lambda weights: windows.measure(weights, of_split("natural")), user, 4000,
                       np.random.default_rng(5))
     for name in ("rec_w", "prec_w", "log_loss", "ece"):
         value, expected = found[f"natural.{name}"].mean, interval(drawn[name])
@@ -224,6 +222,7 @@ def sums_of(planted, names):
     "metric", ["natural.rec_w", "natural.log_loss", "balanced.tail", "natural.prec_w", "natural.ece"]
 )
 def test_p_is_that_of_swapping_the_predictions(study, metric):
+    metric = find(metric)
     data, pairs = sums_of(with_unknown(study(users=20)[0]), study()[1])
     signs = random_signs(300, data.users, np.random.default_rng(0))
     whole = np.mean([swapped(metric, *pair, (signs < 0).astype(float)) for pair in pairs], axis=0)
@@ -234,6 +233,7 @@ def test_p_is_that_of_swapping_the_predictions(study, metric):
 
 @pytest.mark.parametrize("metric", ["natural.hr_at_3", "natural.log_loss", "balanced.tail", "balanced.overall"])
 def test_contributions_add_up_to_the_difference(study, metric):
+    metric = find(metric)
     planted, names = with_unknown(study()[0]), study()[1]
     # the last behaviour is in no test window
     planted = [replace(row, repetitions=[
@@ -253,21 +253,21 @@ def test_contributions_add_up_to_the_difference(study, metric):
 def test_few_users_are_swapped_in_every_way(study, metric):
     data, pairs = sums_of(*study(users=5))
     few, many = (random_signs(flips, data.users, np.random.default_rng(0)) for flips in (1, 7))
-    p = paired_test(metric, pairs, few)
-    assert p == paired_test(metric, pairs, many)
+    p = paired_test(find(metric), pairs, few)
+    assert p == paired_test(find(metric), pairs, many)
     assert (p * 32) % 1 == 0 and p >= 2 / 32
 
 
 def test_one_sided_users_reach_the_smallest_p(study):
     planted, names = study(users=6, effect=0.6, of_users=0, between_users=0, windows=40)
     _, pairs = sums_of(planted, names)
-    assert paired_test("natural.rec_w", pairs, random_signs(1, 6, np.random.default_rng(0))) == 2 / 64
+    assert paired_test(find("natural.rec_w"), pairs, random_signs(1, 6, np.random.default_rng(0))) == 2 / 64
 
 
 def test_random_flips_are_never_zero(study):
     planted, names = study(users=60, effect=0.5, of_users=0)
     data, pairs = sums_of(planted, names)
-    assert paired_test("natural.rec_w", pairs, random_signs(99, data.users, np.random.default_rng(0))) == 1 / 100
+    assert paired_test(find("natural.rec_w"), pairs, random_signs(99, data.users, np.random.default_rng(0))) == 1 / 100
 
 
 def test_holm_by_hand():

@@ -36,8 +36,8 @@ from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
 from stages.events.simulator.log import BEHAVIORS
-from stages.metrics.decisions import decided, tau_of
-from stages.metrics.splits import splits_of
+from stages.metrics.decisions import choose_tau, decided
+from stages.metrics.splits import read_splits
 from stages.params import read_all
 from stages.past.counting import Markov
 from stages.reference import oracle_log_p, oracle_rows
@@ -111,7 +111,7 @@ def summaries(task: Task, baselines: Sequence[Answering], resamples: int = RESAM
     plain, moved = [], []
     for each in baselines:
         frame = predictions_of(wanted, each.answers(tested))
-        tau = tau_of(splits_of(frame, task.events, task.vocabulary)["valid_balanced"], share, task.params.evaluate)
+        tau = choose_tau(read_splits(frame, task.events, task.vocabulary)["valid_balanced"], share, task.params.evaluate)
         plain.append(RowResult(each.name, each.name, [Repetition(0, frame, users, each.facts)]))
         adjusted = [Repetition(0, decided(frame, share, tau), users, each.facts)]
         moved.append(RowResult(each.name, f"{each.name}, τ = {tau:g}", adjusted))

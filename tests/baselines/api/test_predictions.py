@@ -26,7 +26,7 @@ def test_right_answers_are_right_in_every_metric(case, server):
     frame, facts = case.run(parallel=4)
     assert frame.drop("log_p").equals(case.wanted) and set(frame["split"]) == set(SPLITS)
     assert len(seen.bodies) == len(frame) == facts["windows"]
-    metrics, _ = evaluate(case.task.events, case.task.vocabulary, frame, facts, case.task.params)
+    _, metrics, _ = evaluate(case.task.events, case.task.vocabulary, frame, facts, case.task.params)
     assert metrics["natural"]["rec_w"] == metrics["balanced"]["overall"] == 1
     assert facts["context"] == "next" and facts["layout"] == "window"
     assert facts["tuning"] == {"trials": 0, "valid_windows": 0, "score": None, "tried": "[]"}
@@ -107,7 +107,7 @@ def test_an_answer_that_is_none_is_counted_and_wrong_whatever_the_decision(case,
     for tau in TAUS:
         assert not outcomes(adjusted(values, share, tau), label).hit.any()
     assert not outcomes(values, label).hit_at(len(share) - 1).any()
-    metrics, _ = evaluate(case.task.events, case.task.vocabulary, frame, facts, case.task.params)
+    _, metrics, _ = evaluate(case.task.events, case.task.vocabulary, frame, facts, case.task.params)
     assert metrics["natural"]["rec_w"] == metrics["adjusted"]["balanced"]["overall"] == 0
 
 
