@@ -72,6 +72,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(params_file, key, line, 
     ("dpo.beta", "  beta: 0", "dpo.beta: 0: Input should be greater than 0"),
     ("dpo.beta", "  beta: high", "dpo.beta: 'high': Input should be a valid number"),
     ("selection.lambda", "  lambda: 1.5", "selection.lambda: 1.5: Input should be less than or equal to 1"),
+    ("source.format", "  format: csv", "source.format: 'csv': Input should be 'simulated', 'app_usage', 'foursquare_nyc', "
+     "'lsapp' or 'table'"),
     ("prompt.layout", "  layout: steam", "prompt.layout: 'steam': Input should be 'stream' or 'window'"),
     ("prompt.context", "  context: none", "prompt.context: 'none': Input should be 'next', 'history' or 'id'"),
     ("windowing.fold", "  fold: 10", "windowing.fold: 10: Input should be less than or equal to 9"),
