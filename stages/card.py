@@ -13,6 +13,7 @@ from stages.common.params import Seed, read_yaml
 from stages.common.stage import Stage, place, text
 from stages.common.stage import json as json_file
 from stages.events.settings import Source
+from stages.metrics.registry import METRICS
 from stages.model.resolve import Manifest, read_manifest
 from stages.model.settings import Lora
 from stages.prompts.settings import Auxiliary, Instructions, PromptParams
@@ -21,13 +22,10 @@ from stages.training.settings import Sft
 _TITLES = {"sft": "SFT adapter", "dpo": "DPO adapter"}
 _TASK = "next-behavior-prediction"
 _B_TUNING = ("scoring", "selection", "dpo")
-# (section, key, name) of what the card's table and its front matter show
-_SHOWN = (
-    ("natural", "rec_w", "accuracy"), ("natural", "prec_w", "precision, weighted"), ("natural", "log_loss", "log-loss"),
-    ("balanced", "overall", "mean accuracy over behaviours"), ("balanced", "head", "… head"),
-    ("balanced", "medium", "… medium"), ("balanced", "tail", "… tail"),
-)
-
+# what the card's table and its front matter show
+_SHOWN = [METRICS[name] for name in (
+    "natural.rec_w", "natural.prec_w", "natural.log_loss", "balanced.overall", "balanced.head", "balanced.medium",
+    "balanced.tail")]
 
 
 class Params(PromptParams):
@@ -111,16 +109,16 @@ def _results(metrics: Mapping[str, Any], log: str) -> list[EvalResult]:
     return [
         EvalResult(task_type=_TASK, dataset_type=log, dataset_name=log, dataset_split=section,
                    dataset_args={"windows": metrics[section]["windows"], "users": metrics[section]["users"]},
-                   metric_type=key, metric_name=name, metric_value=round(metrics[section][key], 6))
-        for section, key, name in _SHOWN if metrics[section][key] is not None
+                   metric_type=each.key, metric_name=each.label, metric_value=round(metrics[section][each.key], 6))
+        for each in _SHOWN if metrics[section := each.split][each.key] is not None
     ]
 
 
 def _metrics_table(metrics: Mapping[str, Any]) -> str:
     lines = ["| test set | metric | plain | adjusted |", "|---|---|---|---|"]
-    for section, key, name in _SHOWN:
-        plain, adjusted = metrics[section], metrics["adjusted"][section]
-        lines.append(f"| {section} | {name} | {_estimate(plain, key)} | {_estimate(adjusted, key)} |")
+    for each in _SHOWN:
+        plain, adjusted = metrics[each.split], metrics["adjusted"][each.split]
+        lines.append(f"| {each.split} | {each.label} | {_estimate(plain, each.key)} | {_estimate(adjusted, each.key)} |")
     return "\n".join(lines)
 
 
@@ -177,15 +175,16 @@ def _limits(manifest: Manifest, log: str) -> str:
     )
 
 
-def read_and_describe(model: Path, metrics: Mapping[str, Any], lock: Path, params: Params) -> str:
+def read_and_describe(model: Path, evaluation: Mapping[str, Any], lock: Path, params: Params) -> str:
     """The card of the adapter in the folder `model`; `lock` is DVC's record, which need not be there."""
     stages = read_yaml(lock)["stages"] if lock.exists() else {}
-    return card(model.name, read_manifest(model), read_json(model / "adapter_config.json"), metrics, stages, params)
+    return card(model.name, read_manifest(model), read_json(model / "adapter_config.json"), evaluation, stages,
+                params)
 
 
 STAGE = Stage(
     "card", __doc__, read_and_describe, Params,
-    reads={"model": place("folder of the adapter"), "metrics": json_file("its metrics (from stage evaluate)")},
+    reads={"model": place("folder of the adapter"), "evaluation": json_file("all its metrics (from stage evaluate)")},
     writes={"out": text("the card to write (Markdown)")},
     options={"lock": {"type": Path, "default": Path("dvc.lock"), "help": "DVC's record (default: %(default)s)"}},
     message=lambda args, made: f"model card: {args.out}",

@@ -46,6 +46,8 @@ def selection(
     Raises:
         UserError: the rule keeps no window at all, or a scored behaviour is not in the vocabulary.
     """
+    if not len(scores):
+        raise UserError("scores: no window is scored, so none can be selected; run `dvc repro scoring`")
     sizes = sizes_of(scores, vocabulary, params)
     scores = scores.sort("row").with_columns(difficulty=pl.Series(difficulty(scores.sort("row"), params)))
     rule, kept = RULES[params.method], []

@@ -147,7 +147,8 @@ def _message(args: Any, adapter: Any, history: Any, counts: dict) -> str:
 
 STAGE = Stage(
     "sft", __doc__, compute, Params,
-    reads={"instructions": table_folder("instructions", "folder of token sequences (from stage instructions)"),
+    reads={"instructions": table_folder("instructions", "folder of token sequences (from stage instructions)",
+                                         ("train", "valid", "auxiliary")),
            "vocabulary": table("vocabulary"), "model": place("folder with base.json")},
     writes={"out": adapter_folder("folder for the SFT adapter"), "history": history_csv(LOGGED), "counts": COUNTS},
     options={"micro_batch": micro_batch_option(MICRO_BATCH, "sequences")}, resumes=True, message=_message,

@@ -29,7 +29,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             _fail(f"{error.filename or 'disk'}: no space left on the disk; free some and run the same command again")
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) and error.filename:
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError) and error.filename:
             _fail(f"{error.filename}: {error.strerror}")
         raise
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ The function gets by name what was read, `params` and the options; what it retur
 
 import argparse
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -78,12 +78,12 @@ def streamed_table(name: str) -> Kind:
     return Kind(f"table `{name}`: {tables.CONTENT[name]}", streamed=True)
 
 
-def table_folder(name: str, help: str) -> Kind:
-    """A folder of tables of one schema, by the names of their files."""
+def table_folder(name: str, help: str, members: Sequence[str] = ()) -> Kind:
+    """A folder of tables of one schema, by the names of their files; `members` are those that are read."""
 
     def read(folder: Path) -> dict[str, pl.DataFrame]:
-        # an absent folder gives the error of an absent table
-        paths = sorted(folder.glob("*.parquet")) or [folder]
+        # what is absent gives the error of an absent table
+        paths = [folder / f"{each}.parquet" for each in members] or sorted(folder.glob("*.parquet")) or [folder]
         return {path.stem: tables.read(name, path) for path in paths}
 
     return Kind(help, read, lambda frames, path: _write_folder(

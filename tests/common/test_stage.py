@@ -126,8 +126,9 @@ def test_folders_are_written_whole(run):
     assert json.loads(Path("o/a.json").read_text()) == {"n": 1}
     assert Path("plots.json/b.csv").read_text() == Path("plot.json").read_text() == "x\n0.333333\n"
     assert writes["tables"].read(Path("tables.json"))["c"].equals(WINDOWS)
-    with pytest.raises(UserError, match="no such file; `dvc repro` makes it"):
-        writes["tables"].read(Path("absent"))
+    for absent in (writes["tables"], table_folder("windows", "h", ["c", "d"])):
+        with pytest.raises(UserError, match=r"(absent|d\.parquet): no such file; `dvc repro` makes it"):
+            absent.read(Path("absent" if absent is writes["tables"] else "tables.json"))
 
 
 def test_a_lazy_table_is_read_while_the_function_computes_and_its_faults_are_ours(run):
