@@ -100,7 +100,7 @@ class Markov(_Counting):
     windows, level after level; infinity leaves a level out. Levels of place are left out where the log knows none.
     """
 
-    levels = (
+    levels: tuple[tuple[str, ...], ...] = (
         ("hour",), ("hour", "weekend"), ("place",), ("place", "hour"), ("last",), ("last", "hour"), ("last", "place"),
         ("last", "place", "hour"),
     )
