@@ -8,8 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from stages.baselines.fitting.latency import latency_ms
-from stages.baselines.fitting.stage import MODEL, PIPELINE, READS
+from stages.baselines.fitting.stage import MODEL, PIPELINE, READS, latency_ms
 from stages.common.stage import COUNTS, Stage
 from stages.model.likelihood import score
 from stages.model.load import load_merged, load_tokenizer

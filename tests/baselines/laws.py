@@ -1,4 +1,4 @@
-"""What holds of every system trained from nothing, whatever its body, and what tests need to ask for it.
+"""What holds of every baseline trained from nothing, whatever its body, and what tests need to ask for it.
 
 `read` is a function of a batch: the scores, states or log-probabilities that a law is about.
 """
@@ -19,8 +19,8 @@ Read = Callable[[Batch], torch.Tensor]
 Log = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
 
 CONTEXTS = pytest.mark.parametrize("context", ["id", "history", "next"])
-TOLD = pytest.mark.parametrize(
-    ("context", "told"), [("id", set()), ("history", {"hour"}), ("next", {"hour", "next_hour"})]
+FIELDS_READ = pytest.mark.parametrize(
+    ("context", "fields_read"), [("id", set()), ("history", {"hour"}), ("next", {"hour", "next_hour"})]
 )
 HOURS = {"hour": 24, "next_hour": 24}
 
@@ -60,12 +60,12 @@ def check_nothing_depends_on_a_later_behavior(
     assert not torch.allclose(before[:, _CHANGED_FROM:], after[:, _CHANGED_FROM:], atol=change)
 
 
-def check_tells(read: Read, batch: Batch, told: Collection[str], fields: Mapping[str, int] = HOURS) -> None:
-    """Of `fields`, and how many values each has, those that are `told` are read and no others; users never are."""
+def check_reads(read: Read, batch: Batch, fields_read: Collection[str], fields: Mapping[str, int] = HOURS) -> None:
+    """Of `fields`, and how many values each has, `fields_read` are read and no others; users never are."""
     before = read(batch)
     for field, count in fields.items():
         other = replace(batch, **{field: (getattr(batch, field) + 1) % count})
-        assert torch.equal(before, read(other)) == (field not in told), field
+        assert torch.equal(before, read(other)) == (field not in fields_read), field
     assert torch.equal(before, read(replace(batch, user=batch.user + 1)))
 
 

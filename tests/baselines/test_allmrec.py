@@ -7,12 +7,11 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from stages.baselines.language import names
+from stages.baselines.language import collaborative, names
 from stages.baselines.language.baseline import predictions, write_weights
 from stages.baselines.language.names import TEMPLATE, NameSettings, NameVectors, embed_names
 from stages.baselines.language.training import mean_loss, summed_loss
 from stages.baselines.sequential.sasrec import SASRec, fit_sasrec, item_vectors, user_vectors
-from stages.baselines.systems import allmrec
 from stages.baselines.systems.allmrec import _LOSSES, CODE, ALLMRec, Codes, Settings, fit_codes
 from stages.common import tables
 from stages.common.files import read_json
@@ -44,7 +43,7 @@ def float32():
 def plainly_named(task):
     """The task with names of one word, each of as many tokens as the next.
 
-    A random model that stays as it is cannot be told to find a long name likely.
+    A random model that stays as it is cannot be made to find a long name likely.
     """
     named = pl.col("behavior").replace(dict(zip(BEHAVIORS, NAMES, strict=True)))
     return replace(task, events=task.events.with_columns(named), vocabulary=task.vocabulary.with_columns(named))
@@ -228,7 +227,7 @@ def test_without_a_sasrec_one_is_fitted_as_published(tiny_base, tmp_path, monkey
         asked.append((task.context, objective))
         return fit_sasrec(task, objective)
 
-    monkeypatch.setattr(allmrec, "fit_sasrec", spy)
+    monkeypatch.setattr(collaborative, "fit_sasrec", spy)
     task = small_task(tmp_path, "allmrec", SETTINGS | {"matching_epochs": 1})
     with open(task.settings_file, "a") as file:
         YAML().dump({"sasrec": SASREC}, file)

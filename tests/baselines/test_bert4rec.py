@@ -14,7 +14,7 @@ from tests.baselines.laws import (
     CONTEXTS,
     check_knows_what_markov_knows,
     check_padding_changes_nothing,
-    check_tells,
+    check_reads,
     labels_of,
     one_batch,
 )
@@ -23,7 +23,7 @@ LENGTH = 8
 SETTINGS = {"dimensions": 16, "blocks": 2, "heads": 2, "dropout": 0.1, "masked": 0.3, "maskings": 2,
             "learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 32, "epochs": 8, "warmup": 10}
 VALUES = Settings(**{name: [value] for name, value in SETTINGS.items()})
-# a masking teaches few labels, so this system needs more steps than the others
+# a masking teaches few labels, so this baseline needs more steps than the others
 LEARNS = {"blocks": 1, "dropout": 0.0, "masked": 0.4, "maskings": 4, "learning_rate": 0.003, "batch_size": 16,
           "epochs": 40}
 BUDGET = Budget(trials=1, valid_windows=200, patience=12, windows_per_validation=1)
@@ -77,16 +77,16 @@ def test_no_masked_behaviour_is_looked_at_and_the_others_are_from_both_sides(seq
 
 
 @pytest.mark.parametrize(
-    ("context", "told"),
+    ("context", "fields_read"),
     [("id", set()), ("history", {"hour", "place"}), ("next", {"hour", "place", "next_hour", "next_place"})],
 )
-def test_a_context_mode_tells_what_its_name_says(sequences, context, told):
+def test_a_context_mode_reads_what_its_name_says(sequences, context, fields_read):
     fields = {"hour": 24, "place": 2, "next_hour": 24, "next_place": 2}
-    check_tells(untrained(sequences, context).log_p, sequences.windows(np.arange(20, 30)), told, fields)
+    check_reads(untrained(sequences, context).log_p, sequences.windows(np.arange(20, 30)), fields_read, fields)
 
 
 @pytest.mark.parametrize(("context", "shown"), [("history", False), ("next", True)])
-def test_a_masked_event_of_the_history_shows_its_own_time_only_where_the_next_one_s_is_told(sequences, context, shown):
+def test_a_masked_event_of_the_history_shows_its_own_time_only_where_the_next_one_s_is_read(sequences, context, shown):
     model, batch = untrained(sequences, context), with_target(one_batch(sequences))
     masked = torch.zeros_like(batch.padding)
     masked[:, 4] = True

@@ -10,15 +10,15 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from stages.baselines.fitting.latency import latency_ms
 from stages.baselines.fitting.sequences import Sequences
+from stages.baselines.fitting.stage import latency_ms
 from stages.baselines.fitting.task import tuning_counts
 from stages.baselines.sequential import stage
 from stages.baselines.systems import sasrec
 from stages.common import tables
 from stages.common.console import console
 from stages.common.errors import UserError
-from stages.common.files import read_json
+from stages.common.files import DIGITS, read_json
 from tests.small_log import small_params
 
 ALL = {"params", "settings", "events", "windows", "vocabulary", "context", "out", "counts"}
@@ -80,7 +80,7 @@ def test_a_baseline_says_what_was_tried_and_on_how_many_windows_it_was_chosen(lo
     tuning = command(events, windows, vocabulary, most)["tuning"]
     tried = json.loads(tuning["tried"])
     assert tuning["trials"] == len(tried) == 2 and {each["learning_rate"] for each in tried} == {0.01, 0.001}
-    assert tuning["score"] == max(each["score"] for each in tried)
+    assert tuning["score"] == round(max(each["score"] for each in tried), DIGITS)
     (rows,) = drawn
     assert len(rows) == min(most, len(valid))
     assert tuning["valid_windows"] == len(set(rows) - set(unknown)) < len(rows)

@@ -10,10 +10,10 @@ from stages.baselines.sequential.training import fit, predict, trained_parameter
 from stages.baselines.systems.gpt2 import GPT2, Settings
 from tests.baselines.laws import (
     CONTEXTS,
-    TOLD,
+    FIELDS_READ,
     check_nothing_depends_on_a_later_behavior,
     check_padding_changes_nothing,
-    check_tells,
+    check_reads,
     labels_of,
     one_batch,
     rows_of,
@@ -55,9 +55,9 @@ def test_no_score_depends_on_a_later_behaviour(sequences, context):
     check_nothing_depends_on_a_later_behavior(untrained(sequences, context), one_batch(sequences, 64), sequences.size)
 
 
-@TOLD
-def test_a_context_mode_tells_what_its_name_says(sequences, context, told):
-    check_tells(untrained(sequences, context), one_batch(sequences, 64), told)
+@FIELDS_READ
+def test_a_context_mode_reads_what_its_name_says(sequences, context, fields_read):
+    check_reads(untrained(sequences, context), one_batch(sequences, 64), fields_read)
 
 
 def test_padding_changes_nothing(sequences):

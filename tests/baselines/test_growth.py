@@ -83,9 +83,9 @@ def test_a_baseline_that_collapses_is_said_and_left_out(task, monkeypatch, capsy
 def test_markov_that_sees_behaviours_alone_answers_alike_whenever_and_wherever(task):
     rows = rows_of(task.windows, "natural")
     other = task.events.with_columns(pl.col("time").dt.offset_by("7h"), place=pl.lit("gym"))
-    alone, told = (kind().fit(task.events, task.windows, task.vocabulary) for kind in (MarkovAlone, Markov))
+    alone, whole = (kind().fit(task.events, task.windows, task.vocabulary) for kind in (MarkovAlone, Markov))
     np.testing.assert_array_equal(alone.log_p(task.events, rows), alone.log_p(other, rows))
-    assert not np.allclose(told.log_p(task.events, rows), told.log_p(other, rows))
+    assert not np.allclose(whole.log_p(task.events, rows), whole.log_p(other, rows))
 
 
 def test_tables_of_more_people_are_of_more_windows_and_the_same_test(task, monkeypatch, tiny_base):

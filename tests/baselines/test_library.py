@@ -74,11 +74,11 @@ def test_two_sides_are_compared_in_the_mean_over_seeds():
     assert gap["difference"] == 0.5 and 0.25 <= gap["low"] < 0.5 < gap["high"] <= 0.75
 
 
-@pytest.mark.parametrize("system", OURS)
-def test_our_side_is_fitted_without_the_library(system, sequences, monkeypatch):
-    monkeypatch.setitem(OURS, system, OURS[system].model_copy(update={"epochs": [2], "learning_rate": [0.01]}))
+@pytest.mark.parametrize("name", OURS)
+def test_our_side_is_fitted_without_the_library(name, sequences, monkeypatch):
+    monkeypatch.setitem(OURS, name, OURS[name].model_copy(update={"epochs": [2], "learning_rate": [0.01]}))
     rows = sequences.valid_rows(40, 0)
-    scores = library.fit_ours(system, sequences, rows, 0)(rows[:3])
+    scores = library.fit_ours(name, sequences, rows, 0)(rows[:3])
     assert scores.shape == (3, sequences.size) and np.isfinite(scores).all()
 
 
@@ -112,17 +112,17 @@ def test_the_command_compares_what_is_asked_for_on_as_many_users(log, monkeypatc
 
 
 @pytest.mark.skipif(not INSTALLED, reason="RecBole is not installed (pip install recbole==1.2.1 'pandas<3')")
-@pytest.mark.parametrize("system", OURS)
-def test_both_sides_learn_what_follows_what(system, monkeypatch, capsys):
+@pytest.mark.parametrize("name", OURS)
+def test_both_sides_learn_what_follows_what(name, monkeypatch, capsys):
     events = small_log([33] * 40)
-    # RecBole draws a behaviour that the history lacks, used or not, and looks for ever where there is none
+    # RecBole draws a behaviour that the history lacks, used or not, and searches for ever where there is none
     turn = [BEHAVIORS[row % 4 if row % 33 else 4 + row % 2] for row in range(len(events))]
     events = events.with_columns(behavior=pl.Series(turn))
     windows = small_windows(events, ["train"] * 30 + ["valid"] * 10)
     quick = {"epochs": [6], "learning_rate": [0.01], "batch_size": [8]}
-    monkeypatch.setitem(OURS, system, OURS[system].model_copy(update=quick))
-    monkeypatch.setitem(library.THEIRS[system], "train_batch_size", 64)
-    library.compare(system, events, windows, all_behaviors(), LENGTH, [0])
+    monkeypatch.setitem(OURS, name, OURS[name].model_copy(update=quick))
+    monkeypatch.setitem(library.THEIRS[name], "train_batch_size", 64)
+    library.compare(name, events, windows, all_behaviors(), LENGTH, [0])
     said = capsys.readouterr().out
     one, other = (float(said.split(side)[1].split(",")[0]) for side in ("accuracy: ours ", "RecBole's "))
     assert min(one, other) > 0.95, said

@@ -26,12 +26,12 @@ def float32(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def row(loud_base, tmp_path_factory):
+def baseline(loud_base, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEHAVIORLM_DTYPE", "float32")
-        row = TALLRec(small_task(tmp_path_factory.mktemp("llm"), "tallrec", SETTINGS), loud_base, CHATS)
-        row.build(settings_of(row))
-        yield row
+        baseline = TALLRec(small_task(tmp_path_factory.mktemp("llm"), "tallrec", SETTINGS), loud_base, CHATS)
+        baseline.build(settings_of(baseline))
+        yield baseline
 
 
 def plan(**changes):
@@ -39,10 +39,10 @@ def plan(**changes):
                     "least_rate": 0.01, "validations": 2, "patience": 5} | changes))
 
 
-def test_targets_are_those_that_stage_instructions_makes(row):
-    task = row.task
-    frames, _ = instructions(task.events, task.windows, task.vocabulary, CHATS, row.tokenizer, task.params)
-    for split, samples in (("train", row.train), ("valid", row.valid)):
+def test_targets_are_those_that_stage_instructions_makes(baseline):
+    task = baseline.task
+    frames, _ = instructions(task.events, task.windows, task.vocabulary, CHATS, baseline.tokenizer, task.params)
+    for split, samples in (("train", baseline.train), ("valid", baseline.valid)):
         assert frames[split]["input_ids"].to_list() == samples["input_ids"]
         marked = [sum(label != IGNORED for label in labels) for labels in samples["labels"]]
         ends, starts = (frames[split][name].to_list() for name in ("target_end", "target_start"))
@@ -50,21 +50,21 @@ def test_targets_are_those_that_stage_instructions_makes(row):
 
 
 @torch.no_grad()
-def test_the_loss_is_the_cross_entropy_of_the_labels(row):
-    examples = [row.train[i] for i in range(3)]
-    total, tokens = summed_loss(row.model, examples)
+def test_the_loss_is_the_cross_entropy_of_the_labels(baseline):
+    examples = [baseline.train[i] for i in range(3)]
+    total, tokens = summed_loss(baseline.model, examples)
     expected = 0.0
     for example in examples:
-        logits = row.model(torch.tensor([example["input_ids"]])).logits[0, :-1]
+        logits = baseline.model(torch.tensor([example["input_ids"]])).logits[0, :-1]
         labels = torch.tensor(example["labels"][1:])
         expected += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
     assert tokens == sum(label != IGNORED for example in examples for label in example["labels"])
     assert float(total) == pytest.approx(expected, rel=1e-4)
-    alone = sum(float(summed_loss(row.model, [example])[0]) for example in examples)
+    alone = sum(float(summed_loss(baseline.model, [example])[0]) for example in examples)
     assert alone == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_rate_is_that_of_the_projects_own_training(row, monkeypatch):
+def test_the_rate_is_that_of_the_projects_own_training(baseline, monkeypatch):
     class Trainer(WarmupCosine):
         lr_scheduler = None
         schedule = type("Schedule", (), {"learning_rate": 0.01, "min_learning_rate": 1e-4, "warmup": 0.2})
@@ -80,7 +80,8 @@ def test_the_rate_is_that_of_the_projects_own_training(row, monkeypatch):
             rates.append(self.param_groups[0]["lr"])
 
     monkeypatch.setattr(torch.optim, "AdamW", Spy)
-    train("test", row.model, row.weights(), row.train.select(range(17)), row.valid, plan(batch_size=1), 0)
+    train("test", baseline.model, baseline.weights(), baseline.train.select(range(17)), baseline.valid,
+          plan(batch_size=1), 0)
     assert rates == pytest.approx([0.01 * factor(step) for step in range(17)])
 
 
@@ -96,11 +97,12 @@ def fake_validations(monkeypatch, losses):
     monkeypatch.setattr(llm_training, "mean_loss", lambda model, samples: next(found))
 
 
-def test_training_stops_when_patience_is_out_and_keeps_the_best_validation(row, monkeypatch):
-    weights = row.weights()
+def test_training_stops_when_patience_is_out_and_keeps_the_best_validation(baseline, monkeypatch):
+    weights = baseline.weights()
     seen = []
     fake_validations(monkeypatch, [5.0, 4.0, 4.5, 4.0, 3.0])
-    course = train("test", row.model, weights, row.train, row.valid, plan(patience=2, validations=100, epochs=3), 0,
+    course = train("test", baseline.model, weights, baseline.train, baseline.valid,
+                   plan(patience=2, validations=100, epochs=3), 0,
                    before_validation=lambda: seen.append({name: w.detach().clone() for name, w in weights.items()}))
     assert course.values == {0: 5.0, 1: 4.0, 2: 4.5, 3: 4.0} and course.best_step == 1 and course.steps == 3
     for name, weight in weights.items():
@@ -108,38 +110,41 @@ def test_training_stops_when_patience_is_out_and_keeps_the_best_validation(row, 
     assert any(not torch.equal(seen[1][name], seen[0][name]) for name in weights)
 
 
-def test_training_that_only_harms_keeps_what_was_there(row, monkeypatch):
-    before = {name: weight.detach().clone() for name, weight in row.weights().items()}
+def test_training_that_only_harms_keeps_what_was_there(baseline, monkeypatch):
+    before = {name: weight.detach().clone() for name, weight in baseline.weights().items()}
     fake_validations(monkeypatch, [1.0, 2.0, 3.0, 4.0, 5.0])
-    course = train("test", row.model, row.weights(), row.train, row.valid, plan(), 0)
+    course = train("test", baseline.model, baseline.weights(), baseline.train, baseline.valid, plan(), 0)
     assert course.best_step == 0 and course.best == 1.0
-    assert all(torch.equal(weight, before[name]) for name, weight in row.weights().items())
+    assert all(torch.equal(weight, before[name]) for name, weight in baseline.weights().items())
 
 
-def test_a_seed_makes_the_same_adapter_and_micro_batches_change_nothing(row, monkeypatch):
+def test_a_seed_makes_the_same_adapter_and_micro_batches_change_nothing(baseline, monkeypatch):
     found = []
     for micro in (4, 4, 1):
         monkeypatch.setattr(llm_training, "MICRO_BATCH", micro)
-        row.base = row.model.unload()
-        row.build(settings_of(row))
-        train("test", row.model, row.weights(), row.train, row.valid, plan(batch_size=4), 3)
-        found.append(torch.cat([weight.detach().flatten() for weight in row.weights().values()]))
+        baseline.base = baseline.model.unload()
+        baseline.build(settings_of(baseline))
+        train("test", baseline.model, baseline.weights(), baseline.train, baseline.valid, plan(batch_size=4), 3)
+        found.append(torch.cat([weight.detach().flatten() for weight in baseline.weights().values()]))
     assert torch.equal(found[0], found[1])
     torch.testing.assert_close(found[0], found[2], atol=1e-4, rtol=0)
 
 
-def test_the_reciprocal_rank_is_that_of_each_target_behind_its_own_history(row):
-    answers, ranks = row.layout.answers, []
-    for sequence in row.valid_sequences:
+def test_the_reciprocal_rank_is_that_of_each_target_behind_its_own_history(baseline):
+    answers, ranks = baseline.layout.answers, []
+    for sequence in baseline.valid_sequences:
         for (start, _), behavior in zip(sequence.spans, sequence.behaviors, strict=True):
-            log_p = score(row.model, [sequence.input_ids[:start]], answers).log_p[0]
+            log_p = score(baseline.model, [sequence.input_ids[:start]], answers).log_p[0]
             ranks.append(1 / (log_p >= log_p[behavior]).sum())
-    assert reciprocal_rank(row.model, row.valid_sequences, answers, 5, "test") == pytest.approx(np.mean(ranks[:5]))
-    assert reciprocal_rank(row.model, row.valid_sequences, answers, 999, "test") == pytest.approx(np.mean(ranks))
+    for most in (5, 999):
+        found = reciprocal_rank(baseline.model, baseline.valid_sequences, answers, most, "test")
+        assert found == pytest.approx(np.mean(ranks[:most]))
 
 
 @pytest.mark.parametrize(("targets", "budget", "outside", "used"), [(12, 30, 0, 12), (200, 7, 0, 7), (200, 30, 5, 25)])
-def test_a_row_says_on_how_many_targets_it_was_chosen(loud_base, tmp_path, monkeypatch, targets, budget, outside, used):
+def test_a_baseline_says_on_how_many_targets_it_was_chosen(
+    loud_base, tmp_path, monkeypatch, targets, budget, outside, used
+):
     """`instructions.valid_targets` or the budget's at most; a behaviour outside the vocabulary is none."""
     read = []
 
@@ -162,43 +167,43 @@ def test_a_row_says_on_how_many_targets_it_was_chosen(loud_base, tmp_path, monke
 
 
 @torch.no_grad()
-def test_the_mean_loss_is_over_tokens_not_over_batches(row):
-    parts = [summed_loss(row.model, [row.valid[i]]) for i in range(len(row.valid))]
+def test_the_mean_loss_is_over_tokens_not_over_batches(baseline):
+    parts = [summed_loss(baseline.model, [baseline.valid[i]]) for i in range(len(baseline.valid))]
     expected = sum(float(loss) for loss, _ in parts) / sum(tokens for _, tokens in parts)
-    assert mean_loss(row.model, row.valid) == pytest.approx(expected, rel=1e-4)
+    assert mean_loss(baseline.model, baseline.valid) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_merged_adapter_gives_the_same_predictions_and_leaves_the_model_as_it_was(row, tmp_path):
-    """As `load_merged` merges what is written of the row."""
+def test_a_merged_adapter_gives_the_same_predictions_and_leaves_the_model_as_it_was(baseline, tmp_path):
+    """As `load_merged` merges what is written of the baseline."""
     torch.manual_seed(0)
-    for name, weight in row.weights().items():
+    for weight in baseline.weights().values():
         torch.nn.init.normal_(weight, std=0.1)
-    prompts, answers = [row.layout.prompt(r) for r in (210, 215, 220)], row.layout.answers
-    beside, before = score(row.model, prompts, answers).log_p, copy.deepcopy(row.model.state_dict())
-    with row.model.disable_adapter():
-        assert abs(score(row.model, prompts, answers).log_p - beside).max() > 0.1, "the adapter matters"
-    with merged(row.model):
-        assert not any("lora" in name for name, _ in row.model.named_modules())
-        assert make_reader(row.model).layers[0].qkv.adapted is False
-        found = score(row.model, prompts, answers).log_p
+    prompts, answers = [baseline.layout.prompt(r) for r in (210, 215, 220)], baseline.layout.answers
+    beside, before = score(baseline.model, prompts, answers).log_p, copy.deepcopy(baseline.model.state_dict())
+    with baseline.model.disable_adapter():
+        assert abs(score(baseline.model, prompts, answers).log_p - beside).max() > 0.1, "the adapter matters"
+    with merged(baseline.model):
+        assert not any("lora" in name for name, _ in baseline.model.named_modules())
+        assert make_reader(baseline.model).layers[0].qkv.adapted is False
+        found = score(baseline.model, prompts, answers).log_p
     np.testing.assert_allclose(found, beside, atol=1e-5, rtol=1e-6)
-    write_weights(Fitted(row, {}, 0.0, []), tmp_path / "row")
-    np.testing.assert_array_equal(found, score(load_merged(tmp_path / "row"), prompts, answers).log_p)
-    after = row.model.state_dict()
+    write_weights(Fitted(baseline, {}, 0.0, []), tmp_path / "baseline")
+    np.testing.assert_array_equal(found, score(load_merged(tmp_path / "baseline"), prompts, answers).log_p)
+    after = baseline.model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
-    np.testing.assert_array_equal(score(row.model, prompts, answers).log_p, beside)
+    np.testing.assert_array_equal(score(baseline.model, prompts, answers).log_p, beside)
 
 
-def test_a_failure_while_merged_leaves_the_model_as_it_was(row):
-    before = copy.deepcopy(row.model.state_dict())
-    with pytest.raises(ZeroDivisionError), merged(row.model):
+def test_a_failure_while_merged_leaves_the_model_as_it_was(baseline):
+    before = copy.deepcopy(baseline.model.state_dict())
+    with pytest.raises(ZeroDivisionError), merged(baseline.model):
         1 / 0  # noqa: B018
-    assert all(torch.equal(value, before[name]) for name, value in row.model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in baseline.model.state_dict().items())
 
 
-def test_an_adapter_that_the_model_has_no_place_for_is_refused(row):
+def test_an_adapter_that_the_model_has_no_place_for_is_refused(baseline):
     with pytest.raises(UserError, match="no place"):
-        llm_training.adapted(load_base(row.folder), ["no_such_layer"], 4, 8, 0.0, 0)
+        llm_training.adapted(load_base(baseline.folder), ["no_such_layer"], 4, 8, 0.0, 0)
 
 
 def test_a_log_without_training_windows_is_refused(loud_base, tmp_path):

@@ -12,11 +12,11 @@ from stages.baselines.systems.llmesr import LLMESR, Settings, SimilarWindows
 from stages.common.errors import UserError
 from tests.baselines.laws import (
     CONTEXTS,
-    TOLD,
+    FIELDS_READ,
     check_knows_what_markov_knows,
     check_nothing_depends_on_a_later_behavior,
     check_padding_changes_nothing,
-    check_tells,
+    check_reads,
     one_batch,
     rows_of,
 )
@@ -81,9 +81,9 @@ def test_each_view_reads_the_other_through_cross_attention_alone(sequences):
         assert torch.equal(ids, model.states(batch)[..., :16]) == (not cross_attention)
 
 
-@TOLD
-def test_a_context_mode_tells_what_its_name_says(sequences, context, told):
-    check_tells(untrained(sequences, context).log_p, one_batch(sequences), told)
+@FIELDS_READ
+def test_a_context_mode_reads_what_its_name_says(sequences, context, fields_read):
+    check_reads(untrained(sequences, context).log_p, one_batch(sequences), fields_read)
 
 
 def test_padding_changes_nothing(sequences):
@@ -142,7 +142,7 @@ def test_the_loss_draws_states_to_those_of_similar_windows_and_not_those_to_them
     plain = binary_cross_entropy(model.scores(states), batch.label, torch.Generator().manual_seed(0))
     loss = model.loss(batch, torch.Generator().manual_seed(0))
     assert distance > 0.01 and loss.item() == pytest.approx((plain + 0.1 * distance).item(), rel=1e-5)
-    assert not model._distance(states[:, -1].detach(), batch).requires_grad
+    assert not model._distance(model.similar, states[:, -1].detach(), batch).requires_grad
 
 
 def test_a_user_without_others_learns_from_labels_alone(data):
@@ -151,7 +151,7 @@ def test_a_user_without_others_learns_from_labels_alone(data):
     sequences = Sequences(events, alone, vocabulary, LENGTH)
     model, batch = untrained(sequences), one_batch(sequences)
     assert not model.similar.of(batch, 3)[1].any()
-    assert model._distance(model.states(batch)[:, -1], batch) == 0
+    assert model._distance(model.similar, model.states(batch)[:, -1], batch) == 0
 
 
 @pytest.mark.parametrize("changed", [{"text": False}, {"dimensions": 15, "heads": 1}])

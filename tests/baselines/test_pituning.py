@@ -28,11 +28,11 @@ from stages.common.errors import UserError
 from stages.model.load import load_base
 from tests.baselines.laws import (
     CONTEXTS,
-    TOLD,
+    FIELDS_READ,
     check_knows_what_markov_knows,
     check_nothing_depends_on_a_later_behavior,
     check_padding_changes_nothing,
-    check_tells,
+    check_reads,
     one_batch,
 )
 
@@ -119,9 +119,9 @@ def test_no_score_depends_on_a_later_behaviour(sequences, base, context):
     check_nothing_depends_on_a_later_behavior(model, batch, sequences.size, rounding=1e-6, change=1e-4)
 
 
-@TOLD
-def test_a_context_mode_tells_what_its_name_says(sequences, base, context, told):
-    check_tells(untrained(sequences, base, context), one_batch(sequences, 32), told)
+@FIELDS_READ
+def test_a_context_mode_reads_what_its_name_says(sequences, base, context, fields_read):
+    check_reads(untrained(sequences, base, context), one_batch(sequences, 32), fields_read)
 
 
 def test_padding_changes_nothing(sequences, base):
@@ -232,7 +232,7 @@ def test_learns_a_chain_that_markov_knows(fitted):
 
 def test_reconstructs_better_than_shares_do(log, base):
     sequences = Sequences(*log(users=60), LENGTH)
-    # the look that predicts best comes before the reconstruction has settled: trained on without looks
+    # the validation that predicts best comes before the reconstruction has settled: trained on without validations
     model, rng, draws = untrained(sequences, base, reconstruction=2.0).train(), np.random.default_rng(0), generator()
     optimizer = torch.optim.AdamW(model.parameter_groups(SETTINGS), lr=0.01)
     for _ in range(25):

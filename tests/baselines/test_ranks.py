@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.baselines.sequential.ranks import mean_reciprocal_rank
+from stages.baselines.sequential.training import mean_reciprocal_rank
 
 
 def test_ranks_are_those_of_the_labels_and_ties_count_against_them():

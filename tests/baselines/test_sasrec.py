@@ -9,11 +9,11 @@ from stages.baselines.sequential.sasrec import SASRec, Settings
 from stages.baselines.sequential.training import fit, predict
 from tests.baselines.laws import (
     CONTEXTS,
-    TOLD,
+    FIELDS_READ,
     check_knows_what_markov_knows,
     check_nothing_depends_on_a_later_behavior,
     check_padding_changes_nothing,
-    check_tells,
+    check_reads,
     one_batch,
 )
 
@@ -39,9 +39,9 @@ def test_no_score_depends_on_a_later_behaviour(sequences, context):
     check_nothing_depends_on_a_later_behavior(untrained(sequences, context), one_batch(sequences), sequences.size)
 
 
-@TOLD
-def test_a_context_mode_tells_what_its_name_says(sequences, context, told):
-    check_tells(untrained(sequences, context), one_batch(sequences), told)
+@FIELDS_READ
+def test_a_context_mode_reads_what_its_name_says(sequences, context, fields_read):
+    check_reads(untrained(sequences, context), one_batch(sequences), fields_read)
 
 
 def test_padding_changes_nothing(sequences):

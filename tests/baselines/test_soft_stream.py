@@ -38,11 +38,11 @@ def sequences_of(layout, events, limit=1000):
     return layout.sequences(targets, limit, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("told", ["next", "history", "id"])
+@pytest.mark.parametrize("context", ["next", "history", "id"])
 @pytest.mark.parametrize("with_users", [False, True])
-def test_soft_tokens_apart_it_is_the_layout_stream(tokenizer, told, with_users):
+def test_soft_tokens_apart_it_is_the_layout_stream(tokenizer, context, with_users):
     events = small_log()
-    soft, plain = layouts(tokenizer, with_users, events, prompt__context=told)
+    soft, plain = layouts(tokenizer, with_users, events, prompt__context=context)
     assert soft.answers == plain.answers
     # what stands in pieces between soft tokens is the same text, if not always the same tokens
     for row in (3, 20, 60, 150):
@@ -53,11 +53,11 @@ def test_soft_tokens_apart_it_is_the_layout_stream(tokenizer, told, with_users):
             assert one.input_ids[start:end] == other.input_ids[own:stop]
 
 
-@pytest.mark.parametrize("told", ["next", "history", "id"])
+@pytest.mark.parametrize("context", ["next", "history", "id"])
 @pytest.mark.parametrize("with_users", [False, True])
-def test_a_training_target_stands_behind_the_prompt_of_a_window_as_long(tokenizer, told, with_users):
+def test_a_training_target_stands_behind_the_prompt_of_a_window_as_long(tokenizer, context, with_users):
     events = small_log([20])
-    soft, _ = layouts(tokenizer, with_users, events, prompt__context=told, windowing__history=20)
+    soft, _ = layouts(tokenizer, with_users, events, prompt__context=context, windowing__history=20)
     found = [s for s in sequences_of(soft, events) if s.input_ids[: s.spans[0][0]] == soft.prompt(3)]
     assert len(found) == 1, "one sequence begins with the user's first event, as the windows do"
     for row, (start, _) in enumerate(found[0].spans, start=3):
@@ -91,7 +91,7 @@ def test_a_behaviour_outside_the_vocabulary_has_the_token_of_all_others(tokenize
 
 def test_events_are_dropped_to_make_room_for_soft_tokens_and_users_forget_them(tokenizer):
     events = small_log()
-    roomy, plain = layouts(tokenizer, True, events)
+    _, plain = layouts(tokenizer, True, events)
     size = len(plain.prompt(20)) + plain.longest_answer
     layout, _ = layouts(tokenizer, True, events, prompt__max_tokens=size)
     ids = layout.prompt(20)
@@ -155,7 +155,7 @@ def test_a_users_vector_is_sasrecs_state_behind_what_the_prompt_tells(sasrec):
     assert user_vectors(model, sequences, []).shape == (0, 8)
 
 
-def test_a_users_vector_knows_nothing_of_the_target_nor_of_what_is_not_told(sasrec):
+def test_a_users_vector_knows_nothing_of_the_target_nor_of_what_is_not_in_the_prompt(sasrec):
     make, sequences, events = sasrec
     model, windows = make(), small_windows(events, ["train"] * 4 + ["valid", "natural"])
     names = all_behaviors()["behavior"].to_list()

@@ -15,7 +15,7 @@ def timed(loud_base, tmp_path, monkeypatch):
     """The command on a small log; its metrics and the rows of the windows that were asked for."""
     asked = []
     monkeypatch.setattr(timing, "latency_ms",
-                        lambda one, rows: [one(row) for row in rows[:2]] and asked.extend(rows) or 7.5)
+                        lambda one, rows: ([one(row) for row in rows[:2]] and asked.extend(rows)) or 7.5)
 
     def run(**changes):
         task = small_task(tmp_path, "tallrec", {}, **changes)

@@ -67,7 +67,7 @@ def test_training_ends_when_patience_is_out_or_the_validations_are(validations):
     assert [len(validations(1, patience=patience)) for patience in (1, 3, 20)] == [2, 4, VALUES.epochs[0]]
 
 
-def test_a_systems_own_windows_between_validations_go_before_the_budgets(sequences, validations):
+def test_a_baselines_own_windows_between_validations_go_before_the_budgets(sequences, validations):
     log = len(sequences.train_rows())
     assert validations(5 * log, own=2 * log) == validations(2 * log) == validations(1, own=2 * log)
 

@@ -22,6 +22,7 @@ Held by tests on a server of that protocol and (slow) on a small model behind `t
 refusals, a kill between two answers, the limits on tokens. Not measured: GPT-4o itself.
 """
 
+import statistics
 import threading
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -35,7 +36,6 @@ from pydantic import Field
 from stages.baselines.api.cache import Answer, Cache, key_of
 from stages.baselines.api.client import Client, Stopped, endpoint, has_key
 from stages.baselines.api.questions import INVALID, Form, Questions
-from stages.baselines.fitting.latency import median_ms
 from stages.baselines.fitting.settings import Context
 from stages.baselines.fitting.stage import OPTIONS, READS, predictions_of
 from stages.baselines.fitting.task import Task, tuning_counts
@@ -95,7 +95,6 @@ def log_p(numbers: np.ndarray, label: np.ndarray, share: np.ndarray, mass: float
         numbers: answered behaviours `(N,)`, or `INVALID`.
         label: what happened `(N,)`, -1 outside the vocabulary; read where the answer is invalid only, to miss it.
         share: of the training events `(V,)`, above 0.
-        mass: on the answer.
     """
     share = share / share.sum()
     log_share = np.log(share)
@@ -110,8 +109,8 @@ def log_p(numbers: np.ndarray, label: np.ndarray, share: np.ndarray, mass: float
 def ask(
     requests: dict[str, dict[str, Any]], cache: Cache, client: Client, questions: Questions, used: int,
     settings: Settings,
-) -> None:
-    """Ask all of `requests`, by their keys, and keep the answers in the cache as they come.
+) -> dict[str, Answer]:
+    """The answers to all of `requests`, by their keys, kept in the cache as they come.
 
     Args:
         used: tokens, in all runs so far; what a question is expected to take is set aside before it is sent.
@@ -121,6 +120,7 @@ def ask(
             on its way when it happened included.
     """
     most, lock = settings.max_tokens_total, threading.Lock()
+    answers: dict[str, Answer] = {}
 
     def one(key: str, request: dict[str, Any]) -> None:
         nonlocal used
@@ -137,6 +137,7 @@ def ask(
                 used += estimate
             answer = client.ask(request)
             cache.put(key, answer)
+            answers[key] = answer
         except BaseException:
             client.stop.set()  # here, before this thread takes up the next question
             raise
@@ -157,6 +158,7 @@ def ask(
             raise
     if errors:
         raise errors[0]
+    return answers
 
 
 def predictions(task: Task, settings: Settings, cache: Cache) -> tuple[pl.DataFrame, dict[str, Any]] | None:
@@ -187,8 +189,7 @@ def predictions(task: Task, settings: Settings, cache: Cache) -> tuple[pl.DataFr
         if used + expected > settings.max_tokens_total:
             raise UserError(f"{plan}: nothing was sent. Raise it, or lower api.natural and api.per_behavior")
         console.print(plan, soft_wrap=True)
-        ask(missing, cache, Client(settings.attempts, settings.timeout), questions, used, settings)
-        found |= {key: cache.get(key) for key in missing}
+        found |= ask(missing, cache, Client(settings.attempts, settings.timeout), questions, used, settings)
     return _read(wanted, [found[key] for key in keys], task, settings, questions)
 
 
@@ -205,7 +206,7 @@ def _read(
     return frame, {
         "layout": "window", "context": task.context, "windows": len(frame), "events_dropped": 0,
         "trained_targets": 0, "trained_parameters": 0, "fit_seconds": 0.0,
-        "latency_ms": median_ms(answer.seconds for answer in answers),
+        "latency_ms": 1000 * statistics.median(answer.seconds for answer in answers),
         **tuning_counts(settings.model_dump(), [], None, 0),
         "answers": {name: {kind: int(((split == name) & (outcome == kind)).sum()) for kind in _OUTCOMES}
                     for name in split.unique(maintain_order=True)},

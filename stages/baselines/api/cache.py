@@ -22,8 +22,7 @@ class Answer(BaseModel):
         refused: the model, or a filter before it, would not answer.
         finished: why it ended, as the API says: `stop` is a whole answer, `length` one that was cut.
         prompt_tokens: as counted by the endpoint, as are `completion_tokens`; None where it does not count.
-        model: what the endpoint says that it ran.
-        fingerprint: its version there; None where it does not tell.
+        model: what the endpoint says that it ran, `fingerprint` its version there.
         seconds: from the question to the answer, the attempt that succeeded only.
     """
 
@@ -69,4 +68,4 @@ class Cache:
             part.write_text(answer.model_dump_json() + "\n", encoding="utf-8")
 
     def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.json"  # folders of few files: each write looks through its folder
+        return self.folder / key[:2] / f"{key}.json"  # folders of few files: each write lists its folder

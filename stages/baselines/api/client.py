@@ -55,14 +55,7 @@ class Client:
     """Asks from several threads at once; `stop` ends every wait."""
 
     def __init__(self, attempts: int, timeout: float):
-        """
-        Args:
-            attempts: for each question, the first included.
-            timeout: seconds of silence after which an attempt has failed.
-
-        Raises:
-            UserError: the package `openai` is not installed.
-        """
+        """`attempts` are those of each question, the first included; `timeout` is in seconds of silence."""
         try:
             import openai
         except ImportError:
@@ -126,10 +119,7 @@ class Client:
 
 
 def backoff(attempt: int) -> float:
-    """Seconds to wait after failed attempt `attempt`, 0 and up: doubling, and drawn from the upper half of that.
-
-    The draw keeps clients that failed together from coming back together.
-    """
+    """Seconds to wait after failed attempt `attempt`, 0 and up: doubling, and drawn, so that clients part."""
     return min(_LONGEST_BACKOFF, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1)
 
 
@@ -149,10 +139,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _read(answer: Any, request: dict[str, Any], seconds: float) -> Answer:
-    """
-    Raises:
-        Again: it is no chat completion with a choice in it.
-    """
     try:
         choice, usage = answer.choices[0], answer.usage
         message = choice.message

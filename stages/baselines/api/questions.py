@@ -2,7 +2,6 @@
 
 import json
 import unicodedata
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -40,17 +39,9 @@ class _Chat:
 
 
 class Questions:
-    """Requests for chat completions, in the words of layout `window`, with the context that `context` says.
-
-    Attributes:
-        labels: the candidates, in the vocabulary's order.
-    """
+    """Requests for chat completions, in the words of layout `window`; `labels` are the candidates in their order."""
 
     def __init__(self, log: EventLog, params: PromptParams, context: Context, model: str, form: Form):
-        """
-        Raises:
-            UserError: a label cannot stand in a prompt.
-        """
         check_labels(log.behaviors)
         windowing = params.windowing
         prompt = params.prompt.model_copy(update={"layout": "window", "context": context})
@@ -61,10 +52,14 @@ class Questions:
         self._fixed = {"model": model, "temperature": 0, "max_tokens": longest + _SPARE_TOKENS}
         self._answer_estimate = longest // _BYTES_A_TOKEN + 1
         if form == "schema":
-            self._fixed["response_format"] = {"type": "json_schema", "json_schema": _schema(self.labels)}
+            schema = {"type": "object", "properties": {_KEY: {"type": "string", "enum": list(self.labels)}},
+                      "required": [_KEY], "additionalProperties": False}
+            self._fixed["response_format"] = {
+                "type": "json_schema", "json_schema": {"name": "next_behavior", "strict": True, "schema": schema},
+            }
 
     def request(self, row: int) -> dict[str, Any]:
-        """What is sent about the window whose target is `row`; nothing in it tells users apart."""
+        """What is sent about the window whose target is `row`; nothing in it identifies users."""
         return {**self._fixed, "messages": self._layout.prompt(row)}
 
     def estimate(self, request: dict[str, Any]) -> int:
@@ -84,16 +79,6 @@ class Questions:
         meant = _plain(answer.content)
         found = [number for number, label in enumerate(self.labels) if _plain(label) == meant]
         return found[0] if len(found) == 1 else INVALID
-
-
-def _schema(labels: Sequence[str]) -> dict[str, Any]:
-    return {
-        "name": "next_behavior", "strict": True,
-        "schema": {
-            "type": "object", "properties": {_KEY: {"type": "string", "enum": list(labels)}}, "required": [_KEY],
-            "additionalProperties": False,
-        },
-    }
 
 
 def _plain(text: str) -> str:

@@ -1,1 +1,1 @@
-"""What every baseline is fitted on and how it is run: the task, its settings, its stage, its latency."""
+"""What every baseline is fitted on and how it is run: the task, its settings, its stage."""

@@ -62,19 +62,13 @@ class Sequences:
         size: V, the behaviours of the vocabulary.
         places: how many places a training event has; one number more is for others, and one for padding.
         length: T, the events of history that a window has at most.
-        names: of the behaviours, in the vocabulary's order.
     """
 
     def __init__(self, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, length: int):
-        """
-        Raises:
-            UserError: there is no training window, or no validation window.
-        """
         log = EventLog.from_tables(events, vocabulary)
         self.size, self.length = vocabulary.height, length
         self.names = vocabulary["behavior"].to_list()
-        self._rows = {split: windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
-                      for split in ("train", "valid")}
+        self._rows = {split: windows.filter(split=split)["row"].sort().to_numpy() for split in ("train", "valid")}
         for split, rows in self._rows.items():
             if not len(rows):
                 raise UserError(f"windows: none of split {split}; the log has too few users, or too short ones")

@@ -1,5 +1,6 @@
 """The stage of every baseline: tables in, something fitted, its predictions and weights, and what it took."""
 
+import statistics
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import polars as pl
 from stages.baselines.fitting.settings import Context, FitParams
 from stages.baselines.fitting.task import Task
 from stages.common import tables
+from stages.common.console import console
 from stages.common.params import Section
 from stages.common.stage import COUNTS, Kind, Stage, optional, place, table
 
@@ -26,6 +28,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 MODEL = {"model": place("folder with base.json of the language model (from stage base)")}
 
+_TIMED_WINDOWS = 50
+
 Fitted = TypeVar("Fitted")
 
 
@@ -38,13 +42,9 @@ def baseline(
     """The stage of a baseline that is fitted; `fit_seconds` of its counts is all that `fit` took.
 
     Args:
-        name: of its module in stages/baselines/systems.
-        description: the module's docstring.
+        name: of its module in stages/baselines/systems, whose docstring is `description`.
         fit: makes what is fitted from the task, what the further `reads` gave, and the objective if there is a choice.
         predict: its table of the windows given, and what stands beside it.
-        write: puts its weights into a folder.
-        params: the sections of params.yaml that it follows from.
-        reads: what it reads beside the log.
         objectives: what --objective may be; none for a baseline that has one only.
     """
     def compute(
@@ -71,6 +71,20 @@ def baseline(
 def predictions_of(wanted: pl.DataFrame, log_p: np.ndarray) -> pl.DataFrame:
     """Table `predictions` of the windows `wanted` with their log-probabilities `(N, V)`."""
     return wanted.with_columns(log_p=pl.Series(values=log_p)).cast(tables.SCHEMAS["predictions"])
+
+
+def latency_ms(predict_one: Callable[[int], Any], rows: Sequence[int]) -> float:
+    """Median time of a window by itself, in milliseconds, over the first of `rows`: what a user waits."""
+    seconds = []
+    console.quiet = True  # each window would say that it is done
+    try:
+        for row in rows[:_TIMED_WINDOWS]:
+            began = time.perf_counter()
+            predict_one(row)
+            seconds.append(time.perf_counter() - began)
+    finally:
+        console.quiet = False
+    return 1000 * statistics.median(seconds)
 
 
 def _message(args: Namespace, frame: pl.DataFrame, counts: dict[str, Any], fitted: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from stages.baselines.fitting.sequences import Sequences
-from stages.baselines.fitting.settings import Budget, Context, FitParams, read_settings
+from stages.baselines.fitting.settings import Budget, Context, read_settings
 from stages.common.params import Section
 from stages.windows.tested import tested
 
@@ -19,12 +19,15 @@ Values = TypeVar("Values", bound=Section)
 
 @dataclass
 class Task:
-    """The log, its windows and vocabulary, all settings, and the context that a baseline sees."""
+    """The log, its windows and vocabulary, all settings, and the context that a baseline sees.
+
+    `params` has the sections of `FitParams`, and those further ones that the baseline reads.
+    """
 
     events: pl.DataFrame
     windows: pl.DataFrame
     vocabulary: pl.DataFrame
-    params: FitParams
+    params: Any
     settings_file: Path
     context: Context
 
@@ -38,33 +41,17 @@ class Task:
         return Sequences(self.events, self.windows, self.vocabulary, self.params.windowing.history)
 
     def settings(self, section: str, kind: type[Values]) -> tuple[Budget, Values]:
-        """The tuning budget and a baseline's section.
-
-        Raises:
-            UserError: as `read_settings`.
-        """
+        """The tuning budget and a baseline's section."""
         return read_settings(self.settings_file, section, kind)
 
     def tested(self) -> pl.DataFrame:
-        """The windows that every baseline predicts: columns `row`, `split` and `behavior`.
-
-        Raises:
-            UserError: there is no test window, or no validation window.
-        """
+        """The windows that every baseline predicts: columns `row`, `split` and `behavior`."""
         return tested(self.events, self.windows, self.params.predictions, self.params.data_seed)
 
 
 def tuning_counts(
     settings: dict[str, Any], trials: Sequence[dict[str, Any]], score: float | None, valid_windows: int
 ) -> dict[str, Any]:
-    """What the counts of every baseline say of how it was tuned.
-
-    Args:
-        settings: its own.
-        trials: every setting tried, and how it did; none for a baseline that is not tuned.
-        score: by which the best was chosen.
-        valid_windows: how many validation windows the score is of.
-    """
-    tried = json.dumps(trials)
-    return {"settings": settings,
-            "tuning": {"trials": len(trials), "valid_windows": valid_windows, "score": score, "tried": tried}}
+    """What the counts of every baseline say of its settings, and of the trials and the score that chose them."""
+    tuning = {"trials": len(trials), "valid_windows": valid_windows, "score": score, "tried": json.dumps(trials)}
+    return {"settings": settings, "tuning": tuning}

@@ -21,9 +21,8 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import nn
 
-from stages.baselines.fitting.latency import latency_ms
 from stages.baselines.fitting.settings import Counts, Dropouts, Rates, choices
-from stages.baselines.fitting.stage import MODEL, baseline, predictions_of
+from stages.baselines.fitting.stage import MODEL, baseline, latency_ms, predictions_of
 from stages.baselines.fitting.task import Task, tuning_counts
 from stages.baselines.language.training import (
     Plan, adapted, lora_weights, merged, reciprocal_rank, train, without_dropout,
@@ -89,9 +88,6 @@ class LanguageBaseline(ABC):
 
     def __init__(self, task: Task, model: Path):
         """
-        Args:
-            model: folder with base.json.
-
         Raises:
             UserError: a setting is wrong, or there is nothing to train on or to validate on.
         """
@@ -102,12 +98,11 @@ class LanguageBaseline(ABC):
         self.tokenizer, self.base = load_tokenizer(model), load_base(model)
         self.log = EventLog.from_tables(task.events, task.vocabulary)
         self.layout = self.make_layout()
-        limits = {"train": self.params.instructions.train_targets, "valid": self.params.instructions.valid_targets}
-        made = {split: self._sequences(split, limit) for split, limit in limits.items()}
+        train = self._sequences("train", self.params.instructions.train_targets)
+        self.valid_sequences = self._sequences("valid", self.params.instructions.valid_targets)
         known = range(len(self.layout.candidates))
-        self.train, self.valid = (labelled(table(sequences), known) for sequences in made.values())
-        self.valid_sequences = made["valid"]
-        self.targets = sum(len(sequence.spans) for sequence in made["train"])
+        self.train, self.valid = (labelled(table(sequences), known) for sequences in (train, self.valid_sequences))
+        self.targets = sum(len(sequence.spans) for sequence in train)
         self._first_stages: dict[tuple, tuple[dict[str, torch.Tensor], float]] = {}
         for split, samples in (("train", self.train), ("valid", self.valid)):
             if not len(samples):
@@ -143,13 +138,10 @@ class LanguageBaseline(ABC):
                        Plan.of(settings, self.budget.patience), self.params.seed, **hooks)
         return course, {"loss": course.best, "step": course.best_step, "steps": course.steps}
 
-    def first_stage(
-        self, title: str, settings: dict[str, Any], prefix: str, samples: Dataset, valid: Dataset,
-    ) -> float:
+    def first_stage(self, title: str, settings: dict[str, Any], prefix: str, samples: Dataset, valid: Dataset) -> float:
         """Train the adapter on other samples, once for all settings that do not differ in it; the validation loss.
 
-        Args:
-            prefix: with which the settings of this stage begin.
+        The settings of this stage begin with `prefix`.
         """
         plan, weights = Plan.of(settings, self.budget.patience, prefix), lora_weights(self.model)
         key = plan, settings["dropout"]
@@ -196,7 +188,7 @@ class LanguageBaseline(ABC):
 
     def _sequences(self, split: str, limit: int) -> list[TokenSequence]:
         """As stage `instructions` chooses them."""
-        rows = self.task.windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
+        rows = self.task.windows.filter(split=split)["row"].sort().to_numpy()
         if not len(rows):
             raise UserError(f"windows: none of split {split}; the log has too few users, or too short ones")
         return self.layout.sequences(rows, limit, stream(self.params.seed, f"instructions {split}"))

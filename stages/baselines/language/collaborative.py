@@ -1,5 +1,6 @@
 """Language models that read, in soft tokens, what a SASRec that is fitted knows of behaviours and people."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,14 +9,14 @@ from stages.baselines.fitting.task import Task
 from stages.baselines.language.baseline import LanguageBaseline
 from stages.baselines.language.soft import attach
 from stages.baselines.language.soft_stream import SoftStreamLayout
-from stages.baselines.sequential.sasrec import SASRec, item_vectors, load_sasrec, user_vectors
+from stages.baselines.sequential.sasrec import fit_sasrec, item_vectors, load_sasrec, user_vectors
 
 
 class CollaborativeBaseline(LanguageBaseline):
     """`embedding` says what vectors the soft tokens have; `with_users`, whether people have tokens too.
 
     Attributes:
-        sasrec: frozen, on the CPU.
+        sasrec: that of a folder, or one that is fitted now, as published; frozen, on the CPU.
         items: its vectors `(V + 1, D)` of behaviours.
     """
 
@@ -23,14 +24,14 @@ class CollaborativeBaseline(LanguageBaseline):
     layout: SoftStreamLayout
 
     def __init__(self, task: Task, model: Path, sasrec: Path | None):
-        self.sasrec = self.recommender(task, sasrec)
+        if sasrec is None:
+            self.sasrec = fit_sasrec(replace(task, context="id"), "bce").model.cpu().requires_grad_(False)
+        else:
+            self.sasrec = load_sasrec(sasrec, task.sequences)
         super().__init__(task, model)
         self.embedding = attach(self.base, self.tokenizer)
         self.items = item_vectors(self.sasrec).to(self.base.device)
         self._states = self.items[:0]
-
-    def recommender(self, task: Task, folder: Path | None) -> SASRec:
-        return load_sasrec(folder, task.sequences)
 
     def make_layout(self) -> SoftStreamLayout:
         size = self.base.get_input_embeddings().weight.shape[0]

@@ -49,11 +49,7 @@ class NameVectors:
 
 
 def load_names(task: Task, model: Path) -> NameVectors:
-    """Vectors of the task's vocabulary, by the encoder that section `names` of the settings names.
-
-    Raises:
-        UserError: as `embed_names`, or the section is faulty.
-    """
+    """Vectors of the task's vocabulary, by the encoder that section `names` of the settings names."""
     return embed_names(task.sequences.names, task.settings("names", NameSettings)[1], model)
 
 

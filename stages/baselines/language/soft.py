@@ -36,15 +36,10 @@ class SoftEmbedding(nn.Module):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The ordinary tokens' vectors `(n, H)`."""
         return self.words.weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Vectors `(…, H)` of tokens `ids` `(…)`.
-
-        Raises:
-            IndexError: a soft id that the source has no vector for.
-        """
+        """Vectors `(…, H)` of tokens `ids` `(…)`."""
         soft = ids >= self.size
         vectors = self.words(ids.masked_fill(soft, self.placeholder))
         if self.source is None or not soft.any():
@@ -87,12 +82,7 @@ class Projector(nn.Module):
     """
 
     def __init__(self, net: nn.Module, features: torch.Tensor, length: float):
-        """
-        Args:
-            net: features `(…, D)` to vectors `(…, H)`.
-            features: of all behaviours `(V, D)`: their mean length is measured.
-            length: what it is to be.
-        """
+        """`net` makes `(…, H)` of `(…, D)`, at the start of mean length `length` on the `features` `(V, D)` of all."""
         super().__init__()
         self.net = net
         with torch.no_grad():
@@ -104,11 +94,7 @@ class Projector(nn.Module):
 
 
 def words(samples: Dataset, size: int) -> Dataset:
-    """Samples as `sequences.labelled` makes them, without their soft tokens, none of which has a label.
-
-    Args:
-        size: ordinary tokens of the vocabulary.
-    """
+    """Samples as `sequences.labelled` makes them, less the tokens from `size` on, none of which has a label."""
     def apart(sample: Mapping[str, list[int]]) -> dict[str, Any]:
         pairs = zip(sample["input_ids"], sample["labels"], strict=True)
         ids, labels = zip(*((token, label) for token, label in pairs if token < size), strict=True)

@@ -23,22 +23,17 @@ class SoftStreamLayout(StreamLayout):
     """See the module.
 
     The soft tokens of the V behaviours are the ids `size` and up; that of all behaviours outside the vocabulary is the
-    next one; users' are those behind it: id `size` + V + 1 + i means the person as `users[i]` tells.
+    next one; users' are those behind it: id `size` + V + 1 + i means the person of `users[i]`.
 
     Attributes:
         users: pairs (first, row) of rows: what is known of a person before event `row` from the events `first` and
-            later, none of them where the two are equal. The prompt tells of the same events: a soft token remembers no
+            later, none of them where the two are equal. The prompt holds the same events: a soft token remembers no
             more than the words do.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, log: EventLog, params: PromptParams, size: int, with_users: bool
     ):
-        """
-        Args:
-            size: ordinary tokens that the model has vectors for.
-            with_users: put the user's token before each label.
-        """
         self.size, self.with_users = size, with_users
         self._numbers: dict[tuple[int, int], int] = {}
         windowing = params.windowing

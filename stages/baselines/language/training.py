@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from stages.baselines.sequential.ranks import mean_reciprocal_rank
+from stages.baselines.sequential.training import mean_reciprocal_rank
 from stages.common.console import track
 from stages.common.errors import UserError
 from stages.model.likelihood import score
@@ -51,7 +51,7 @@ class Plan:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], patience: int, prefix: str = "") -> "Plan":
-        """From a system's settings, of which those of a stage of its own begin with `prefix`."""
+        """From a baseline's settings, of which those of a stage of its own begin with `prefix`."""
         names = (name for name in cls.__dataclass_fields__ if name != "patience")
         return cls(**{name: settings.get(prefix + name, settings.get(name)) for name in names}, patience=patience)
 
@@ -74,7 +74,6 @@ def adapted(
 
 
 def lora_weights(model: PeftModel) -> dict[str, nn.Parameter]:
-    """The adapter's weights by name."""
     return {name: weight for name, weight in model.named_parameters() if "lora_" in name}
 
 
@@ -111,14 +110,15 @@ def train(
     Args:
         weights: by name; of the model or beside it.
         samples, valid: as `sequences.labelled` makes them.
-        seed: of the batches' order and of dropout.
         before_step: called with the number of an optimizer step, 0 the first, and of how many.
     """
     for weight in model.parameters():
         weight.requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
-    batches = list(enumerate(_batches(len(samples), plan, seed)))
+    orders = [np.random.default_rng([seed, epoch]).permutation(len(samples)).tolist() for epoch in range(plan.epochs)]
+    batches = list(enumerate(order[start : start + plan.batch_size] for order in orders
+                             for start in range(0, len(order), plan.batch_size)))
     steps = len(batches)
     every = max(1, math.ceil(steps / plan.epochs / plan.validations))
     found = Validations(plan.patience)
@@ -181,22 +181,12 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 def reciprocal_rank(
     model: PeftModel, logs: Sequence[TokenSequence], answers: Sequence[Sequence[int]], most: int, title: str,
-    asked: Callable[[list[int]], list[int]] = lambda prompt: prompt,
+    visible: Callable[[list[int]], list[int]] = lambda prompt: prompt,
 ) -> float:
-    """Mean reciprocal rank of the first `most` targets of `logs` among the answers.
-
-    Args:
-        asked: makes what the model is to read of a prompt.
-    """
-    targets = [(asked(each.input_ids[:start]), behavior) for each in logs
+    """Mean reciprocal rank of the first `most` targets of `logs` among the answers."""
+    targets = [(visible(each.input_ids[:start]), behavior) for each in logs
                for (start, _), behavior in zip(each.spans, each.behaviors, strict=True) if behavior < len(answers)]
     prompts, behaviors = map(list, zip(*targets[:most], strict=True))
     with without_dropout(model):
         log_p = score(model, prompts, answers, title).log_p
     return mean_reciprocal_rank(log_p, np.array(behaviors))
-
-
-def _batches(size: int, plan: Plan, seed: int) -> Iterator[list[int]]:
-    for epoch in range(plan.epochs):
-        order = np.random.default_rng([seed, epoch]).permutation(size).tolist()
-        yield from (order[start : start + plan.batch_size] for start in range(0, size, plan.batch_size))

@@ -32,7 +32,8 @@ def add_log(parser: argparse.ArgumentParser) -> None:
 
 def read_log(args: argparse.Namespace) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Events, windows and vocabulary."""
-    return tuple(tables.read(table, getattr(args, table)) for table in READ)
+    events, windows, vocabulary = (tables.read(table, getattr(args, table)) for table in READ)
+    return events, windows, vocabulary
 
 
 def of_users(events: pl.DataFrame, windows: pl.DataFrame, most: int | None) -> pl.DataFrame:

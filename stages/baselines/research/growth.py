@@ -87,7 +87,7 @@ def counted(task: Task) -> Iterator[Answering]:
     """Markov, which sees as much as the others and which sees behaviours alone."""
     for name, kind in ((REFERENCE, Markov), (f"{REFERENCE}_id", MarkovAlone)):
         fitted = kind().fit(task.events, task.windows, task.vocabulary)
-        yield Answering(name, lambda rows, fitted=fitted: fitted.log_p(task.events, rows), {})
+        yield Answering(name, partial(fitted.log_p, task.events), {})
 
 
 def learned(task: Task, names: Sequence[str], model: Path) -> Iterator[Answering]:
@@ -101,23 +101,24 @@ def learned(task: Task, names: Sequence[str], model: Path) -> Iterator[Answering
             console.print(f"{name} is left out: {error}", soft_wrap=True)
             continue
         facts = {"trained_targets": len(own.sequences.train_rows()), "fit_seconds": time.monotonic() - began}
-        yield Answering(name, lambda rows, model=fitted.model, own=own: predict(model, own.sequences, rows), facts)
+        yield Answering(name, partial(predict, fitted.model, own.sequences), facts)
 
 
-def summaries(task: Task, baselines: Sequence[Answering], resamples: int = RESAMPLES) -> tuple[Summary, Summary]:
+def summaries(task: Task, baselines: Sequence[Answering], resamples: int = RESAMPLES) -> list[Summary]:
     """The baselines' decisions as they are, and with adjusted logits, each against Markov's."""
     wanted, share = task.tested(), task.vocabulary["share"].to_numpy()
     users, tested = task.events["user"].gather(wanted["row"]), wanted["row"].to_numpy()
     plain, moved = [], []
     for each in baselines:
         frame = predictions_of(wanted, each.answers(tested))
-        tau = choose_tau(read_splits(frame, task.events, task.vocabulary)["valid_balanced"], share, task.params.evaluate)
+        splits = read_splits(frame, task.events, task.vocabulary)
+        tau = choose_tau(splits["valid_balanced"], share, task.params.evaluate)
         plain.append(RowResult(each.name, each.name, [Repetition(0, frame, users, each.facts)]))
         adjusted = [Repetition(0, decided(frame, share, tau), users, each.facts)]
         moved.append(RowResult(each.name, f"{each.name}, τ = {tau:g}", adjusted))
     comparison = Comparison(METRICS, resamples=resamples)
-    return tuple(summarise(part, task.vocabulary, REFERENCE, comparison, np.random.default_rng(task.params.data_seed))
-                 for part in (plain, moved))
+    return [summarise(part, task.vocabulary, REFERENCE, comparison, np.random.default_rng(task.params.data_seed))
+            for part in (plain, moved)]
 
 
 def grow(task: Task, people: Sequence[int], names: Sequence[str], model: Path, oracle: Answers | None) -> Iterator[str]:
@@ -139,11 +140,7 @@ def grow(task: Task, people: Sequence[int], names: Sequence[str], model: Path, o
 
 
 def oracle_of(path: Path, task: Task) -> Answers | None:
-    """The simulator's own log-probabilities of the windows that are tested; none where the log is real.
-
-    Raises:
-        UserError: the oracle is of another log.
-    """
+    """The simulator's own log-probabilities of the windows that are tested; none where the log is real."""
     wanted = task.tested()
     if not path.exists() or not (oracle := oracle_rows(wanted, tables.scan("oracle", path))).height:
         return None

@@ -20,6 +20,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,8 @@ import torch
 from stages.baselines.fitting.sequences import Sequences
 from stages.baselines.fitting.settings import Budget, Transformer
 from stages.baselines.research.command import add_log, of_users, parser_of, read_log, train
-from stages.baselines.sequential.ranks import mean_reciprocal_rank
 from stages.baselines.sequential.sasrec import SASRec
-from stages.baselines.sequential.training import fit, predict
+from stages.baselines.sequential.training import fit, mean_reciprocal_rank, predict
 from stages.baselines.systems import bert4rec
 from stages.common.console import console
 from stages.common.errors import UserError, run
@@ -40,7 +40,9 @@ from stages.common.stage import at_least_1
 from stages.metrics.bootstrap import Metrics, paired_difference
 from stages.params import read_all
 
-SHARED = {"dropout": [0.2], "learning_rate": [0.001], "weight_decay": [0.0], "warmup": [0], "dimensions": [64]}
+SHARED: dict[str, Any] = {
+    "dropout": [0.2], "learning_rate": [0.001], "weight_decay": [0.0], "warmup": [0], "dimensions": [64],
+}
 OURS = {
     "SASRec": Transformer(**SHARED, blocks=[2], heads=[1], batch_size=[128], epochs=[100]),
     "BERT4Rec": bert4rec.Settings(**SHARED, blocks=[3], heads=[2], batch_size=[64], epochs=[200], masked=[0.2],
@@ -53,7 +55,6 @@ THEIRS: dict[str, dict[str, Any]] = {
 }
 PATIENCE, RESAMPLES = 5, 2000
 _WINDOWS_AT_ONCE = 4096
-
 
 Scores = Callable[[np.ndarray], np.ndarray]
 """Scores `(N, V)` of the windows whose targets are rows `(N,)`."""
@@ -164,12 +165,14 @@ def compare(name: str, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: 
     # what chooses must not see the windows that are compared
     sequences = Sequences(events, windows.filter(~pl.col("row").is_in(compared)), vocabulary, length)
     rows, label = sequences.known(compared)
-    user, found, seconds = sequences.windows(rows).user.numpy(), ([], []), [0.0, 0.0]
+    user, seconds = sequences.windows(rows).user.numpy(), [0.0, 0.0]
+    found: tuple[list, list] = [], []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
-            for side, fit_side in enumerate((fit_ours, fit_theirs)):
+            sides: list[Callable[..., Scores]] = [fit_ours, partial(fit_theirs, folder=Path(folder) / "data")]
+            for side, fit_side in enumerate(sides):
                 began = time.monotonic()
-                scores = fit_side(name, sequences, chosen_by, seed, *([Path(folder) / "data"] if side else []))
+                scores = fit_side(name, sequences, chosen_by, seed)
                 seconds[side] += time.monotonic() - began
                 found[side].append(answers(scores(rows), label))
     ours, theirs = map(means, found)

@@ -39,13 +39,12 @@ class Embedder(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """`(B, T, D)`; zero where there is padding."""
-        vectors = self.behaviors(batch.behavior)
-        if self.position is not None:
-            vectors = vectors + self.position.weight[-batch.behavior.shape[1] :]
-        return self.with_contexts(vectors, batch)
+        return self.with_contexts(self.behaviors(batch.behavior), batch)
 
     def with_contexts(self, vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """`vectors` `(B, T, D)` with what the mode has of times and places added, zero where there is padding."""
+        """`vectors` `(B, T, D)` with positions, times and places added, as the mode has them; zero at padding."""
+        if self.position is not None:
+            vectors = vectors + self.position.weight[-vectors.shape[1] :]
         if self.now is not None:
             vectors = vectors + _sum(self.now, batch.weekday, batch.hour, batch.place)
         if self.later is not None:

@@ -4,7 +4,7 @@
 """
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ from stages.baselines.fitting.sequences import NO_LABEL, Batch
 from stages.baselines.sequential.training import Recommender
 
 Objective = Literal["bce", "ce"]
-OBJECTIVES = ("bce", "ce")
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
 def cross_entropy(scores: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

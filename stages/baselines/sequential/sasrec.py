@@ -31,7 +31,7 @@ Settings = Transformer
 
 
 class Encoder(nn.Module):
-    """Causal transformer blocks `(B, T, D) -> (B, T, D)` that never look at padding."""
+    """Causal transformer blocks `(B, T, D) -> (B, T, D)` that never read padding."""
 
     def __init__(self, dimensions: int, blocks: int, heads: int, dropout: float):
         super().__init__()
@@ -85,7 +85,7 @@ def load_sasrec(folder: Path, sequences: Sequences) -> SASRec:
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"--sasrec: {folder}: no SASRec ({error}); fit one with `{_COMMAND}`") from None
     parts = {name.split(".")[1] for name in state}
-    context = "next" if "later" in parts else "history" if "now" in parts else "id"
+    context: Context = "next" if "later" in parts else "history" if "now" in parts else "id"
     try:
         model = SASRec(sequences, settings, context, "ce")
         model.load_state_dict(state)

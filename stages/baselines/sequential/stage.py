@@ -8,9 +8,8 @@ import numpy as np
 import polars as pl
 from safetensors.torch import save_file
 
-from stages.baselines.fitting.latency import latency_ms
 from stages.baselines.fitting.settings import Trained
-from stages.baselines.fitting.stage import baseline, predictions_of
+from stages.baselines.fitting.stage import baseline, latency_ms, predictions_of
 from stages.baselines.fitting.task import Task, tuning_counts
 from stages.baselines.sequential.training import Fitted, Model, fit, predict, trained_parameters
 from stages.common.files import atomic_folder, write_json

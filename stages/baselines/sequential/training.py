@@ -13,7 +13,6 @@ from torch import nn
 
 from stages.baselines.fitting.sequences import NO_LABEL, Batch, Sequences
 from stages.baselines.fitting.settings import Budget, Trained, choices
-from stages.baselines.sequential.ranks import mean_reciprocal_rank
 from stages.common.console import Track, track
 from stages.common.device import device
 from stages.common.errors import UserError
@@ -24,13 +23,10 @@ _LARGEST_GRADIENT = 5.0
 
 
 class Recommender(nn.Module, ABC):
-    """A baseline trained from nothing.
-
-    Attributes:
-        windows_per_validation: training windows between two validations, in place of the budget's.
-    """
+    """A baseline trained from nothing."""
 
     windows_per_validation: int | None = None
+    """In place of the budget's."""
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
@@ -45,7 +41,7 @@ class Recommender(nn.Module, ABC):
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def epoch(self, sequences: Sequences, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """One pass over the log: every training target once, if no system says else."""
+        """One pass over the log: every training target once, if no baseline says else."""
         return sequences.epoch(batch_size, rng)
 
 
@@ -54,11 +50,9 @@ Model = TypeVar("Model", bound=Recommender)
 
 @dataclass(frozen=True)
 class Fitted(Generic[Model]):
-    """The best of the settings that were tried.
+    """The model of the best of the settings that were tried, with the weights of its best validation.
 
     Attributes:
-        model: with the weights of its best validation.
-        settings: its own.
         score: mean reciprocal rank on the validation windows.
         trials: every setting tried, its score and, as `epoch`, the number of its best validation.
         valid_windows: how many the score is of: those drawn whose behaviour is in the vocabulary.
@@ -79,12 +73,8 @@ def fit(
 ) -> Fitted[Model]:
     """Train with each of the budget's settings until validation stops improving; the best of all is kept.
 
-    Mean reciprocal rank chooses: what these systems are published to be chosen by is a rank, and some of them give
-    scores that are no log-likelihoods. The windows are those of split `valid`, as they come.
-
-    Args:
-        title: what the progress bar says.
-        make: a model from a setting of `values`, its weights drawn from torch's seed.
+    Mean reciprocal rank chooses: what these baselines are published to be chosen by is a rank, and some of them give
+    scores that are no log-likelihoods. `make` draws a model's weights from torch's seed.
 
     Raises:
         UserError: no setting ever gave finite scores.
@@ -123,6 +113,17 @@ def reciprocal_rank(model: Recommender, sequences: Sequences, rows: np.ndarray) 
     label = sequences.windows(rows).label[:, -1].numpy()
     known = label != NO_LABEL
     return mean_reciprocal_rank(predict(model, sequences, rows[known]), label[known])
+
+
+def mean_reciprocal_rank(log_p: np.ndarray, label: np.ndarray) -> float:
+    """Of the labels `(N,)` among the V of `log_p` `(N, V)`; not a number where a value is not finite, or N is 0.
+
+    Ties count against the label, so that a constant earns nothing.
+    """
+    if not len(label) or not np.isfinite(log_p).all():
+        return float("nan")
+    own = log_p[np.arange(len(label)), label]
+    return float((1 / (log_p >= own[:, None]).sum(axis=1)).mean())
 
 
 def trained_parameters(model: nn.Module) -> int:

@@ -20,12 +20,10 @@ training; gradients reach the projectors alone; a behaviour's two codes come to 
 (tests/baselines/test_allmrec.py).
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -35,7 +33,7 @@ from stages.baselines.language.baseline import Trained, language
 from stages.baselines.language.collaborative import CollaborativeBaseline
 from stages.baselines.language.names import load_names
 from stages.baselines.language.soft import Projector
-from stages.baselines.sequential.sasrec import WEIGHTS, SASRec, fit_sasrec, item_vectors, load_sasrec, user_vectors
+from stages.baselines.sequential.sasrec import WEIGHTS, item_vectors, user_vectors
 from stages.common.console import track
 from stages.common.draws import stream
 from stages.common.params import Positive, Rate
@@ -80,11 +78,8 @@ class Codes(nn.Module):
         self.register_buffer("text_vectors", texts)
         self.items, self.texts = Autoencoder(items.shape[1]), Autoencoder(texts.shape[1])
 
-    def losses(
-        self, users: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """The four of `_LOSSES`, each a mean, of users' states `(B, D)`, the behaviours that followed `(B,)`, and ones
-        that did not `(B,)`."""
+    def losses(self, users: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Each of `_LOSSES`, a mean over users' states `(B, D)` and behaviours that followed and did not `(B,)`."""
         both = torch.stack([positive, negative])
         code, decoded = self.items(self.item_vectors[both])
         text_code, text_decoded = self.texts(self.text_vectors[both])
@@ -97,10 +92,7 @@ class Codes(nn.Module):
 
     @torch.no_grad()
     def agreement(self) -> float:
-        """Mean cosine between a behaviour's two codes, each less the mean over behaviours.
-
-        Without that it would be near 1 from the start: codes lie around one half.
-        """
+        """Mean cosine of a behaviour's two codes, each less the mean of all: near 1 from the start else."""
         pair = (self.items.encode(self.item_vectors), self.texts.encode(self.text_vectors))
         return float(F.cosine_similarity(*(codes - codes.mean(dim=0) for codes in pair), dim=-1).mean())
 
@@ -116,8 +108,6 @@ def fit_codes(
     Args:
         items, texts: see `Codes`.
         users: the recommender's states `(N, D)` before the events whose behaviours are `label` `(N,)`.
-        settings: see there.
-        seed: of weights, order and negatives.
     """
     torch.manual_seed(seed)
     codes, generator = Codes(items, texts), torch.Generator().manual_seed(seed)
@@ -149,14 +139,10 @@ class Projectors(nn.Module):
 
 
 class ALLMRec(CollaborativeBaseline):
-    """
-    Attributes:
-        names: of the behaviours, as vectors.
-        codes: of stage 1.
-        item_codes: `(V + 1, CODE)`, the last one that of all other behaviours.
-    """
+    """`item_codes` are `(V + 1, CODE)`, the last one that of all other behaviours."""
 
     section, kind, with_users = "allmrec", Settings, True
+    values: Settings
 
     def __init__(self, task: Task, model: Path, sasrec: Path | None):
         self.names = load_names(task, model)
@@ -164,37 +150,29 @@ class ALLMRec(CollaborativeBaseline):
         self.codes = self._match()
         self.item_codes = self.codes.items.encode(item_vectors(self.sasrec)).to(self.base.device)
 
-    def recommender(self, task: Task, folder: Path | None) -> SASRec:
-        """That of the folder, or one that is fitted now, as published; on the CPU."""
-        if folder is not None:
-            return load_sasrec(folder, task.sequences)
-        return fit_sasrec(replace(task, context="id"), "bce").model.cpu().requires_grad_(False)
-
     def build(self, settings: dict[str, Any]) -> None:
         torch.manual_seed(self.params.seed)
         self.model = self.base
-        hidden = self.base.config.hidden_size
-        self.projector = Projectors(self.item_codes, self.states, hidden, self.embedding.mean_norm())
+        self.projector = Projectors(self.item_codes, self.states, self.base.config.hidden_size,
+                                    self.embedding.mean_norm())
 
     def learn(self, settings: dict[str, Any]) -> dict[str, Any]:
         course, record = self.tune("A-LLMRec", settings, before_validation=self.prepare_vectors)
-        own = {"names": self.names.facts(), "agreement": self.codes.agreement(), "first_loss": course.first}
-        return own | record
+        return {"names": self.names.facts(), "agreement": self.codes.agreement(), "first_loss": course.first} | record
 
     def release(self) -> None:
         """Nothing was put on the language model."""
 
     def prepare_vectors(self) -> None:
-        users, projectors = self.states, self.projector
-        self.embedding.source = lambda numbers: projectors(numbers, self.item_codes, users)
+        users = self.states
+        self.embedding.source = lambda numbers: self.projector(numbers, self.item_codes, users)
 
     def _match(self) -> Codes:
         """Stage 1, on as many training events as the language model learns from."""
         size = len(self.names.vectors)
-        windows = self.task.windows.filter(pl.col("split") == "train")["row"].sort().to_numpy()
+        windows = self.task.windows.filter(split="train")["row"].sort().to_numpy()
         known = windows[self.log.behavior[windows] < size]
-        rng = stream(self.params.seed, "allmrec events")
-        rows = rng.permutation(known)[: self.params.instructions.train_targets]
+        rows = stream(self.params.seed, "allmrec events").permutation(known)[: self.params.instructions.train_targets]
         histories = [(self.log.history(row, self.layout.length).start, row) for row in rows.tolist()]
         users = user_vectors(self.sasrec, self.task.sequences, histories)
         label = torch.from_numpy(self.log.behavior[rows].astype(np.int64))

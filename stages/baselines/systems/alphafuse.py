@@ -13,7 +13,7 @@ the project's loop: weight decay is AdamW's, and an epoch is a draw of `windows_
 `history` and `next` are not published.
 
 At full rank, V − 1, whitening leaves **nothing of what names mean**: every two behaviours are then equally far apart,
-whatever they are called. Names tell something only where fewer axes are kept, hence `text_dimensions` is tuned.
+whatever they are called. Names have a meaning only where fewer axes are kept, hence `text_dimensions` is tuned.
 
 Checks (tests/baselines/test_alphafuse.py): the frozen part is as it was after training, the names' inner products come
 back from it, no axis without variance is divided by, and without text it is SASRec's body.
@@ -84,13 +84,6 @@ class Fused(nn.Module):
 
 class AlphaFuse(Causal):
     def __init__(self, sequences: Sequences, settings: dict[str, Any], context: Context, names: np.ndarray):
-        """
-        Args:
-            names: vectors `(V, H)` of the behaviours' names.
-
-        Raises:
-            UserError: the settings leave behaviours without a direction, so that there is no cosine.
-        """
         super().__init__("ce")
         text, _ = whiten(names, settings["text_dimensions"])
         dimensions = text.shape[1] + settings["id_dimensions"]
@@ -121,8 +114,8 @@ def fit_alphafuse(task: Task, model: Path) -> Fitted[AlphaFuse]:
     names = load_names(task, model)
     fitted = tuned(task, "alphafuse", Settings, f"AlphaFuse ({task.context})",
                    lambda settings: AlphaFuse(task.sequences, settings, task.context, names.vectors))
-    text = fitted.model.embedder.behaviors.text.shape[1]
-    return replace(fitted, facts={"names": {**names.facts(), "kept_dimensions": text}})
+    kept = fitted.model.embedder.behaviors.text.shape[1]
+    return replace(fitted, facts={"names": {**names.facts(), "kept_dimensions": kept}})
 
 
 STAGE = sequential("alphafuse", __doc__, fit_alphafuse, reads=MODEL)

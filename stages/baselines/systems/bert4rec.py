@@ -8,7 +8,7 @@ A sequence is the T events of history and the target. Three things follow the re
 half of the sequences mask their last event and nothing else, since that is what prediction asks; what is masked is
 always hidden, never left or swapped for another; and each sequence is masked anew several times an epoch (the
 authors' code makes ten copies), since one masking learns a few of its labels, and under-training is what made
-published results of this system differ (Petrov and Macdonald). Labels are those that every other baseline learns: an
+published results of this baseline differ (Petrov and Macdonald). Labels are those that every other baseline learns: an
 event that is no training target is never masked.
 
 Context modes: `id` has no times or places. `history` has those of every event that is not masked: a masked event's
@@ -91,7 +91,8 @@ class BERT4Rec(Recommender):
         return self.embedder.scores(self.head(hidden[masked])) + self.bias
 
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        batch = _repeated(with_target(batch), self.maskings)
+        batch, times = with_target(batch), self.maskings
+        batch = replace(batch.by_position(lambda field: field.repeat(times, 1)), user=batch.user.repeat(times))
         masked = draw_mask(batch.label.cpu(), self.masked, generator).to(batch.label.device)
         return F.cross_entropy(self(batch, masked), batch.label[masked])
 
@@ -130,11 +131,7 @@ def draw_mask(label: torch.Tensor, share: float, generator: torch.Generator) -> 
 
 
 def refuse_constant(title: str, predicted: np.ndarray, label: np.ndarray, names: list[str]) -> None:
-    """Stop where a model answers nearly every window alike although labels differ.
-
-    Args:
-        predicted: `(N,)` number of the likeliest behaviour of each window.
-        label: `(N,)` numbers of the true ones.
+    """Stop where the likeliest behaviours `(N,)` are nearly all one although labels `(N,)` differ.
 
     Raises:
         Collapsed: the entropy of the predicted behaviours is below 2 % of that of the true ones.
@@ -152,7 +149,6 @@ def fit_bert4rec(task: Task) -> Fitted[BERT4Rec]:
     """BERT4Rec on the task's training windows, tuned within its budget.
 
     Raises:
-        UserError: as `fit`.
         Collapsed: the best fit is a constant.
     """
     sequences, title = task.sequences, f"BERT4Rec ({task.context})"
@@ -161,11 +157,6 @@ def fit_bert4rec(task: Task) -> Fitted[BERT4Rec]:
     rows, label = sequences.known(rows)
     refuse_constant(title, predict(found.model, sequences, rows).argmax(axis=1), label, sequences.names)
     return found
-
-
-def _repeated(batch: Batch, times: int) -> Batch:
-    copies = batch.by_position(lambda field: field.repeat(times, 1))
-    return replace(copies, user=batch.user.repeat(times))
 
 
 def _entropy(numbers: np.ndarray) -> float:

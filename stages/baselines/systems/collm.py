@@ -81,7 +81,8 @@ class CoLLM(CollaborativeBaseline):
         with without_dropout(self.model):
             course = train(
                 "CoLLM, mapping", self.model, dict(self.projector.named_parameters()), self.train, self.valid,
-                Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed, before_validation=self.prepare_vectors,
+                Plan.of(settings, self.budget.patience, "mapping_"), self.params.seed,
+                before_validation=self.prepare_vectors,
             )
         self.projector.used.fill_(course.best < text_loss)
         return {"text_loss": text_loss, "first_mapping_loss": course.first, "mapping_loss": course.best,

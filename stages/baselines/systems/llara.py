@@ -16,13 +16,11 @@ Context mode by --context. Checked: the log of the curriculum is t / T; a projec
 vector is the prompt without soft tokens; exchanged soft vectors change the answers (tests/baselines/test_llara.py).
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from stages.baselines.fitting.task import Task
 from stages.baselines.language.baseline import Adapted, language
 from stages.baselines.language.collaborative import CollaborativeBaseline
 from stages.baselines.language.soft import Projector
@@ -36,10 +34,7 @@ class LLaRA(CollaborativeBaseline):
     """Attributes: `curriculum` has for each step of the last training its probability, and whether it was hybrid."""
 
     section, kind, modules, with_users = "llara", Settings, "all-linear", False
-
-    def __init__(self, task: Task, model: Path, sasrec: Path):
-        super().__init__(task, model, sasrec)
-        self.curriculum: list[tuple[float, bool]] = []
+    curriculum: list[tuple[float, bool]]
 
     def build(self, settings: dict[str, Any]) -> None:
         super().build(settings)

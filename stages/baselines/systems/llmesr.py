@@ -7,7 +7,7 @@ every position the label against one negative, and `alpha` times the squared dis
 the mean of those of `similar` windows of other users, through which no gradient runs.
 
 What differs, and why. The official code hides nothing of the future, in the blocks nor in the cross-attentions, while
-it learns at all positions, so that the answers stand in its input; here nothing looks ahead. V behaviours have V − 1
+it learns at all positions, so that the answers stand in its input; here nothing reads ahead. V behaviours have V − 1
 components at most, the other coordinates of ids start from N(0, .02). Similar are training windows, not users: test
 users were never seen, and a user's history here is long. They are those of largest cosine of the mean of the history's
 centred name vectors, out of `pool` windows drawn once, instead of a prompt that lists the history, embedded. Names are
@@ -60,28 +60,18 @@ class Settings(Transformer):
 
 
 class SimilarWindows:
-    """Finds training windows of other users whose histories mean much the same.
-
-    Attributes:
-        rows: of the windows among which it looks `(P,)`.
-    """
+    """Finds training windows of other users whose histories mean much the same, among `rows` `(P,)`."""
 
     def __init__(self, sequences: Sequences, names: np.ndarray, pool: int, seed: int):
-        """
-        Args:
-            names: vectors `(V, H)` of the behaviours' names.
-            pool: windows among which to look, at most; drawn by `seed`.
-        """
+        """From the names' vectors `(V, H)` and at most `pool` windows, drawn by `seed`."""
         self.sequences = sequences
         coordinates, _ = principal(names)  # as many as are needed for the same cosines, which is fewer than H
         self._names = functional.pad(torch.tensor(coordinates, dtype=torch.float32), (0, 0, 0, SPECIAL)).to(device())
         self.rows = np.sort(np.random.default_rng(seed).permutation(sequences.train_rows())[:pool])
-        meaning, user = [], []
-        for start in range(0, len(self.rows), _WINDOWS_AT_ONCE):
-            batch = sequences.windows(self.rows[start : start + _WINDOWS_AT_ONCE]).to(device())
-            meaning.append(self._meaning(batch))
-            user.append(batch.user)
-        self._meanings, self._users = torch.cat(meaning), torch.cat(user)
+        batches = [sequences.windows(self.rows[start : start + _WINDOWS_AT_ONCE]).to(device())
+                   for start in range(0, len(self.rows), _WINDOWS_AT_ONCE)]
+        self._meanings = torch.cat([self._meaning(batch) for batch in batches])
+        self._users = torch.cat([batch.user for batch in batches])
 
     def of(self, batch: Batch, count: int) -> tuple[np.ndarray, torch.Tensor]:
         """Rows `(B, N)` of the windows most like each sequence, and `(B, N)` whether there is one."""
@@ -91,15 +81,12 @@ class SimilarWindows:
         return self.rows[found.cpu().numpy()], likeness.isfinite()
 
     def _meaning(self, batch: Batch) -> torch.Tensor:
-        """Unit vectors `(B, R)` along the sum of a history's names, whose mean points the same way.
-
-        Padding and behaviours outside the vocabulary have no name and add nothing.
-        """
+        """Unit vectors `(B, R)` along the sum of a history's names; what has no name adds nothing."""
         return functional.normalize(self._names[batch.behavior].sum(dim=1), dim=-1)
 
 
 class CrossAttention(nn.Module):
-    """One view's vectors, gathered by what the other view asks of them; nothing of the view that asks is kept."""
+    """One view's vectors, gathered by the other view's queries; nothing of the view that asks is kept."""
 
     def __init__(self, dimensions: int):
         super().__init__()
@@ -121,14 +108,7 @@ class LLMESR(Recommender):
         self, sequences: Sequences, settings: dict[str, Any], context: Context, names: np.ndarray,
         similar: SimilarWindows | None,
     ):
-        """
-        Args:
-            names: vectors `(V, H)` of the behaviours' names.
-            similar: where to look for windows to learn from; may be None where `alpha` is 0.
-
-        Raises:
-            UserError: the settings contradict each other.
-        """
+        """`names` are vectors `(V, H)`; `similar` finds windows to learn from, and may be None where `alpha` is 0."""
         super().__init__()
         dimensions = settings["dimensions"]
         if settings["cross_attention"] and (not settings["text"] or dimensions % _CROSS_HEADS):
@@ -142,8 +122,9 @@ class LLMESR(Recommender):
         start = torch.tensor(principal(vectors)[0][:, :dimensions], dtype=torch.float32)
         with torch.no_grad():
             self.embedder.behaviors.weight[: len(start), : start.shape[1]] = start
-        self.adapter = _adapter(vectors.shape[1], dimensions) if settings["text"] else None
+        self.adapter = None
         if settings["text"]:
+            self.adapter = _adapter(vectors.shape[1], dimensions)
             text = torch.tensor(vectors, dtype=torch.float32)
             self.register_buffer("text", functional.pad(text, (0, 0, 0, SPECIAL)))
         self.ids_asked, self.text_asked = (
@@ -154,9 +135,8 @@ class LLMESR(Recommender):
         """`(B, T, D)` of each view, side by side."""
         views = [self.embedder(batch)]
         if self.adapter is not None:
-            named = self.adapter(self.text)[batch.behavior] + self.embedder.position.weight[-batch.behavior.shape[1] :]
-            views.append(self.embedder.with_contexts(named, batch))
-        if self.ids_asked is not None:
+            views.append(self.embedder.with_contexts(self.adapter(self.text)[batch.behavior], batch))
+        if self.ids_asked is not None and self.text_asked is not None:
             ids, named = views
             visible = seen(batch.padding)
             views = [self.ids_asked(named, ids, visible), self.text_asked(ids, named, visible)]
@@ -172,18 +152,20 @@ class LLMESR(Recommender):
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         states = self.states(batch)
         loss = binary_cross_entropy(self.scores(states), batch.label, generator)
-        return loss + self.alpha * self._distance(states[:, -1], batch) if self.alpha else loss
+        if not self.alpha or self.similar is None:
+            return loss
+        return loss + self.alpha * self._distance(self.similar, states[:, -1], batch)
 
     def log_p(self, batch: Batch) -> torch.Tensor:
         return self.scores(self.states(batch)[:, -1]).log_softmax(dim=-1)
 
-    def _distance(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _distance(self, similar: SimilarWindows, states: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean squared difference of last states `(B, D)` and the mean of similar windows'; 0 if there are none."""
-        rows, there = self.similar.of(batch, self.count)
+        rows, there = similar.of(batch, self.count)
         trains = self.training
         with torch.no_grad():
             self.eval()  # what is learned from needs no dropout, and is read in half the time without
-            windows = self.similar.sequences.windows(rows.flatten()).to(states.device)
+            windows = similar.sequences.windows(rows.flatten()).to(states.device)
             others = self.states(windows)[:, -1].unflatten(0, rows.shape) * there[..., None]
             taught = others.sum(dim=1) / there.sum(dim=1, keepdim=True).clamp(min=1)
             self.train(trains)

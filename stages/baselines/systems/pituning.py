@@ -10,9 +10,9 @@ project's:
     score_i = u . [c_i; q_i * c_i; q_i]
 
 with intents q, outputs h_j of the events up to t, and * elementwise. Without q_i * c_i a history of one event, whose
-c_i is h_1 for every intent, would rank all intents alike; without d, learned for each distance, the sum could not
-tell the latest event from the others, since one pass learns at every position. Loss: cross-entropy at every position,
-and half that of reconstructing masked events from what came before them and, where the mode has any, their own time
+c_i is h_1 for every intent, would rank all intents alike; without d, learned for each distance, the sum would not know
+the latest event from the others, since one pass learns at every position. Loss: cross-entropy at every position, and
+half that of reconstructing masked events from what came before them and, where the mode has any, their own time
 and place. The body stays causal for that, and it is a second pass, so that prediction never reads a masked history.
 
 Body: the first blocks of the project's base language model (published: GPT-2-small), all trained, at a rate of their
@@ -30,7 +30,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -45,16 +45,15 @@ from stages.baselines.fitting.stage import MODEL
 from stages.baselines.fitting.task import Task
 from stages.baselines.sequential.embedder import Embedder
 from stages.baselines.sequential.objectives import cross_entropy
-from stages.baselines.sequential.ranks import mean_reciprocal_rank
 from stages.baselines.sequential.stage import sequential, tuned
-from stages.baselines.sequential.training import Fitted, Recommender, predict
+from stages.baselines.sequential.training import Fitted, Recommender, mean_reciprocal_rank, predict
 from stages.common.device import device
 from stages.common.errors import UserError
 from stages.common.params import Positive, Rate, Share
 from stages.model.load import compute_dtype, load_base
 
 Objective = Literal["population", "unlearned"]
-OBJECTIVES = ("population", "unlearned")
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 _VALIDATIONS = 10
 """While unlearning."""
@@ -112,8 +111,8 @@ class IntentAttention(nn.Module):
 
         # u . [c_i; q_i * c_i; q_i] is a sum over events: the contexts c `(B, latest, V, D)` themselves are never made
         context, both, alone = self.score.weight[0].chunk(3)
-        told = hidden @ (context + both * intents).T  # (B, T, V)
-        return torch.einsum("bsvt,btv->bsv", weight, told) + intents @ alone
+        values = hidden @ (context + both * intents).T  # (B, T, V)
+        return torch.einsum("bsvt,btv->bsv", weight, values) + intents @ alone
 
 
 class PITuning(Recommender):
@@ -219,9 +218,6 @@ def unlearn(model: PITuning, sequences: Sequences, rows: np.ndarray, values: Set
     bounded by `forget_until`, plus the cross-entropy of the labels at all other positions. What is predicted too often
     and when to stop is read from validation windows, whose targets are `rows`: after every tenth of the steps. It stops
     before the mean reciprocal rank has fallen by more than `forget_tolerance`, and when nothing is predicted too often.
-
-    Returns:
-        What was forgotten, the steps kept, the excess of those behaviours' predictions and the rank before and after.
     """
     rows, label = sequences.known(rows)
 
@@ -264,11 +260,7 @@ def unlearn(model: PITuning, sequences: Sequences, rows: np.ndarray, values: Set
 def unlearning_loss(scores: torch.Tensor, label: torch.Tensor, forget: np.ndarray, until: float) -> torch.Tensor:
     """Cross-entropy of labels, less that of wrong predictions of the behaviours `forget` where it is below `until`.
 
-    Args:
-        scores: `(…, V)`.
-        label: `(…)`, counted where not `NO_LABEL`.
-        forget: numbers of behaviours.
-        until: nats.
+    `scores` are `(…, V)`, `label` `(…)`, counted where not `NO_LABEL`.
     """
     known = label != NO_LABEL
     log_p, label = scores[known].log_softmax(dim=-1), label[known]
@@ -280,11 +272,7 @@ def unlearning_loss(scores: torch.Tensor, label: torch.Tensor, forget: np.ndarra
 
 
 def fit_pituning(task: Task, model: Path, objective: Objective) -> Fitted[PITuning]:
-    """PITuning on the task's training windows and the base language model in the folder `model`.
-
-    Raises:
-        UserError: as `fit`, and where the base model is not there or has too few blocks.
-    """
+    """PITuning on the task's training windows and the base language model in the folder `model`."""
     base = load_base(model, torch.float32)
     found = tuned(task, "pituning", Settings, f"PITuning, re-derived ({objective}, {task.context})",
                   lambda settings: PITuning(task.sequences, settings, task.context, base))

@@ -43,10 +43,6 @@ class TALLRec(LanguageBaseline):
     section, kind, modules = "tallrec", Settings, ("q_proj", "v_proj")
 
     def __init__(self, task: Task, model: Path, conversations: pl.DataFrame):
-        """
-        Raises:
-            UserError: there are fewer than two conversations.
-        """
         super().__init__(task, model)
         self.chats, self.valid_chats = self._chats(conversations)
 

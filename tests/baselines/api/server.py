@@ -1,4 +1,4 @@
-"""A chat API on loopback that speaks OpenAI's protocol, and misbehaves as it is told."""
+"""A chat API on loopback that speaks OpenAI's protocol, and misbehaves as a test wants."""
 
 import json
 import threading

@@ -18,13 +18,13 @@ def test_nothing_is_sent_if_the_estimate_is_above_the_cap(case, server):
     assert seen.bodies == []
 
 
-def test_windows_and_tokens_are_told_before_anything_is_sent(case, server, capsys):
-    told = []
-    server(lambda body, number: told.append(capsys.readouterr().err) or ANY)
+def test_windows_and_tokens_are_printed_before_anything_is_sent(case, server, capsys):
+    printed = []
+    server(lambda body, number: printed.append(capsys.readouterr().err) or ANY)
     case.run()
     questions = case.questions()
     estimate = sum(questions.estimate(questions.request(row)) for row in case.wanted["row"])
-    assert f"{len(case.wanted)} windows" in told[0] and f"about {estimate:,} tokens" in told[0]
+    assert f"{len(case.wanted)} windows" in printed[0] and f"about {estimate:,} tokens" in printed[0]
 
 
 def test_what_was_used_counts_over_all_runs_and_stops_them(case, server):
@@ -37,7 +37,7 @@ def test_what_was_used_counts_over_all_runs_and_stops_them(case, server):
     with pytest.raises(UserError, match="max_tokens_total: 60,000.*60,000 tokens are used"):
         case.run(max_tokens_total=60_000)
     assert len(seen.bodies) == 6
-    frame, facts = case.run(max_tokens_total=10_000 * len(case.wanted))
+    frame, _ = case.run(max_tokens_total=10_000 * len(case.wanted))
     assert len(seen.bodies) == len(set(seen.prompts())) == len(frame)
 
 

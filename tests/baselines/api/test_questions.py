@@ -36,8 +36,8 @@ def test_a_window_tells_its_history_and_what_its_context_says(case, server, cont
     for row, body in zip(case.wanted["row"], seen.bodies, strict=True):
         text = body["messages"][1]["content"]
         first = max(row - 6, int(case.task.events["user"].index_of(case.task.events["user"][row])))
-        told = [r for r in range(case.task.events.height) if f" p{r}," in text or f" p{r})" in text]
-        assert told == list(range(first, row + 1))[: max(0, min(places, row - first + places - 6))]
+        places_read = [r for r in range(case.task.events.height) if f" p{r}," in text or f" p{r})" in text]
+        assert places_read == list(range(first, row + 1))[: max(0, min(places, row - first + places - 6))]
         history = case.task.events["behavior"][first:row].to_list()
         beginning = text[: text.index("\n")]
         at = [beginning.index(f"{name})" if context == "id" else f", {name})") for name in history]
