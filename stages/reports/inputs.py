@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from stages.common import tables
-from stages.common.params import read_yaml
 from stages.common.errors import UserError
 from stages.common.files import read_json
+from stages.common.params import read_yaml
 from stages.params import Params, read_all
 from stages.studies.compare import Estimate, Summary
 from stages.studies.definitions import MODELS, predictions_file
@@ -50,7 +50,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything the report shows. Tables and counts that do not exist are absent from their dict, or None.
+    """Everything the report shows. Tables and counts that do not exist are absent from their dict, or empty.
 
     Attributes:
         metrics: all of each row, in the order of `ROWS`.
@@ -59,7 +59,7 @@ class Inputs:
         plots: the tables behind the plots, by `PLOTS`.
         studies: what `stages.study` wrote, with the `summary` read, and its `source.format` as `log` where it is known.
         ran_with: params as dvc.lock has them, by key; empty without a lock.
-        base: what `models/base/base.json` says.
+        base: what `models/base/base.json` says; None without it.
     """
 
     params: Params
@@ -67,8 +67,8 @@ class Inputs:
     counts: dict[str, dict[str, Any]]
     history: dict[str, pl.DataFrame]
     plots: dict[str, pl.DataFrame]
-    events: pl.DataFrame | None
-    vocabulary: pl.DataFrame | None
+    events: pl.DataFrame
+    vocabulary: pl.DataFrame
     predictions: dict[str, pl.DataFrame]
     studies: list[dict[str, Any]]
     ran_with: dict[str, Any]
@@ -115,7 +115,7 @@ def read_inputs(paths: Paths) -> Inputs:
         params=read_all(paths.params), metrics=metrics, counts=counts,
         history={stage: frame for stage, frame in history.items() if frame is not None and "step" in frame.columns},
         plots={name: frame for name, frame in plots.items() if frame is not None and frame.height},
-        **{name: tables.read(name, path) if complete else None for name, path in read.items()},
+        **{name: tables.read(name, path) if complete else pl.DataFrame() for name, path in read.items()},
         predictions={n: tables.read("predictions", path) for n, path in predictions.items()} if complete else {},
         studies=_studies(paths.find(STUDIES), counts["ingest"]["format"] == "simulated"),
         ran_with=_locked(paths.lock), base=_json(base) if base.exists() else None,

@@ -122,7 +122,8 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Nested dicts and lists that JSON knows; what could not be measured is null."""
-        return json.loads(json.dumps(_without_nan(asdict(self)), allow_nan=False))
+        text = json.dumps(asdict(self), default=lambda value: value.tolist())  # of NumPy
+        return json.loads(text, parse_constant=lambda name: None)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Summary":
@@ -227,16 +228,6 @@ def _differences(
         )
     corrected = holm([difference.p for difference in found.values()])
     return {name: replace(difference, p_holm=p) for (name, difference), p in zip(found.items(), corrected, strict=True)}
-
-
-def _without_nan(value: Any) -> Any:
-    """Numbers of NumPy become plain ones and what is not finite None, in dicts and lists."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_without_nan(part) for part in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _or_null(value: float) -> float | None:

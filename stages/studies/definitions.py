@@ -1,6 +1,5 @@
 """`stages/studies/studies.yaml`, read into checked sections: a study is an entry there, not code."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,9 +9,8 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.common.params import checked, read_yaml
 from stages.common.errors import UserError
-from stages.common.params import Section
+from stages.common.params import Section, checked, read_yaml, suggestion
 from stages.hooks.overrides import expand, translate
 
 Overrides = dict[str, Any]
@@ -184,7 +182,6 @@ def read_overrides(texts: Sequence[str], sections: set[str]) -> Overrides:
 
 def _named(entries: dict[str, Any], name: str, kind: str) -> Any:
     if name not in entries:
-        close = difflib.get_close_matches(name, entries, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = suggestion(name, entries)
         raise UserError(f"{kind} {name!r}: there is none of that name{hint}; there are: {', '.join(entries)}")
     return entries[name]

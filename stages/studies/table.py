@@ -205,7 +205,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _amount(value: float | None) -> str:
-    """Whole from 10 on; small ones with two digits, which tell .4 ms from .04."""
+    """Whole from 10 on; small ones with two digits: .04 ms is not 0."""
     if value is None:
         return MISSING
     return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.2g}"

@@ -84,8 +84,8 @@ def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations
             name = done.get(first.mark, first).name
             console.print(f"  {row}: {made.study.repeat} {states}  [dim]{name}[/dim]", soft_wrap=True)
             tried = len(made.rows[row].alternatives) + 1
-            if 1 < tried < made.trials:
-                console.print(f"  {row}: tries {tried} settings, baselines may try {made.trials}")
+            if 1 < tried < first.trials:
+                console.print(f"  {row}: tries {tried} settings, baselines may try {first.trials}")
     if not left:
         return
     runs = stage_runs(left, ended)
