@@ -80,10 +80,14 @@ class Inputs:
         return self.counts["ingest"]["format"] == "simulated"
 
     @cached_property
+    def now(self) -> dict[str, Any]:
+        """Params of params.yaml by dotted key."""
+        return flat(self.params.model_dump(by_alias=True))
+
+    @property
     def used(self) -> dict[str, Any]:
         """The values that the pipeline last ran with, else those of params.yaml, by dotted key."""
-        now = flat(self.params.model_dump(by_alias=True))
-        return now | {key: value for key, value in self.ran_with.items() if key in now}
+        return self.now | {key: value for key, value in self.ran_with.items() if key in self.now}
 
     @property
     def model(self) -> str:
@@ -200,10 +204,8 @@ def _locked(path: Path) -> dict[str, Any]:
     return {key: value for params in given for key, value in flat(params).items()}
 
 
-def flat(params: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat(params: Mapping[str, Any]) -> dict[str, Any]:
     """Nested params by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in params.items():
-        name = f"{above}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found
+    parts = [{f"{key}.{inner}": each for inner, each in flat(value).items()} if isinstance(value, Mapping)
+             else {key: value} for key, value in params.items()]
+    return {key: value for part in parts for key, value in part.items()}

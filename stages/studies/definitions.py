@@ -110,11 +110,7 @@ class Study(Section):
         return self
 
     def against(self, reference: str | None) -> "Study":
-        """The same study, its rows compared with `reference` where that is given.
-
-        Raises:
-            UserError: it is no row of the study.
-        """
+        """The same study, its rows compared with `reference` where that is given; a `UserError` if it is no row."""
         if reference is None:
             return self
         _named(self.rows, reference, "row")

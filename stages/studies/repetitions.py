@@ -14,6 +14,7 @@ from stages.metrics.registry import METRICS, groups
 from stages.metrics.sums import UserSums
 
 SPLITS = ("natural", "balanced")
+_BINS = 10  # of the calibration error
 
 Groups = Mapping[str, np.ndarray]
 Vocabularies: TypeAlias = pl.DataFrame | Mapping[int, pl.DataFrame]
@@ -100,7 +101,7 @@ def check(
             raise UserError(f"no metric {metric!r}" + (_close(metric, known) or "; known are " + ", ".join(known)))
 
 
-def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups | None, bins: int) -> Prepared:
+def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups | None = None) -> Prepared:
     """Pair the rows' windows and sum their outcomes by user.
 
     Raises:
@@ -123,7 +124,7 @@ def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups |
     every = np.unique(np.concatenate([users for row in parts.values() for _, users in row.values()]))
     known = _behaviors(vocabulary, extra or {}, list(keys))
     sums = {
-        name: {number: _sums(name, number, part, np.searchsorted(every, users), *known[number], bins)
+        name: {number: _sums(name, number, part, np.searchsorted(every, users), *known[number])
                for number, (part, users) in row.items()}
         for name, row in parts.items()
     }
@@ -159,7 +160,7 @@ def _test_windows(name: str, repetition: Repetition) -> tuple[pl.DataFrame, pl.S
 
 
 def _sums(
-    name: str, number: int, part: pl.DataFrame, user: np.ndarray, behavior: pl.Series, members: Groups, bins: int
+    name: str, number: int, part: pl.DataFrame, user: np.ndarray, behavior: pl.Series, members: Groups
 ) -> UserSums:
     size = len(behavior)
     if (part["log_p"].list.len() != size).any():
@@ -168,7 +169,7 @@ def _sums(
     for split in SPLITS:
         inside = (part["split"] == split).to_numpy()
         splits[split] = _outcomes(part.filter(pl.Series(inside, dtype=pl.Boolean)), behavior), user[inside]
-    return UserSums.of(splits, members, bins, [metric for metric in METRICS.values() if metric.comparable])
+    return UserSums.of(splits, members, _BINS, [metric for metric in METRICS.values() if metric.comparable])
 
 
 def _outcomes(part: pl.DataFrame, behavior: pl.Series) -> Outcomes:

@@ -154,7 +154,7 @@ def test_cards_count_without_dates_users_or_paths(inputs):
 
 
 def test_params_are_those_of_the_run_and_a_change_since_is_shown(inputs):
-    assert results.changed(inputs) == []
+    assert results.model_card(inputs)["changed"] == []
     later = replace(inputs, ran_with=inputs.ran_with | {"lora.rank": 64})
     content = section("model", later)
     assert "rank 64" in content and "has changed since the pipeline ran (lora.rank)" in content
