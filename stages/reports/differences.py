@@ -1,4 +1,4 @@
-"""One row less another on the same windows, each under its own decision, with the interval of that difference."""
+"""One model or baseline less another on the same windows, each as it decides, with that difference's interval."""
 
 import math
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ PAIRS = tuple(((first, decision), (second, decision)) for decision in DECISIONS 
 _SLACK = 2e-5  # between a difference of metrics, written with six digits, and the one measured again
 
 Option = tuple[str, str]
-"""A row and its decision."""
+"""A model or baseline, and its decision."""
 
 
 class Difference(Estimate):

@@ -1,4 +1,4 @@
-"""The plots' data and the numbers of their captions: what comes out for each row and behaviour, and the training."""
+"""The plots' data and the numbers of their captions: results by model and by behaviour, and the training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def figures(inputs: Inputs, verdict: Verdict) -> dict[str, Picture]:
 
 
 def rows(inputs: Inputs, verdict: Verdict) -> Picture:
-    """Every row, plain and adjusted, in the two metrics of the verdict."""
+    """Every model and baseline, plain and adjusted, in the two metrics of the verdict."""
     names = row_names(inputs)
     points = [
         {"row": capitalised(names[row]), "decision": DECISION[decision], "metric": METRIC[metric], "place": place,
@@ -98,7 +98,7 @@ def behaviors(inputs: Inputs) -> Picture | None:
 
 
 def confusion(inputs: Inputs, frame: pl.DataFrame) -> Picture | None:
-    """What was predicted for what, on the balanced test set, of the row furthest along."""
+    """What the model furthest along predicts for what, on the balanced test set."""
     behaviors = inputs.plots[f"{inputs.model}/behaviors"].height
     order = inputs.plots[f"{inputs.model}/behaviors"]["behavior"].to_list()[:MOST_NAMED]
     points = _named(frame.filter(pl.all_horizontal(pl.col("actual", "predicted").is_in(order))),

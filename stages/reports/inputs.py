@@ -91,7 +91,7 @@ class Inputs:
 
     @property
     def model(self) -> str:
-        """The row furthest along the pipeline: the DPO model where there is one."""
+        """The model furthest along the pipeline: the DPO model where there is one."""
         return next(name for name in reversed(MODELS) if name in self.metrics)
 
     def metric(self, row: str, decision: str, name: str) -> Estimate:
@@ -155,7 +155,7 @@ def _metrics(paths: Paths) -> dict[str, dict[str, Any]]:
         raise UserError(f"{folder}: no metrics of a model there; run `dvc repro`, or `dvc repro evaluate@base` for one")
     ceiling = found.pop("oracle_adjusted", None)
     for name, values in found.items():
-        if missing := [key for key in _NEEDED if not isinstance(values, dict) or key not in values]:
+        if missing := [key for key in _NEEDED if key not in values]:
             raise UserError(f"{folder}: the metrics of {name} have no {', '.join(missing)}: they were made by an "
                             "earlier version; run `dvc repro`")
     if ceiling:  # its probabilities are adjusted already, with τ = 1
