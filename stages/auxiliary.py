@@ -85,7 +85,8 @@ def _locate(source: str, folder: Path) -> Path:
 STAGE = Stage(
     "auxiliary", __doc__,
     lambda model, prompts, params: auxiliary(params.auxiliary, model, prompts, params.data_seed), Params,
-    reads={"model": place("folder with base.json"), "prompts": place("everyday prompts, one a line, for source `self`")},
+    reads={"model": place("folder with base.json"),
+           "prompts": place("everyday prompts, one a line, for source `self`")},
     writes={"out": table("conversations"), "counts": COUNTS},
     message=lambda args, frame, counts: f"auxiliary task: {counts['kept']} conversations, {counts['tokens']:,} tokens",
 )

@@ -18,7 +18,7 @@ from stages.model.settings import Lora
 from stages.prompts.settings import Auxiliary, Instructions, PromptParams
 from stages.training.settings import Sft
 
-_TITLES = {"sft": "A-tuned adapter", "dpo": "B-tuned adapter"}
+_TITLES = {"sft": "SFT adapter", "dpo": "DPO adapter"}
 _TASK = "next-behavior-prediction"
 _B_TUNING = ("scoring", "selection", "dpo")
 # (section, key, name) of what the card's table and its front matter show
@@ -68,8 +68,8 @@ def card(
         f"does next from what they did before. Made by `dvc repro` of a log of format `{params.source.format}`.",
         "## Metrics", _metrics_table(metrics),
         "Means over test users that occur in no other split, with 95 % intervals from a bootstrap over users. "
-        "`natural`: windows as they come; `balanced`: the same number of windows of each behaviour. `adjusted`: the most "
-        f"likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency.",
+        "`natural`: windows as they come; `balanced`: the same number of windows of each behaviour. `adjusted`: the "
+        f"most likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency.",
         "## Lineage", _lineage_table(stages), "## Settings", _settings(params, stages),
         "## Use", f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         f"base = AutoModelForCausalLM.from_pretrained({_base(manifest)!r})\n"
@@ -151,7 +151,7 @@ def _digests(entries: list[Mapping[str, Any]]) -> str:
 
 
 def _settings(params: Params, stages: Mapping[str, Any]) -> str:
-    """What the adapter was made with; of B-Tuning's sections what dvc.lock has, so that A-Tuning's card is left alone."""
+    """What the adapter was made with; of B-Tuning's sections what dvc.lock has, so A-Tuning's card is left alone."""
     auxiliary = params.auxiliary.model_copy(update={"source": Path(params.auxiliary.source).name})
     sections = {
         "windowing": params.windowing, "prompt": params.prompt, "auxiliary": auxiliary,
@@ -171,8 +171,8 @@ def _settings(params: Params, stages: Mapping[str, Any]) -> str:
 def _limits(manifest: Manifest, log: str) -> str:
     return (
         ("The log is **simulated**: these numbers say nothing about real people. " if log == "simulated" else "")
-        + "It knows the behaviours of its own training log and no others, and predicts what such people tend to do, not "
-        "what anybody should do. The base model's weights and licence are its makers' "
+        + "It knows the behaviours of its own training log and no others, and predicts what such people tend to do, "
+        "not what anybody should do. The base model's weights and licence are its makers' "
         f"({manifest.license}; {manifest.source})."
     )
 

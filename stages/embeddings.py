@@ -21,7 +21,7 @@ def embeddings(vocabulary: pl.DataFrame, model: Path) -> tuple[pl.DataFrame, pl.
     """Table `embeddings`, the plane of its first two principal components, and how alike anchors and tail are.
 
     Likeness is the cosine of two behaviours' vectors less the mean vector: a language model's vectors all point much
-    the same way, and what tells them apart is what is left. `nearest_anchor` of an anchor is another anchor.
+    the same way, and what distinguishes them is what is left. `nearest_anchor` of an anchor is another anchor.
     """
     names, anchor = vocabulary["behavior"].to_list(), vocabulary["is_anchor"].to_numpy()
     vectors = embed(load_base(model), load_tokenizer(model), names)

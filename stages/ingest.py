@@ -2,8 +2,8 @@
 
 Writes the tables `events` (sorted by user and time; users are pseudonyms), `quarantine` (each refused row: file, line,
 rule, and the row without its user) and `oracle` (the simulated log's true probabilities, in the order of
-stages.events.simulator.log.BEHAVIORS; empty for real logs), and a JSON of counts. Rows of the log = events + quarantined.
-Above ingest.max_refused of refused rows the stage fails and says which rules refused them.
+stages.events.simulator.log.BEHAVIORS; empty for real logs), and a JSON of counts. Rows of the log = events +
+quarantined. Above ingest.max_refused of refused rows the stage fails and says which rules refused them.
 """
 
 from collections.abc import Iterator
@@ -64,9 +64,7 @@ def ingest(params: Params, taxonomies: Path, oracle: Path) -> tuple[pl.DataFrame
 
 
 def _simulate(params: Params, oracle: Path) -> Log:
-    from stages.events.simulator import (
-        log as simulator,  # with SciPy, which real logs need not wait for
-    )
+    from stages.events.simulator import log as simulator  # with SciPy, which real logs need not wait for
 
     people, parts = params.simulator, []
 

@@ -4,6 +4,8 @@ Sequences hold every label; which of them a loss is put on is `sft.labels`' choi
 training see the same sequences.
 """
 
+from typing import Any
+
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
@@ -32,7 +34,8 @@ def instructions(
     """Tables `train`, `valid` and `auxiliary` of token sequences, and the counts."""
     layout = layout_of(tokenizer, EventLog.from_tables(events, vocabulary), params)
     limits = {"train": params.instructions.train_targets, "valid": params.instructions.valid_targets}
-    frames, counts = {}, {"layout": params.prompt.layout}
+    frames: dict[str, pl.DataFrame] = {}
+    counts: dict[str, Any] = {"layout": params.prompt.layout}
     for split, limit in limits.items():
         rows = windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
         if not len(rows):
@@ -51,7 +54,8 @@ def _counts(sequences: list[TokenSequence], layout: Layout, dropped: int) -> dic
     tokens, targets = sum(len(s.input_ids) for s in sequences), sum(len(s.spans) for s in sequences)
     seen = {behavior for s in sequences for behavior in s.behaviors}
     return {
-        "sequences": len(sequences), "targets": targets, "tokens": tokens, "tokens_per_target": tokens / max(targets, 1),
+        "sequences": len(sequences), "targets": targets, "tokens": tokens,
+        "tokens_per_target": tokens / max(targets, 1),
         "longest": max(len(s.input_ids) for s in sequences), "events_dropped": dropped,
         "behaviors_without_target": len(layout.candidates) - len(seen),
     }

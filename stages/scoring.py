@@ -69,8 +69,8 @@ def table(rows: np.ndarray, behavior: np.ndarray, result: Scores, vocabulary: pl
     """Table `scores`.
 
     `predicted` is the argmax, ties by candidate order; `runner_up` the most likely behaviour that is not `predicted`;
-    `within_category` is 1 where a wrong prediction lies in the true behaviour's category (anchor or tail), else 0: 1 - d of
-    Eq. 2.
+    `within_category` is 1 where a wrong prediction lies in the true behaviour's category (anchor or tail), else 0:
+    1 - d of Eq. 2.
     """
     names = vocabulary["behavior"].to_numpy()
     anchor = vocabulary["is_anchor"].to_numpy()

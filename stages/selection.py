@@ -1,4 +1,4 @@
-"""Stage `selection`: few, hard, diverse windows of each behaviour become preference pairs (paper 3.3, steps 2.2 and 2.3).
+"""Stage `selection`: few, hard, diverse windows of each behaviour become preference pairs (paper 3.3, 2.2 and 2.3).
 
 Difficulty is computed here and not in `scoring`: another λ costs no forward pass. A new selection rule is one function
 in `RULES`.
@@ -20,7 +20,7 @@ _LEAST_WEIGHT = 1e-6
 
 
 class Selection(Section):
-    method: key_of(lambda: RULES)
+    method: Annotated[str, key_of(lambda: RULES)]
     per_behavior: Positive
     tail_factor: Annotated[float, Field(ge=1, le=1000)]
     lambda_: Annotated[Share, Field(alias="lambda")]
@@ -64,7 +64,8 @@ def selection(
     return pairs, {
         "pairs": len(pairs), "behaviors": len(found), "fewest": int(found.min()), "most": int(found.max()),
         "mispredicted": float((chosen["predicted"] != chosen["behavior"]).mean()),
-        "mean_difficulty": float(chosen["difficulty"].mean()), "pool_mean_difficulty": float(scores["difficulty"].mean()),
+        "mean_difficulty": float(chosen["difficulty"].mean()),
+        "pool_mean_difficulty": float(scores["difficulty"].mean()),
     }
 
 
@@ -98,16 +99,14 @@ def difficulty(scores: pl.DataFrame, params: Selection) -> np.ndarray:
 
 def _kmeans(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
     """Difficulty-weighted k-means++ seeding over the embeddings: hard windows, far from each other."""
-    from sklearn.cluster import (
-        kmeans_plusplus,  # a second of start-up that the other rules need not pay
-    )
+    from sklearn.cluster import kmeans_plusplus  # a second of start-up that the other rules need not pay
 
     weight = group["difficulty"].to_numpy().astype(np.float64)
     # weights of zero would leave nothing to draw from once all others are taken
     weight = np.maximum(weight / max(weight.max(), _LEAST_WEIGHT), _LEAST_WEIGHT)
     points = np.stack(group["embedding"].to_numpy()).astype(np.float64)
-    state = int(rng.integers(2**31))
-    _, chosen = kmeans_plusplus(points, min(size, len(group)), sample_weight=weight, n_local_trials=1, random_state=state)
+    _, chosen = kmeans_plusplus(points, min(size, len(group)), sample_weight=weight, n_local_trials=1,
+                                random_state=int(rng.integers(2**31)))
     return _distinct(chosen, weight, size)
 
 

@@ -46,7 +46,7 @@ def sft(
 
     Args:
         instructions: tables `train`, `valid` and `auxiliary` of token sequences.
-        vocabulary: tells anchors from tail, and how frequent each behaviour is.
+        vocabulary: which behaviours are anchors, and how frequent each is.
         params: `sft.labels` is not `none`, see `untuned`.
         model: folder with base.json.
         scratch: folder of checkpoints.
@@ -122,7 +122,7 @@ def auxiliary_share(
         raise UserError(f"sft.epsilon: {epsilon}: there are no conversations to mix in")
     rng = stream(seed, "sft auxiliary")
     chosen: list[int] = []
-    total = 0
+    total = 0.0
     while total < wanted:
         for i in rng.permutation(len(sizes)):
             # the last one is taken where it brings the sum closer

@@ -62,10 +62,10 @@ def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, set
         )
     if missing := [name for name in ("train", "valid", "test") if name not in split]:
         fits = next((s for s in range(10_000) if len(set(windows.split_users(usable, s, settings.fold))) == 3), None)
-        cure = "bring more users" + (f", or set data_seed to {fits}, which gives each split one" if fits is not None else "")
+        other_seed = "" if fits is None else f", or set data_seed to {fits}, which gives each split one"
         raise errors.UserError(
-            f"split {' and '.join(missing)} got none of the {len(usable)} users that are long enough (data_seed {seed}); "
-            f"{cure}"
+            f"split {' and '.join(missing)} got none of the {len(usable)} users that are long enough "
+            f"(data_seed {seed}); bring more users{other_seed}"
         )
 
 
@@ -86,7 +86,7 @@ def _counts(made: windows.Windows, vocabulary: pl.DataFrame, user_split: np.ndar
 
 
 def frequencies(vocabulary: pl.DataFrame) -> pl.DataFrame:
-    """Each behaviour's share of the training events, most frequent first, anchors and tail told apart (Figure 1a)."""
+    """Each behaviour's share of the training events, most frequent first, anchors and tail apart (Figure 1a)."""
     kind = pl.when("is_anchor").then(pl.lit("anchor")).otherwise(pl.lit("tail"))
     return vocabulary.select(
         rank=pl.int_range(1, pl.len() + 1), behavior="behavior", kind=kind, share=pl.col("share").round(6)

@@ -15,7 +15,9 @@ from stages.windows.cut import vocabulary
 from tests.events.helpers import params_with
 
 # One begins another, one begins with another's first word, one is of another script; the last two are tail.
-BEHAVIORS = ("Watching video", "Watching video clip", "Taking a taxi", "Taking a walk, alone", 'Reading "news"', "看电影")
+BEHAVIORS = (
+    "Watching video", "Watching video clip", "Taking a taxi", "Taking a walk, alone", 'Reading "news"', "看电影",
+)
 SHARES = (0.3, 0.25, 0.2, 0.15, 0.06, 0.04)
 PLACES = ("home", "the office", "in the city")
 ANCHORS_ABOVE = 0.1
@@ -24,7 +26,7 @@ ANCHORS_ABOVE = 0.1
 def small_log(lengths: Sequence[int] = (40, 40, 30, 30, 25, 25), seed: int = 0, unique: bool = False) -> pl.DataFrame:
     """Table `events`: one user for each length, random behaviours at random hours.
 
-    With `unique` every place is the event's own row, so that a prompt's text tells which events are in it.
+    With `unique` every place is the event's own row, so that a prompt's text shows which events are in it.
     """
     rng = np.random.default_rng(seed)
     users = np.repeat(np.arange(len(lengths)), lengths)
@@ -64,7 +66,7 @@ def small_params(**changes) -> Params:
     return params_with(**(defaults | changes))
 
 
-def a_tuned(base: Path, folder: Path, seed: int = 1) -> Path:
+def sft_adapter(base: Path, folder: Path, seed: int = 1) -> Path:
     """A folder as `models/sft`: an adapter on `base` that changes what it says."""
     import torch
 

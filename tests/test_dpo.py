@@ -22,7 +22,7 @@ from stages.prompts.layout import prompts
 from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
 from tests.events.helpers import write_params
-from tests.small_log import BEHAVIORS, a_tuned, all_behaviors, small_log, small_params, small_windows
+from tests.small_log import BEHAVIORS, sft_adapter, all_behaviors, small_log, small_params, small_windows
 from tests.small_runs import checkpoints_in, killed_at, logged, same, weights_of
 
 DPO = {"batch_size": 8, "epochs": 2, "learning_rate": 3e-3, "validations_per_epoch": 2, "patience": 100, "beta": 0.1,
@@ -36,7 +36,7 @@ def float32(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tuned(tiny_base, tmp_path_factory):
-    return a_tuned(tiny_base, tmp_path_factory.mktemp("models") / "sft")
+    return sft_adapter(tiny_base, tmp_path_factory.mktemp("models") / "sft")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,8 @@ def run(log, model, scratch, micro_batch=8, **changes):
 
 
 def layout_of(events, model):
-    return make_layout(load_tokenizer(model), EventLog.from_tables(events, all_behaviors()), small_params().prompt, 6, 3, 0)
+    log = EventLog.from_tables(events, all_behaviors())
+    return make_layout(load_tokenizer(model), log, small_params().prompt, 6, 3, 0)
 
 
 @pytest.fixture(scope="module")

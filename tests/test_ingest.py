@@ -100,9 +100,9 @@ def test_a_taxonomy_merges_spellings(tmp_path):
 
 def run(tmp_path, params):
     return subprocess.run(
-        [sys.executable, "-m", "stages.ingest", "--params", str(params), "--taxonomies", str(TAXONOMIES), "--out", str(tmp_path / "e.parquet"),
-         "--quarantine", str(tmp_path / "q.parquet"), "--oracle", str(tmp_path / "o.parquet"),
-         "--counts", str(tmp_path / "m.json")],
+        [sys.executable, "-m", "stages.ingest", "--params", str(params), "--taxonomies", str(TAXONOMIES),
+         "--out", str(tmp_path / "e.parquet"), "--quarantine", str(tmp_path / "q.parquet"),
+         "--oracle", str(tmp_path / "o.parquet"), "--counts", str(tmp_path / "m.json")],
         cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -5,7 +5,7 @@ import pytest
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.predictions import predictions
-from tests.small_log import a_tuned, all_behaviors, small_log, small_params, small_windows
+from tests.small_log import sft_adapter, all_behaviors, small_log, small_params, small_windows
 
 SPLITS = ["train", "valid", "natural", "balanced", "natural", "balanced"]
 
@@ -55,7 +55,7 @@ def test_the_seed_of_training_changes_nothing(log, tiny_base, layout):
 
 def test_an_adapter_predicts_with_its_base(log, tiny_base, tmp_path):
     base, _ = run(log, tiny_base)
-    tuned, _ = run(log, a_tuned(tiny_base, tmp_path / "sft"))
+    tuned, _ = run(log, sft_adapter(tiny_base, tmp_path / "sft"))
     difference = np.stack(base["log_p"].to_numpy()) - np.stack(tuned["log_p"].to_numpy())
     assert np.abs(difference).max() > 0.1
 

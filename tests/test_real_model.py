@@ -65,8 +65,8 @@ def test_it_knows_the_capital_of_france(model, tokenizer):
 
 
 def test_it_answers_in_its_chat_format(model, tokenizer):
-    told = [{"role": "user", "content": "What is the capital of France?"}]
-    ids = tokenizer.apply_chat_template(told, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     said = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(said) and tokenizer.eos_token_id in said
 

@@ -21,7 +21,7 @@ from stages.metrics.registry import headline
 from stages.windows import tested as chosen  # pytest would take the function itself for a test
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
-ROWS = ["majority", "last", "frequent", "markov"]
+COUNTING = ["majority", "last", "frequent", "markov"]
 ORACLES = ["oracle", "oracle_adjusted"]
 
 
@@ -73,7 +73,7 @@ def run(data, params, **changes):
 
 def test_nobody_beats_the_oracle(data, params):
     predictions, values = run(data, params)
-    assert list(values) == list(predictions) == ROWS + ORACLES
+    assert list(values) == list(predictions) == COUNTING + ORACLES
     loss = {name: metrics["natural"]["log_loss"] for name, metrics in values.items()}
     assert min(loss, key=loss.get) == "oracle"
     assert values["oracle"]["natural"]["ece"] < 0.1
@@ -88,7 +88,7 @@ def test_the_oracles_ceiling_is_adjusted_with_one_and_not_again(data, params):
     np.testing.assert_allclose(log_p["oracle_adjusted"], adjusted(log_p["oracle"], share, 1), atol=1e-6)
     ceiling = values["oracle_adjusted"]
     assert ceiling["adjusted"]["tau"] == 0 and ceiling["adjusted"]["balanced"] == ceiling["balanced"]
-    for name in ROWS + ["oracle"]:  # for every other row validation chooses, as for a model
+    for name in COUNTING + ["oracle"]:  # for every other baseline validation chooses, as for a model
         valid = read_splits(predictions[name], data["events"], data["vocabulary"])["valid_balanced"]
         assert values[name]["adjusted"]["tau"] == choose_tau(valid, share, params.evaluate)
     assert values["oracle"]["adjusted"]["tau"] > 0
@@ -112,14 +112,14 @@ def test_the_seed_of_training_changes_nothing(data, params):
 
 def test_a_real_log_has_no_oracle(data, params):
     predictions, values = run(data, params, oracle=data["oracle"].clear())
-    assert list(values) == list(predictions) == ROWS
+    assert list(values) == list(predictions) == COUNTING
 
 
 def test_a_real_logs_oracle_is_a_file_with_nothing_in_it(data, params, tmp_path):
-    """DVC wants every out that it was told of."""
+    """DVC wants every out that its file lists."""
     write = STAGE.writes["metrics"].write
-    write(dict.fromkeys(ROWS, {"acc": 0.5}), tmp_path)
-    assert [read_json(tmp_path / f"{name}.json") for name in ROWS + ORACLES] == [{"acc": 0.5}] * 4 + [{}] * 2
+    write({name: {"acc": 0.5} for name in COUNTING}, tmp_path)
+    assert [read_json(tmp_path / f"{name}.json") for name in COUNTING + ORACLES] == [{"acc": 0.5}] * 4 + [{}] * 2
 
 
 def test_oracle_follows_the_vocabularys_order_and_renormalises():
@@ -152,14 +152,14 @@ def test_main_reads_the_tables_and_writes_the_metrics_and_the_predictions(data, 
     monkeypatch.setattr(sys, "argv", arguments)
     STAGE.main()
     assert (tmp_path / "metrics" / "dpo.json").exists(), "what other stages wrote there stays"
-    values, figures = ({name: read_json(tmp_path / folder / f"{name}.json") for name in ROWS + ORACLES}
+    values, figures = ({name: read_json(tmp_path / folder / f"{name}.json") for name in COUNTING + ORACLES}
                        for folder in ("evaluation", "metrics"))
     assert all(figures[name] == headline(values[name], adjusted=name == "markov") for name in values)
     assert all(keys(metrics) == keys(values["markov"]) for metrics in values.values())
     written = {path.stem: tables.read("predictions", path) for path in (tmp_path / "predictions/reference").iterdir()}
     assert written.keys() == values.keys()
 
-    # and a model's metrics have the keys of every row, after what the model saw
+    # and a model's metrics have the keys of every baseline's, after what the model saw
     facts = {"layout": "stream", "context": "next", "events_dropped": 0, "windows": len(written["markov"])}
     _, model, _ = evaluate(data["events"], data["vocabulary"], written["markov"], facts, read_all(PARAMS))
     write_json(tmp_path / "model.json", {name: model[name] for name in values["markov"]}, DIGITS)

@@ -9,7 +9,7 @@ from stages.prompts.layout import prompts
 from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
 from stages.scoring import pool, scoring, table
-from tests.small_log import BEHAVIORS, a_tuned, all_behaviors, small_log, small_params, small_windows
+from tests.small_log import BEHAVIORS, sft_adapter, all_behaviors, small_log, small_params, small_windows
 
 SPLITS = ["train", "train", "train", "valid", "natural", "balanced"]
 
@@ -87,7 +87,7 @@ def test_without_a_training_window_there_is_nothing_to_score():
 @pytest.mark.parametrize("layout", ["stream", "window"])
 def test_the_stage_scores_the_tuned_model_on_prompts_of_the_layout(tiny_base, tmp_path, layout):
     events, vocabulary = small_log(), all_behaviors()
-    windows, model = small_windows(events, SPLITS), a_tuned(tiny_base, tmp_path / "sft")
+    windows, model = small_windows(events, SPLITS), sft_adapter(tiny_base, tmp_path / "sft")
     params = small_params(scoring__pool_per_behavior=2, prompt__layout=layout)
     frame, counts = scoring(events, windows, vocabulary, params, model)
     tables.check(frame, "scores", "x")

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from stages import sft as stage
 from stages.common import tables
 from stages.common.errors import UserError
+from stages.common.files import DIGITS
 from stages.model.settings import Lora
 from stages.instructions import instructions
 from stages.model.likelihood import score
@@ -292,7 +293,7 @@ def test_command(sequences, tiny_base, tiny_model, tmp_path, monkeypatch):
     with open(tmp_path / "sft.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == ("step", "epoch", *stage.LOGGED)
-    assert float(rows[0]["eval_loss"]) == metrics["first_validation"]
+    assert float(f"{float(rows[0]['eval_loss']):.{DIGITS}g}") == metrics["first_validation"]
     assert [int(row["step"]) for row in rows] == list(range(metrics["steps"] + 1))
 
 

@@ -79,7 +79,8 @@ def run(tmp_path, params, events):
     return subprocess.run(
         [sys.executable, "-m", "stages.windowing", "--params", str(write_params(tmp_path / "params.yaml", params)),
          "--events", str(events), "--out", str(tmp_path / "w.parquet"), "--vocabulary", str(tmp_path / "v.parquet"),
-         "--counts", str(tmp_path / "m.json"), "--plot", str(tmp_path / "f.csv")], cwd=ROOT, capture_output=True, text=True, check=False)
+         "--counts", str(tmp_path / "m.json"), "--plot", str(tmp_path / "f.csv")],
+        cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_command(tmp_path):

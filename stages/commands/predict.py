@@ -43,6 +43,7 @@ from stages.model.load import load_merged, load_tokenizer
 from stages.params import Params, read_all
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
+from stages.prompts.stream import StreamLayout
 from stages.serving.session import Session, SharedModel
 
 
@@ -88,7 +89,9 @@ class Predictor:
             raise UserError(f"prompt.layout: {params.prompt.layout}: a history can be kept between predictions in "
                             "layout stream only")
         no_events = EventLog.from_tables(pl.DataFrame(schema=tables.SCHEMAS["events"]), vocabulary)
-        self.layout = layout_of(load_tokenizer(model), no_events, params)
+        layout = layout_of(load_tokenizer(model), no_events, params)
+        assert isinstance(layout, StreamLayout)
+        self.layout = layout
         self.zone, self.decision, self.share = params.source.time_zone, decision, vocabulary["share"].to_numpy()
         self.numbers = {behavior: number for number, behavior in enumerate(self.layout.candidates)}
         self.model = SharedModel(load_merged(model), self.layout.prefix, self.layout.answers, params.windowing.history,

@@ -18,20 +18,20 @@ class Track:
     def __init__(self, title: str, total: float):
         self.title, self.total, self.done = title, total, 0.0
         self._start = self._printed = time.monotonic()
-        self._bar = self._task = None
+        self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                 TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
             )
-            self._task = self._bar.add_task(title, total=total, note="")
+            self._bar.add_task(title, total=total, note="")
             self._bar.start()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Record `amount` more of the work as done; `note` stands behind the bar (a loss, a rate)."""
         self.done += amount
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, note=note)
+            self._bar.update(self._bar.task_ids[0], completed=self.done, note=note)
             return
         now = time.monotonic()
         if now - self._printed >= _SECONDS_BETWEEN_LINES:

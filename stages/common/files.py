@@ -62,7 +62,7 @@ def _ready(path: Path) -> Path:
     return path
 
 
-def write_json(path: Path, content: Mapping[str, Any], digits: int | None = None) -> None:
+def write_json(path: Path, content: Mapping[Any, Any], digits: int | None = None) -> None:
     """Write `content` as indented JSON, keys in the order given; NaN is refused.
 
     Args:

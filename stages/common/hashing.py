@@ -1,6 +1,7 @@
 """Random numbers that are a function of what they belong to: no order of rows, users or chunks can change them."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ def bits(*keys: int | np.ndarray) -> np.ndarray:
     Each key passes through the finaliser of SplitMix64 (Steele, Lea and Flood 2014).
     """
     with np.errstate(over="ignore"):
-        state = _GOLDEN
+        state: Any = _GOLDEN
         for key in keys:
             key = np.asarray(key).astype(np.uint64)
             state = (state ^ key) + _GOLDEN

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import polars as pl
@@ -16,7 +16,8 @@ def side_by_side(jobs: Iterator[Callable[[], Made]]) -> Iterator[Made]:
     An error, of a job or of the iterator, comes after what the jobs before it made.
     """
     threads = pl.thread_pool_size()
-    waiting, failure = deque(), None
+    waiting: deque[Future[Made]] = deque()
+    failure: Exception | None = None
     with ThreadPoolExecutor(threads) as pool:
         try:
             while waiting or failure is None:

@@ -5,9 +5,9 @@ values out of range. Meaning, unit, range and origin of every key stand as comme
 """
 
 import difflib
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from ruamel.yaml import YAML
@@ -24,8 +24,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
-def validated_or(least: float, most: float) -> Any:
-    """The type of a value that is chosen on validation windows, or given as a number in a range."""
+def validated_or(least: float, most: float) -> PlainValidator:
+    """Refuses what is neither `validation`, for a choice on validation windows, nor a number in a range."""
 
     def check(value: Any) -> float | str:
         if value == "validation":
@@ -34,11 +34,11 @@ def validated_or(least: float, most: float) -> Any:
             return float(value)
         raise ValueError(f"expected `validation`, or a number from {least:g} to {most:g}")
 
-    return Annotated[float | Literal["validation"], PlainValidator(check)]
+    return PlainValidator(check)
 
 
-def key_of(table: Callable[[], Iterable[str]]) -> Any:
-    """The type of a value that names an entry of a table, which is looked up when a value is checked."""
+def key_of(table: Callable[[], Iterable[str]]) -> AfterValidator:
+    """Refuses a string that is no key of a table, which is asked for when a value is checked."""
 
     def check(value: str) -> str:
         known = list(table())
@@ -46,7 +46,7 @@ def key_of(table: Callable[[], Iterable[str]]) -> Any:
             raise ValueError(f"Input should be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
         return value
 
-    return Annotated[str, AfterValidator(check)]
+    return AfterValidator(check)
 
 
 class Section(BaseModel):
@@ -66,7 +66,7 @@ def dotted_keys(kind: type[Section], above: str = "") -> set[str]:
     found = set()
     for name, value in kind.model_fields.items():
         key = above + (value.alias or name)
-        inner = value.annotation
+        inner: Any = value.annotation
         nested = isinstance(inner, type) and issubclass(inner, Section)
         found |= dotted_keys(inner, f"{key}.") if nested else {key}
     return found
@@ -146,6 +146,6 @@ def _explain(fault: Any, kind: type[Section], above: tuple[str, ...]) -> str:
 def _known(kind: Any, location: tuple) -> list[str]:
     """The keys at a location below a section; none where it is below a list or a mapping of free keys."""
     for part in location:
-        fields: Container = getattr(kind, "model_fields", {})
+        fields: Mapping[str, Any] = getattr(kind, "model_fields", {})
         kind = next((f.annotation for n, f in fields.items() if part in (n, f.alias)), None) if fields else None
     return keys(kind) if hasattr(kind, "model_fields") else []

@@ -31,8 +31,8 @@ from stages.common.params import PARAMS, Section, read_params
 
 CODE = Path(__file__).parents[1]
 _EPILOG = (
-    "`dvc repro{}` runs this stage with the paths that stand in {}, after the stages that it needs; settings are keys of "
-    "params.yaml."
+    "`dvc repro{}` runs this stage with the paths that stand in {}, after the stages that it needs; settings are keys "
+    "of params.yaml."
 )
 _DIGITS = 6  # behind the point, of a number in a CSV
 
@@ -82,7 +82,7 @@ def table_folder(name: str, help: str) -> Kind:
     """A folder of tables of one schema, by the names of their files."""
 
     def read(folder: Path) -> dict[str, pl.DataFrame]:
-        # an absent folder is told as an absent table is
+        # an absent folder gives the error of an absent table
         paths = sorted(folder.glob("*.parquet")) or [folder]
         return {path.stem: tables.read(name, path) for path in paths}
 
@@ -130,8 +130,8 @@ class Stage:
         reads: the inputs, by their options' names.
         writes: the outputs, likewise.
         options: further options by name, each with keyword arguments of `add_argument`: what cannot change a result.
-        resumes: whether `compute` gets `scratch`, a folder outside the workspace that is found again by the same params,
-            inputs and code only, and goes when the outputs are safe.
+        resumes: whether `compute` gets `scratch`, a folder outside the workspace that is found again by the same
+            params, inputs and code only, and goes when the outputs are safe.
         message: the line at the end, from the command line's arguments and what was computed.
         pipeline: the dvc.yaml that it stands in; none for what is run by hand.
     """
@@ -166,7 +166,9 @@ class Stage:
         # what is wrong with another stage's section shows now, not hours later; by name, since no stage depends on it
         import_module("stages.params").read_all(args.params)
         paths = {name: getattr(args, name) for name in {**self.reads, **self.writes}}
-        given = {name: None if paths[name] is None else kind.read(paths[name]) for name, kind in self.reads.items()}
+        given: dict[str, Any] = {
+            name: None if paths[name] is None else kind.read(paths[name]) for name, kind in self.reads.items()
+        }
         given |= {name: getattr(args, name) for name in self.options}
         if self.resumes:
             key = fingerprint(params.model_dump(), [*filter(None, map(paths.get, self.reads)), CODE])

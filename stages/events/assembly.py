@@ -101,7 +101,8 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None) -> 
                 bar.advance((end - before) / _MEGABYTE)
                 before = end
     if not rows:
-        return Log(*(pl.DataFrame(schema=tables.SCHEMAS[name]) for name in ("events", "quarantine")), 0, len(files))
+        none, refusals = (pl.DataFrame(schema=tables.SCHEMAS[name]) for name in ("events", "quarantine"))
+        return Log(none, refusals, 0, len(files))
     events, again = _sorted(accepted, {name: found.known() for name, found in values.items()})
     events = log_format.finish(events)
     quarantine = pl.concat([*refused, again]).sort("file", "line")

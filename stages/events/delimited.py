@@ -66,9 +66,10 @@ def _records(
     encodings: tuple[str, ...],
 ) -> pl.DataFrame:
     """The block's records; `skip` says whether to leave the first out."""
-    plain = separator is not None and not (quotes and b'"' in block.text)
-    fields = _parse_plain(block, len(names), separator, skip) if plain else None
-    if fields is None:
+    fields = None
+    if separator is not None and not (quotes and b'"' in block.text):
+        fields = _parse_plain(block, len(names), separator, skip)
+    if separator is None or fields is None:
         return _parse_any(reading.block_lines(path, block, encodings).slice(int(skip)), names, separator, quotes)
     first = block.first + int(skip)
     return pl.DataFrame({
@@ -104,7 +105,7 @@ def _parse_plain(block: reading.Block, width: int, separator: str, skip: bool) -
 
 
 def _fingerprint(fields: pl.DataFrame, separator: str) -> pl.Series:
-    """A hash of lines by their fields as they are written: it tells apart what the lines would."""
+    """A hash of lines by their fields as they are written: it differs where the lines do."""
     return fields.hash_rows(seed=ord(separator))
 
 

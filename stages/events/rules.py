@@ -18,7 +18,7 @@ class Rule(StrEnum):
 
     cure: str
 
-    def __new__(cls, value: str, cure: str):
+    def __new__(cls, value: str, cure: str = ""):
         rule = str.__new__(cls, value)
         rule._value_, rule.cure = value, cure
         return rule

@@ -1,10 +1,15 @@
 """What a log is and how it is read."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Annotated
 
 from pydantic import Field
 
-from stages.common.params import Positive, Section, Share
+from stages.common.params import Positive, Section, Share, key_of
+
+FORMATS = [module.name for module in iter_modules([str(Path(__file__).with_name("formats"))])]
+"""Of real logs, by name: the modules of that folder, which are not imported for it."""
 
 
 class Columns(Section):
@@ -15,7 +20,7 @@ class Columns(Section):
 
 
 class Source(Section):
-    format: Literal["simulated", "table", "foursquare_nyc", "app_usage", "lsapp"]
+    format: Annotated[str, key_of(lambda: ["simulated", *FORMATS])]
     path: str
     files: str
     taxonomy: str

@@ -47,7 +47,7 @@ def curves(
 def confusion(balanced: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.DataFrame:
     """Columns `actual` and `predicted`, behaviours' names, a row for each of the `balanced` windows.
 
-    Sorted as the vocabulary is: the order of the log would tell which windows are of one user.
+    Sorted as the vocabulary is: the order of the log would show which windows are of one user.
     """
     names = vocabulary["behavior"]
     answer = names.gather(balanced["log_p"].list.arg_max().cast(pl.Int64))
@@ -87,5 +87,5 @@ def coverage(windows: Outcomes) -> pl.DataFrame:
     points = min(POINTS, len(windows.label))
     share = np.arange(1, points + 1) / max(points, 1)
     column, columns = by_confidence(windows, 0)
-    sums = (np.bincount(column, weights=value, minlength=columns)[None] for value in (None, windows.hit))
-    return pl.DataFrame({"coverage": share, "accuracy": accuracy_at(*sums, share)[0]})
+    covered, right = (np.bincount(column, weights=value, minlength=columns)[None] for value in (None, windows.hit))
+    return pl.DataFrame({"coverage": share, "accuracy": accuracy_at(covered, right, share)[0]})

@@ -194,11 +194,11 @@ def headline(evaluation: Mapping, adjusted: bool = True) -> dict[str, float | No
     Args:
         adjusted: whether those after logit adjustment, `<name>_τ`, and τ are among them.
     """
-    shown = [metric for metric in METRICS.values() if metric.headline]
-    found = {metric.headline: evaluation[metric.split][metric.key] for metric in shown}
+    shown = [(metric.headline, metric) for metric in METRICS.values() if metric.headline]
+    found = {name: evaluation[metric.split][metric.key] for name, metric in shown}
     if adjusted:
         moved = evaluation["adjusted"]
-        found |= {f"{metric.headline}_τ": moved[metric.split][metric.key] for metric in shown if metric.adjusted}
+        found |= {f"{name}_τ": moved[metric.split][metric.key] for name, metric in shown if metric.adjusted}
         found["τ"] = moved["tau"]
     return {name: value if value is None else round(value, 3) for name, value in found.items()}
 

@@ -34,7 +34,7 @@ def read_splits(predictions: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.
         UserError: the predictions were made from other events or another vocabulary.
     """
     row, size = predictions["row"], vocabulary.height
-    if len(row) and row.max() >= events.height or not events["behavior"].gather(row).equals(predictions["behavior"]):
+    if (len(row) and row.max() >= events.height) or not events["behavior"].gather(row).equals(predictions["behavior"]):
         raise UserError("the predictions were made from another log than the events; run `dvc repro`")
     if (predictions["log_p"].list.len() != size).any():
         raise UserError(f"the predictions were made with another vocabulary than this one of {size}; run `dvc repro`")

@@ -63,7 +63,8 @@ def evaluate_valid(
     `overall` is the mean accuracy over behaviours on `balanced`; `rec_w` and `log_loss` are of `natural`. Intervals
     take the decision as it is: what other users would have made of τ is not in them.
     """
-    found, bounds = {}, {}
+    found: dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
     for name, split, keys in (("balanced", balanced, ["overall"]), ("natural", natural, ["rec_w", "log_loss"])):
         metrics = [METRICS[f"{name}.{key}"] for key in keys]
         rng = _generator(seed, f"valid_{name}")
@@ -139,8 +140,9 @@ def difference(
     members, differences = groups(vocabulary), {}
     for split in TEST:
         sums = [_sums(split, splits[split], members, of_split(split), evaluate.calibration_bins) for splits in pairs]
-        values = paired_difference(*(partial(each.measure, metrics=of_split(split)) for each in sums), sums[0].user,
-                                   evaluate.resamples, _generator(seed, split), max(each.width for each in sums))
+        left, right = (partial(each.measure, metrics=of_split(split)) for each in sums)
+        values = paired_difference(left, right, sums[0].user, evaluate.resamples, _generator(seed, split),
+                                   max(each.width for each in sums))
         differences[split] = {
             name: {key: _or_null(number) for key, number in value.items()} for name, value in values.items()
         }

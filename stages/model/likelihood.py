@@ -80,7 +80,7 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
     """Tokens that all sequences begin with."""
-    first, last = min(sequences), max(sequences)
+    first, last = min(sequences, key=tuple), max(sequences, key=tuple)
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
@@ -126,7 +126,7 @@ def read_tree(
 def _read_prompts(
     reader: Reader, prompts: list[Sequence[int]], shared: int, past: KeysAndValues | None, device: torch.device
 ) -> tuple[torch.Tensor, KeysAndValues]:
-    """Read prompts behind the shared prefix, padded at the end, where a causal model never looks."""
+    """Read prompts behind the shared prefix, padded at the end, where a causal model never reads."""
     ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt)

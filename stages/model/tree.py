@@ -38,11 +38,11 @@ class AnswerTree:
         """From non-empty token lists. None may be the beginning of another: a terminator sees to that."""
         nodes: dict[tuple[int, ...], int] = {}
         steps: list[tuple[int, int, int]] = []
-        for number, answer in enumerate(map(tuple, answers)):
-            for end in range(len(answer)):
+        for number, tokens in enumerate(map(tuple, answers)):
+            for end in range(len(tokens)):
                 if end:
-                    nodes.setdefault(answer[:end], len(nodes))
-                steps.append((number, nodes[answer[:end]] if end else -1, answer[end]))
+                    nodes.setdefault(tokens[:end], len(nodes))
+                steps.append((number, nodes[tokens[:end]] if end else -1, tokens[end]))
         ancestors = np.eye(len(nodes), dtype=bool)
         for path, node in nodes.items():
             if len(path) > 1:

@@ -3,6 +3,7 @@
 Each gives whole distributions without zeros, so that log-loss and calibration mean something for them too.
 """
 
+from abc import ABC, abstractmethod
 from typing import Self
 
 import numpy as np
@@ -20,13 +21,17 @@ def history_rows(user: np.ndarray, rows: np.ndarray, length: int) -> np.ndarray:
     return np.where(step <= positions(user)[rows][:, None], rows[:, None] - step, _NONE)
 
 
-class _Counting:
+class _Counting(ABC):
     """What all four know: the vocabulary's names and the behaviours' shares of the training events."""
 
     def fit(self, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
         self.names = vocabulary["behavior"]
         self.share = (vocabulary["train_events"] / vocabulary["train_events"].sum()).to_numpy()  # (V,)
         return self
+
+    @abstractmethod
+    def log_p(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
+        """Log-probabilities `(N, V)` float32 of what is done at `rows` `(N,)`, from what was done before."""
 
     def _behaviors(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
         """Numbers of the behaviours at `rows`, same shape; -1 outside the vocabulary and where a row is -1."""
@@ -100,7 +105,7 @@ class Markov(_Counting):
     windows, level after level; infinity leaves a level out. Levels of place are left out where the log knows none.
     """
 
-    levels = (
+    levels: tuple[tuple[str, ...], ...] = (
         ("hour",), ("hour", "weekend"), ("place",), ("place", "hour"), ("last",), ("last", "hour"), ("last", "place"),
         ("last", "place", "hour"),
     )
@@ -139,7 +144,7 @@ class Markov(_Counting):
             counts = table.of(self._key(contexts, level))
             options = {a: p if np.isinf(a) else _smoothed(counts, p, a) for a in self.concentrations}
             loss = {a: -np.log(option[window, label[window]]).mean() for a, option in options.items()}
-            self.concentration[level] = min(loss, key=loss.get)
+            self.concentration[level] = min(loss, key=loss.__getitem__)
             p = options[self.concentration[level]]
 
     def _contexts(self, events: pl.DataFrame, rows: np.ndarray) -> dict[str, np.ndarray]:

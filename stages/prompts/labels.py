@@ -7,7 +7,7 @@ from stages.common.names import case_twins, check_printable
 
 
 def check_labels(labels: Sequence[str], special_tokens: Iterable[str] = ()) -> None:
-    """Refuse labels that a prompt could not hold, or that a model could not tell apart.
+    """Refuse labels that a prompt could not hold, or that a model could not distinguish.
 
     Commas, quotes, parentheses and letters of any script are ordinary.
 

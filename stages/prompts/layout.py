@@ -1,7 +1,7 @@
 """What all layouts share: their interface, and the training sequences that they make."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,6 +98,6 @@ class Layout(ABC):
                          f"alone take {tokens} tokens; {cure}")
 
 
-def prompts(layout: Layout, rows: Sequence[int]) -> list[list[int]]:
+def prompts(layout: Layout, rows: Iterable[int]) -> list[list[int]]:
     """Prompts of several windows, in the order of `rows`."""
     return [layout.prompt(int(row)) for row in rows]

@@ -1,4 +1,4 @@
-"""How events are told to a model, and what it is trained on."""
+"""How events are written for a model, and what it is trained on."""
 
 from typing import Annotated, Literal
 

@@ -70,7 +70,9 @@ class SharedModel:
             # oneDNN refuses to reorder bf16 weights where the CPU has no instructions for them
             few_tokens = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
             self.reader: Reader = make_reader(model, few_tokens)
-            self.past = prefill(self.reader, torch.tensor(prefix, device=model.device))
+            past = prefill(self.reader, torch.tensor(prefix, device=model.device))
+            assert past is not None, "an empty prefix"
+            self.past = past
             self.head = JoinedLinear([model.get_output_embeddings()], few_tokens)
         self.device, self.tree = model.device, AnswerTree.build(answers)
         # which of the tree's tokens each answer consists of
@@ -88,6 +90,11 @@ class Session:
         self.shared, self.tree = shared, shared.tree
         self.recent: deque[tuple[list[int], int]] = deque(maxlen=2 * shared.length)
         self.prior = np.zeros(self.tree.answers)
+        self.current: _Context
+        self.following: _Context | None
+        # what the last prediction read and may still be of use: its context, and tokens of answers behind it
+        self.context: list[int]
+        self.read: np.ndarray
         self._restart([])
 
     def append(self, event: Sequence[int], candidate: int) -> None:
@@ -149,10 +156,10 @@ class Session:
 
     def _read_prompt(self, context: Sequence[int], nodes: np.ndarray, log_p: np.ndarray) -> None:
         """Read what is pending, the context, some answer tokens, and the second context's events, all at once."""
-        current, following = self.current, self.following
-        prompt, ahead = [*current.pending, *context], []
-        if following and len(following.pending) >= _TOKENS_AHEAD:
-            ahead = following.pending
+        current, following, prompt = self.current, self.following, [*self.current.pending, *context]
+        if following and len(following.pending) < _TOKENS_AHEAD:
+            following = None  # it waits
+        ahead = following.pending if following else []
         end, size = current.end + len(context), len(prompt) + len(nodes)
         allowed = np.tri(size, dtype=bool)
         allowed[len(prompt) :, len(prompt) :] = self.tree.ancestors[np.ix_(nodes, nodes)]
@@ -162,10 +169,10 @@ class Session:
             np.arange(len(ahead)) + (following.cache.size if following else 0),
         ])
         segments = [Segment(current.cache, size, self._mask(allowed))]
-        if ahead:
+        if following:
             segments.append(Segment(following.cache, len(ahead)))
         hidden = self._read(ids, positions, segments)
-        if ahead:
+        if following:
             following.pending = []
         current.pending, self.context, self.read = [], list(context), nodes
         self._score_steps(hidden[len(prompt) - 1 : size], np.concatenate([[-1], nodes]), log_p)
@@ -244,9 +251,7 @@ class Session:
 
     def _restart(self, events: list[tuple[list[int], int]]) -> None:
         self.current, self.following = _Context(KVCache(self.shared.past)), None
-        # what the last prediction read and may still be of use: its context, and tokens of answers behind it
-        self.context: list[int] = []
-        self.read = np.zeros(0, dtype=np.int64)
+        self.context, self.read = [], np.zeros(0, dtype=np.int64)
         while sum(len(event) for event, _ in events) > self.shared.room and events:
             events = events[1:]
         self.current.events = len(events)

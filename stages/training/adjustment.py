@@ -11,7 +11,7 @@ it labels that are equally frequent are not shifted, nor is the child of a node 
 sum to τ log π(y) and a constant.
 
 This is the tree-factored form, and not identical to the loss over whole labels: each token is normalised by itself,
-over the model's whole vocabulary. With τ = 1 and a prompt that tells nothing, the best model finds all labels equally
+over the model's whole vocabulary. With τ = 1 and a prompt that says nothing, the best model finds all labels equally
 likely, as with the loss over whole labels.
 
 Labels that are not trained on have no part in π, nor have those that are no target of a training sequence, whose tokens

@@ -52,6 +52,8 @@ class PairTrainer(WarmupCosine, DPOTrainer):
     """
 
     loss_is_scaled_for_ga = True  # by compute_loss
+    train_dataset: Dataset
+    control: Any
 
     def __init__(self, *args, schedule: Dpo, validate: Callable[[Any], dict[str, float]], **kwargs):
         self.schedule, self.validate = schedule, validate

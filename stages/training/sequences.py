@@ -74,7 +74,7 @@ def labelled_states(
     """Hidden states (N, H) before the batch's N labelled tokens, and these tokens' places (N,) in the flattened labels.
 
     Args:
-        ids, labels: (B, S), padded at the end, where a causal model's real tokens never look: no mask is needed.
+        ids, labels: (B, S), padded at the end, which a causal model's real tokens never see: no mask is needed.
         share: read what most of the rows begin with once for all of them. Rows that begin otherwise (conversations) are
             read apart.
     """

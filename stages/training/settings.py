@@ -27,7 +27,7 @@ class Sft(Training):
 
 
 class Dpo(Training):
-    objective: key_of(lambda: OBJECTIVES)
+    objective: Annotated[str, key_of(lambda: OBJECTIVES)]
     beta: Annotated[float, Field(gt=0, le=100)]
     nll_weight: Annotated[float, Field(ge=0, le=1000)]
     valid_per_behavior: Positive

@@ -7,7 +7,7 @@ All that is overridden of TRL and transformers, and why:
                                    read once; SFT's is the same number as TRL's, DPO's too (tests hold both)
     _get_train_sampler       SFT   the order follows from seed and epoch alone, so that a resumed run has the same
     _prepare_dataset         DPO   the samples are token ids; TRL would tokenise, and has no option to leave it out
-    _get_num_items_in_batch  DPO   pairs are counted, so that accumulated batches of unequal size weigh as one would
+    _get_num_items_in_batch  DPO   pairs are counted, so that accumulated batches of unequal size count as one would
     loss_is_scaled_for_ga    DPO   says that compute_loss has done so
     evaluate                 DPO   a validation is the accuracy on windows, not the loss on pairs
 
@@ -64,16 +64,17 @@ def arguments(params: Training, samples: int, folder: Path, seed: int, micro_bat
     steps = steps_per_epoch(samples, params.batch_size)
     # Trainer validates every `eval_steps` and at the end. Validation loss is a mean of batches' means: one sequence
     # each, or the batch would be part of the result
-    return dict(
-        output_dir=str(folder), seed=seed, data_seed=seed, num_train_epochs=params.epochs,
-        per_device_train_batch_size=micro, per_device_eval_batch_size=1,
-        gradient_accumulation_steps=share // micro, learning_rate=params.learning_rate, weight_decay=0.0,
-        bf16=compute_dtype() == torch.bfloat16, fp16=False, use_cpu=not torch.cuda.is_available(),
-        activation_checkpointing=False, eval_strategy="steps",
-        eval_steps=max(1, math.ceil(steps / params.validations_per_epoch)), eval_on_start=True, save_strategy="no",
-        save_total_limit=2, logging_strategy="steps", logging_steps=max(1, steps // 20), report_to=[],
-        dataloader_pin_memory=False, disable_tqdm=True, max_length=None, remove_unused_columns=False,
-    )
+    return {
+        "output_dir": str(folder), "seed": seed, "data_seed": seed, "num_train_epochs": params.epochs,
+        "per_device_train_batch_size": micro, "per_device_eval_batch_size": 1,
+        "gradient_accumulation_steps": share // micro, "learning_rate": params.learning_rate, "weight_decay": 0.0,
+        "bf16": compute_dtype() == torch.bfloat16, "fp16": False, "use_cpu": not torch.cuda.is_available(),
+        "activation_checkpointing": False, "eval_strategy": "steps",
+        "eval_steps": max(1, math.ceil(steps / params.validations_per_epoch)), "eval_on_start": True,
+        "save_strategy": "no", "save_total_limit": 2, "logging_strategy": "steps",
+        "logging_steps": max(1, steps // 20), "report_to": [],
+        "dataloader_pin_memory": False, "disable_tqdm": True, "max_length": None, "remove_unused_columns": False,
+    }
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
@@ -85,6 +86,8 @@ class WarmupCosine:
     """Mixin for a Trainer: its rate is `warmup_cosine`, between `min_learning_rate` and `learning_rate`."""
 
     schedule: Any
+    lr_scheduler: Any
+    optimizer: Any
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if self.lr_scheduler is None:
@@ -153,7 +156,8 @@ class ShowProgress(TrainerCallback):
     """Optimizer steps as a progress bar with the time left and the latest loss."""
 
     def __init__(self, title: str):
-        self.title, self._bar, self._note = title, None, ""
+        self.title, self._note = title, ""
+        self._bar: Track | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:

@@ -145,7 +145,7 @@ def _long_enough(lengths: np.ndarray, min_history: int) -> np.ndarray:
 
 
 def _keys(log: Histories, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What tells `rows` apart whatever other users do: user, time and how many events of the user stand before."""
+    """What identifies `rows` whatever other users do: user, time and how many events of the user stand before."""
     ends = np.cumsum(log.lengths)
     user = np.searchsorted(ends, rows, side="right")
     time = log.events.select(pl.col("time").to_physical()).collect(engine="streaming")["time"].gather(rows)

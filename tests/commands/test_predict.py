@@ -13,7 +13,7 @@ from stages.model.likelihood import score
 from stages.model.load import load_merged
 from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
-from tests.small_log import BEHAVIORS, PLACES, a_tuned, all_behaviors, small_log, small_params
+from tests.small_log import BEHAVIORS, PLACES, sft_adapter, all_behaviors, small_log, small_params
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def float32(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tuned(tiny_base, tmp_path_factory):
-    return a_tuned(tiny_base, tmp_path_factory.mktemp("models") / "dpo")
+    return sft_adapter(tiny_base, tmp_path_factory.mktemp("models") / "dpo")
 
 
 @pytest.fixture
@@ -71,7 +71,8 @@ def test_a_prompt_is_that_of_the_same_events_in_a_log(tuned, context):
     for row, (time, place, behavior) in enumerate(events.select("time", "place", "behavior").rows()):
         found = {entry["behavior"]: entry["probability"] for entry in person.predict(time, place)}
         # a session's history is longer than L now and then
-        layout = make_layout(one.layout.tokenizer, log, params.prompt, person.session.current.events, 3, params.data_seed)
+        history = person.session.current.events
+        layout = make_layout(one.layout.tokenizer, log, params.prompt, history, 3, params.data_seed)
         expected = np.exp(score(model, [layout.prompt(row)], layout.answers).log_p[0])
         np.testing.assert_allclose([found[name] for name in candidates], expected, atol=1e-5)
         person.append(time, place, behavior)
@@ -161,7 +162,8 @@ def test_the_command_answers_line_by_line(tuned, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [1, 3]
     (tmp_path / "log.jsonl").write_text(asked + "{\n", encoding="utf-8")
-    bad = subprocess.run([*command, "--input", str(tmp_path / "log.jsonl")], capture_output=True, text=True, timeout=120)
+    command += ["--input", str(tmp_path / "log.jsonl")]
+    bad = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert bad.returncode != 0 and "line 5" in bad.stderr and "Traceback" not in bad.stderr
     assert bad.stdout == done.stdout, "what was answered before stays answered"
 

@@ -24,7 +24,7 @@ def test_bits_of_neighbouring_keys_are_even_and_independent():
 @pytest.mark.parametrize("dimension", [0, 3, 40, 127])
 def test_spread_is_even_over_any_run_of_members(dimension):
     numbers = np.sort(spread(5, dimension, np.arange(1234, 1634)))
-    assert 0 <= numbers[0] and numbers[-1] < 1
+    assert numbers[0] >= 0 and numbers[-1] < 1
     assert np.abs(numbers - (np.arange(400) + 0.5) / 400).max() < 0.05
 
 

@@ -11,4 +11,5 @@ def test_no_import_goes_in_a_circle():
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        raise AssertionError(" imports ".join(str(path.relative_to(ROOT)) for path in reversed(error.args[1]))) from None
+        circle = (str(path.relative_to(ROOT)) for path in reversed(error.args[1]))
+        raise AssertionError(" imports ".join(circle)) from None

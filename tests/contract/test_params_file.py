@@ -1,5 +1,7 @@
 """`params.yaml` has the keys that we read, and an experiment changes the one value it names and no other byte."""
 
+from itertools import pairwise
+
 import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
@@ -28,7 +30,7 @@ def test_the_file_is_valid_and_complete():
 
 def test_every_section_and_key_is_explained():
     lines = TEXT.splitlines()
-    unexplained = [line for above, line in zip(lines, lines[1:], strict=False)
+    unexplained = [line for above, line in pairwise(lines)
                    if line.startswith("  ") and not line.lstrip().startswith("#") and not above.lstrip().startswith("#")
                    and not line.startswith("    ")]
     # dpo's rate and its like say "as in sft" once

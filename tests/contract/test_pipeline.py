@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.common.params import dotted_keys
-from stages.params import Params
 from stages.common.params import Section, keys
+from stages.params import Params
 from stages.studies.definitions import MODELS
 from tests.contract.imports import PACKAGE, ROOT, imported_by, modules_of, rooms_of
 from tests.contract.matrices import combinations, filled
@@ -28,8 +27,8 @@ STAGES = MAIN | {f"baselines:{name}": stage for name, stage in stages_of(BASELIN
 WRITTEN = ("outs", "metrics", "plots")
 SCRIPTS = sorted((ROOT / PACKAGE).glob("*.py"))
 # an API is asked by a command of its own: what it answers hangs on an account and a day
-SYSTEMS = {path for path in (ROOT / PACKAGE / "baselines").glob("**/*.py")
-           if "STAGE = " in path.read_text("utf-8") and path.parent.name != "api"}
+BASELINE_SCRIPTS = {path for path in (ROOT / PACKAGE / "baselines").glob("**/*.py")
+                    if "STAGE = " in path.read_text("utf-8") and path.parent.name != "api"}
 
 # stages that only measure, and code that only they or people's commands need
 MEASURING = ("evaluate", "reference", "card")
@@ -53,7 +52,8 @@ BELOW = {
     "benchmarks": {"common", "params", "events", "prompts", "model", "training", "serving"},
     "studies": {"common", "params", "hooks", "metrics"},
     "reports": {"common", "params", "metrics", "studies"},
-    "commands": {"common", "params", "events", "prompts", "model", "metrics", "serving", "benchmarks", "studies", "reports"},
+    "commands": {"common", "params", "events", "prompts", "model", "metrics", "serving", "benchmarks", "studies",
+                 "reports"},
 }
 
 # the one section that a script owns, and the oracle, which is read for research as the stage reads it
@@ -103,7 +103,8 @@ def test_paths_on_the_command_line_are_deps_or_outs(stage):
     # a folder stands for the files in it that DVC tracks one by one
     folders = {path for path in given if any(out.startswith(f"{path}/") for out in written)}
     assert {path for path in written if path not in given and str(Path(path).parent) not in folders} == set()
-    assert {path for path in given - written - folders if path not in data and str(Path(path).parent) not in data} == set()
+    unlisted = {path for path in given - written - folders if path not in data and str(Path(path).parent) not in data}
+    assert unlisted == set()
     assert {dep for dep in data if not any(path == dep or path.startswith(f"{dep}/") for path in given)} == set()
 
 
@@ -168,7 +169,7 @@ def test_every_section_of_params_is_used_by_some_stage():
 def test_every_baseline_is_fitted_and_evaluated():
     stages = dict(stages_of(BASELINES))
     evaluate = stages.pop("evaluate")
-    assert {script_of(f"baselines:{name}") for name in stages} == SYSTEMS
+    assert {script_of(f"baselines:{name}") for name in stages} == BASELINE_SCRIPTS
     assert stages.pop("timing")["matrix"] == {"model": list(MODELS)}, "ours are timed as they are"
     written = {Path(filled(out, item)).stem for stage in stages.values() for item in combinations(stage["matrix"])
                for out in paths(stage["outs"]) if out.startswith("data/counts/")}

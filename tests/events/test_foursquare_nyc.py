@@ -21,7 +21,7 @@ def read(path, taxonomy_file=True):
 
 def row(user="1", category="Bar", latitude="40.7580", longitude="-73.9855", offset="-240",
         utc="Tue Apr 03 18:00:09 +0000 2012", venue="v"):
-    return "\t".join([user, venue, "c", category, latitude, longitude, offset, utc])
+    return f"{user}\t{venue}\tc\t{category}\t{latitude}\t{longitude}\t{offset}\t{utc}"
 
 
 def write(tmp_path, rows, encoding="latin-1"):

@@ -1,5 +1,7 @@
 """The simulator: its oracle is what it samples from, its shares are the paper's, its logs belong to seed and user."""
 
+from itertools import pairwise
+
 import numpy as np
 import polars as pl
 import pytest
@@ -49,7 +51,7 @@ def test_oracle_is_calibrated_over_a_log(large):
     assert np.abs((counts - p.sum(axis=0, dtype=float)) / spread).max() < 4.5
     happened = behavior[:, None] == np.arange(len(BEHAVIORS))
     edges = [0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         inside = (p > low) & (p <= high)
         error = np.sqrt((p[inside] * (1 - p[inside])).sum(dtype=float))
         assert abs(happened[inside].sum() - p[inside].sum(dtype=float)) < 4.5 * error, (low, high)

@@ -6,7 +6,7 @@ from stages.model.llama import LlamaDecoder
 from stages.model.load import load_base
 from stages.model.reader import PlainReader
 from stages.training import dpo_trainer, sequences
-from tests.small_log import a_tuned
+from tests.small_log import sft_adapter
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def sharp_model(tiny_base):
 @pytest.fixture(scope="session")
 def tuned(tiny_base, tmp_path_factory):
     """A folder as `models/sft`, whose adapter is not 0."""
-    return a_tuned(tiny_base, tmp_path_factory.mktemp("models") / "sft")
+    return sft_adapter(tiny_base, tmp_path_factory.mktemp("models") / "sft")
 
 
 @pytest.fixture(params=[LlamaDecoder, PlainReader], ids=["fast", "plain"])

@@ -132,7 +132,7 @@ def read_twice(reader, old, each, mask):
 
 
 def read_three_times(reader):
-    """As scores are made: a prefix, prompts behind it, trees behind both; losses on the way, and the prefix used twice."""
+    """As scores are made: a prefix, prompts behind it, trees behind both; losses on the way, the prefix used twice."""
     past = reader.read(tokens(1, 5), positions(5))[1]
     hidden, own = reader.read(tokens(2, 6, seed=1), positions(6, 5), past)
     both = [tuple(torch.cat([a.expand(2, -1, -1, -1), b[:, :, :4]], dim=2) for a, b in zip(*of, strict=True))

@@ -13,7 +13,7 @@ from stages.model.load import (
     compute_dtype, load_adapter, load_base, load_merged, load_tokenizer, new_adapter, save_adapter,
 )
 from stages.model.resolve import read_manifest
-from tests.small_log import a_tuned
+from tests.small_log import sft_adapter
 
 IDS = torch.tensor([[5, 9, 30, 7, 41, 5]])
 
@@ -108,6 +108,7 @@ def test_the_dtype_can_be_chosen_and_a_wrong_one_is_refused(monkeypatch, tiny_ba
 
 
 def test_an_adapter_is_saved_in_the_same_bytes_by_every_run(tiny_base, tmp_path):
-    config = json.loads((a_tuned(tiny_base, tmp_path / "adapter") / "adapter_config.json").read_text(encoding="utf-8"))
+    adapter = sft_adapter(tiny_base, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     assert len(config["target_modules"]) > 1
     assert config["target_modules"] == sorted(config["target_modules"])

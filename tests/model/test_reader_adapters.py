@@ -6,7 +6,7 @@ import torch
 from stages.model.llama import LlamaDecoder
 from stages.model.reader import PlainReader
 from stages.model.readers import make_reader
-from tests.model.models import (
+from tests.model.models import (  # noqa: F401  (fixtures)
     LINEAR, adapted, close, gradients, llama, model, positions, read_three_times, read_twice, reads_like_plain,
     same_gradients, same_losses, small_blocks, tokens, weighted,
 )
@@ -126,7 +126,9 @@ def test_adapters_on_some_layers_only(targets):
     ))
 
 
-@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["v_proj"], ["q_proj"], ["up_proj"], ["k_proj", "down_proj"]])
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "v_proj"], ["v_proj"], ["q_proj"], ["up_proj"], ["k_proj", "down_proj"]]
+)
 def test_adapters_on_some_of_the_weights_that_are_read_together(targets):
     model = adapted(llama(), target_modules=targets)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from stages.model import attention
 from stages.model.llama import LlamaDecoder
 from stages.model.reader import PlainReader
 from stages.model.readers import make_reader
-from tests.model.models import (
+from tests.model.models import (  # noqa: F401  (fixtures)
     adapted, close, gradients, llama, model, positions, qwen2, read_twice, reads_like_plain, same_gradients, tokens,
     weighted,
 )
@@ -45,7 +45,8 @@ def test_the_models_weights_stay_what_they_are_and_are_held_once(model):
     assert all(weight is parameters[name] for name, weight in model.named_parameters())
     assert held(model) == size
     with torch.no_grad():
-        close(model.get_decoder()(tokens(2, 9)).last_hidden_state, make_reader(model).read(tokens(2, 9), positions(9))[0])
+        found = make_reader(model).read(tokens(2, 9), positions(9))[0]
+        close(model.get_decoder()(tokens(2, 9)).last_hidden_state, found)
 
 
 def test_weights_that_lie_together_are_not_copied_again():

@@ -13,7 +13,7 @@ from stages.model.load import load_adapter, load_base, new_adapter
 from stages.model.reader import PlainReader
 from stages.model.readers import make_reader
 from stages.model.tree import AnswerTree, pack
-from tests.model.models import (
+from tests.model.models import (  # noqa: F401  (fixtures)
     MODELS, adapted, alike, causal, close, llama, model, positions, qwen2, sharp, small_blocks, tokens,
 )
 from tests.small_log import small_params
@@ -97,8 +97,8 @@ def test_in_pieces_or_at_once(make):
         for start, stop in ((0, 4), (4, 5), (5, 11)):
             states, new = make(model).read(ids[:, start:stop], positions(stop - start, start), past)
             parts.append(states)
-            past = [tuple(torch.cat(both, dim=2) for both in zip(*of, strict=True)) for of in zip(past, new, strict=True)] \
-                if past else new
+            layers = zip(past, new, strict=True) if past else ()
+            past = [tuple(torch.cat(both, dim=2) for both in zip(*layer, strict=True)) for layer in layers] or new
     close(torch.cat(parts, dim=1), whole)
 
 

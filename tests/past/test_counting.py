@@ -7,54 +7,54 @@ import pytest
 from stages.past.counting import LastBehavior, Majority, Markov, MostFrequent, history_rows
 from tests.baselines.laws import labels_of, rows_of
 
-SYSTEMS = (Majority, LastBehavior, lambda: MostFrequent(20), Markov)
+BASELINES = (Majority, LastBehavior, lambda: MostFrequent(20), Markov)
 
 
-def loss_of(system, log, split="natural"):
+def loss_of(baseline, log, split="natural"):
     events, windows, vocabulary = log
     rows = rows_of(windows, split)
     label = labels_of(events, rows, vocabulary)
-    log_p = system.fit(*log).log_p(events, rows)
+    log_p = baseline.fit(*log).log_p(events, rows)
     return -log_p[np.arange(len(rows)), label][label >= 0].mean()
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("places", [True, False])
-def test_gives_a_finite_distribution_over_the_vocabulary(log, system, places):
+def test_gives_a_finite_distribution_over_the_vocabulary(log, baseline, places):
     events, windows, vocabulary = log(places=places)
-    log_p = system().fit(events, windows, vocabulary).log_p(events, np.arange(events.height))
+    log_p = baseline().fit(events, windows, vocabulary).log_p(events, np.arange(events.height))
     assert log_p.shape == (events.height, vocabulary.height) and log_p.dtype == np.float32
     assert np.isfinite(log_p).all()
     np.testing.assert_allclose(np.exp(log_p.astype(float)).sum(axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_neither_the_target_nor_what_follows_changes_the_answer(log, system):
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_neither_the_target_nor_what_follows_changes_the_answer(log, baseline):
     events, windows, vocabulary = log()
-    fitted = system().fit(events, windows, vocabulary)
+    fitted = baseline().fit(events, windows, vocabulary)
     row = rows_of(windows, "natural")[10:11]
     future = pl.int_range(pl.len()) >= int(row[0])
     changed = events.with_columns(behavior=pl.when(future).then(pl.lit("rare")).otherwise("behavior"))
     np.testing.assert_array_equal(fitted.log_p(events, row), fitted.log_p(changed, row))
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_learns_nothing_from_test_windows(log, system):
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_learns_nothing_from_test_windows(log, baseline):
     events, windows, vocabulary = log()
     rows = rows_of(windows, "natural")
     test = pl.int_range(pl.len()) >= int(rows[0]) - 5
     changed = events.with_columns(behavior=pl.when(test).then(pl.lit("rare")).otherwise("behavior"))
-    plain = system().fit(events, windows, vocabulary).log_p(events, rows)
-    np.testing.assert_array_equal(system().fit(changed, windows, vocabulary).log_p(events, rows), plain)
+    plain = baseline().fit(events, windows, vocabulary).log_p(events, rows)
+    np.testing.assert_array_equal(baseline().fit(changed, windows, vocabulary).log_p(events, rows), plain)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_order_of_the_windows_does_not_matter(log, system, monkeypatch):
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_order_of_the_windows_does_not_matter(log, baseline, monkeypatch):
     monkeypatch.setattr(Markov, "valid_windows", 20)
     events, windows, vocabulary = log()
     rows = rows_of(windows, "natural")
-    plain = system().fit(events, windows, vocabulary).log_p(events, rows)
-    moved = system().fit(events, windows.sample(fraction=1, shuffle=True, seed=1), vocabulary)
+    plain = baseline().fit(events, windows, vocabulary).log_p(events, rows)
+    moved = baseline().fit(events, windows.sample(fraction=1, shuffle=True, seed=1), vocabulary)
     np.testing.assert_allclose(moved.log_p(events, rows[::-1])[::-1], plain, rtol=1e-5)
 
 
@@ -122,7 +122,7 @@ def test_markov_falls_back_level_by_level(log):
 
 def test_markov_beats_the_others_where_hour_place_and_last_matter(log):
     data = log(users=200)
-    losses = [loss_of(system(), data) for system in SYSTEMS]
+    losses = [loss_of(baseline(), data) for baseline in BASELINES]
     assert losses[3] < min(losses[:3]) - 0.1
     unplaced = loss_of(Markov(), (data[0].with_columns(place=pl.lit(None, pl.String)), *data[1:]))
     assert losses[3] < unplaced - 0.1
@@ -131,7 +131,7 @@ def test_markov_beats_the_others_where_hour_place_and_last_matter(log):
 def test_markov_leaves_out_a_level_that_says_nothing(log):
     events, windows, vocabulary = log(users=200)
     shuffled = events.with_columns(behavior=events["behavior"].sample(fraction=1, shuffle=True, seed=0))
-    majority, markov = (loss_of(system, (shuffled, windows, vocabulary)) for system in (Majority(), Markov()))
+    majority, markov = (loss_of(baseline, (shuffled, windows, vocabulary)) for baseline in (Majority(), Markov()))
     assert markov == pytest.approx(majority, abs=0.01)
 
 

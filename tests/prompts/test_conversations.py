@@ -16,11 +16,12 @@ MESSAGES = {"messages": [
 ALPACA = {"instruction": "Add", "input": "1 and 2", "output": "3", "history": [["Count", "1, 2"]]}
 QUESTION = {"question": "Why?", "answer": "看情况。"}
 TURNS = [
-    ["Hi", "Hello.", "And you?", "Fine."], ["Hi", "Hello."], ["Count", "1, 2", "Add\n1 and 2", "3"], ["Why?", "看情况。"],
+    ["Hi", "Hello.", "And you?", "Fine."], ["Hi", "Hello."], ["Count", "1, 2", "Add\n1 and 2", "3"],
+    ["Why?", "看情况。"],
 ]
 
 
-def store(path, records, lines):
+def write(path, records, lines):
     text = "\n".join(json.dumps(r, ensure_ascii=False) for r in records) if lines else json.dumps(records, indent=1)
     raw = text.encode()
     path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
@@ -28,13 +29,13 @@ def store(path, records, lines):
 
 
 def read(tmp_path, *records):
-    return read_conversations(store(tmp_path / "chats.jsonl", records, lines=True))
+    return read_conversations(write(tmp_path / "chats.jsonl", records, lines=True))
 
 
 @pytest.mark.parametrize("lines", [False, True])
 @pytest.mark.parametrize("name", ["chats.json", "chats.json.gz"])
 def test_all_four_layouts_in_json_and_jsonl_packed_or_not(tmp_path, name, lines):
-    assert read_conversations(store(tmp_path / name, [SHAREGPT, MESSAGES, ALPACA, QUESTION], lines)) == TURNS
+    assert read_conversations(write(tmp_path / name, [SHAREGPT, MESSAGES, ALPACA, QUESTION], lines)) == TURNS
 
 
 def test_alpaca_without_input_or_history_and_with_response(tmp_path):
@@ -91,7 +92,7 @@ def refused(path):
 
 
 def test_an_unknown_layout_is_refused_with_its_keys_and_record(tmp_path):
-    message = refused(store(tmp_path / "x.jsonl", [QUESTION, {"prompt": "Hi", "reply": "Hello."}], lines=True))
+    message = refused(write(tmp_path / "x.jsonl", [QUESTION, {"prompt": "Hi", "reply": "Hello."}], lines=True))
     assert "x.jsonl: record 2: has the keys prompt, reply; expected" in message and "ShareGPT" in message
 
 
@@ -105,7 +106,7 @@ def test_an_unknown_layout_is_refused_with_its_keys_and_record(tmp_path):
     ({"instruction": "Add", "output": "3", "history": ["Count", 1]}, "record 1: history"),
 ])
 def test_a_record_of_another_shape_is_refused_by_its_place(tmp_path, record, says):
-    assert says in refused(store(tmp_path / "x.json", [record], lines=False))
+    assert says in refused(write(tmp_path / "x.json", [record], lines=False))
 
 
 def test_invalid_json_is_refused_with_its_line(tmp_path):
@@ -117,7 +118,7 @@ def test_invalid_json_is_refused_with_its_line(tmp_path):
 
 
 def test_a_broken_gzip_file_is_refused(tmp_path):
-    path = store(tmp_path / "x.json.gz", [QUESTION] * 50, lines=True)
+    path = write(tmp_path / "x.json.gz", [QUESTION] * 50, lines=True)
     whole = path.read_bytes()
     for broken in (whole[:-12], whole[:10] + b"\0\0\0" + whole[13:], whole[:3]):
         path.write_bytes(broken)
@@ -143,8 +144,8 @@ def test_a_conversation_is_rendered_whole_and_its_spans_are_the_answers(tokenize
     said = [tokenizer.decode(sequence.input_ids[start:end]) for start, end in sequence.spans]
     assert said == [turns[1] + "<|im_end|>", turns[3] + "<|im_end|>"]
     assert sequence.behaviors == [-1, -1]
-    told = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
-    assert tokenizer.decode(sequence.input_ids) == tokenizer.apply_chat_template(told, tokenize=False).rstrip("\n")
+    messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    assert tokenizer.decode(sequence.input_ids) == tokenizer.apply_chat_template(messages, tokenize=False).rstrip("\n")
 
 
 def test_without_a_chat_format_too_only_answers_are_spans(plain_tokenizer):

@@ -32,24 +32,24 @@ def other_event(events, rows, rng):
 
 @settings_here
 @given(lengths=lengths_of_users, data=st.data())
-def test_nothing_of_the_future_or_of_another_user_is_in_a_prompt(layout_of, kind, told, lengths, data):
+def test_nothing_of_the_future_or_of_another_user_is_in_a_prompt(layout_of, kind, context, lengths, data):
     events = small_log(lengths, seed=data.draw(st.integers(0, 99)))
     row = data.draw(st.integers(0, len(events) - 1))
-    layout = layout_of(events, kind, told=told)
+    layout = layout_of(events, kind, context=context)
     seen = [*layout.log.history(row, 5)]
     unseen = [r for r in range(len(events)) if r not in seen and r != row]
     rng = np.random.default_rng(0)
-    assert layout_of(other_event(events, unseen, rng), kind, told=told).prompt(row) == layout.prompt(row)
-    assert layout_of(events.head(row + 1), kind, told=told).prompt(row) == layout.prompt(row)
+    assert layout_of(other_event(events, unseen, rng), kind, context=context).prompt(row) == layout.prompt(row)
+    assert layout_of(events.head(row + 1), kind, context=context).prompt(row) == layout.prompt(row)
     own = events.with_columns(
         behavior=pl.when(pl.int_range(len(events)) == row).then(pl.lit("Elsewhere unknown")).otherwise("behavior")
     )
-    assert layout_of(own, kind, told=told).prompt(row) == layout.prompt(row)
+    assert layout_of(own, kind, context=context).prompt(row) == layout.prompt(row)
 
 
 @settings_here
 @given(lengths=lengths_of_users, data=st.data())
-def test_times_and_places_that_are_not_told_are_in_no_prompt(layout_of, kind, lengths, data):
+def test_times_and_places_that_are_not_in_the_context_are_in_no_prompt(layout_of, kind, lengths, data):
     events = small_log(lengths, seed=data.draw(st.integers(0, 99)))
     row = data.draw(st.integers(0, len(events) - 1))
     at = pl.int_range(len(events))
@@ -58,14 +58,14 @@ def test_times_and_places_that_are_not_told_are_in_no_prompt(layout_of, kind, le
     def changed(rows):
         return events.with_columns(pl.when(rows).then(new).otherwise(old).alias(old) for old, new in elsewhere.items())
 
-    for told, untold in (("history", at >= row), ("id", at >= 0)):
-        prompt = layout_of(events, kind, told=told).prompt(row)
-        assert layout_of(changed(untold), kind, told=told).prompt(row) == prompt
+    for context, hidden in (("history", at >= row), ("id", at >= 0)):
+        prompt = layout_of(events, kind, context=context).prompt(row)
+        assert layout_of(changed(hidden), kind, context=context).prompt(row) == prompt
     for seen in layout_of(events, kind).log.history(row, 5):
         for name, new in elsewhere.items():
             other = events.with_columns(pl.when(at == seen).then(new).otherwise(name).alias(name))
-            prompt = layout_of(events, kind, told="history").prompt(row)
-            assert layout_of(other, kind, told="history").prompt(row) != prompt, f"the history's {name}"
+            prompt = layout_of(events, kind, context="history").prompt(row)
+            assert layout_of(other, kind, context="history").prompt(row) != prompt, f"the history's {name}"
 
 
 @settings_here
@@ -76,11 +76,11 @@ def test_a_prompt_changes_with_each_event_of_the_history_and_with_its_own_hour_a
     events = small_log(lengths, seed=data.draw(st.integers(0, 99)))
     row = data.draw(st.integers(0, len(events) - 1))
     at = pl.int_range(len(events))
-    for told in ("history", "id", "next"):
-        prompt = layout_of(events, kind, told=told).prompt(row)
+    for context in ("history", "id", "next"):
+        prompt = layout_of(events, kind, context=context).prompt(row)
         for seen in layout_of(events, kind).log.history(row, 5):
             label = pl.when(at == seen).then(pl.lit("Elsewhere unknown")).otherwise("behavior")
-            assert layout_of(events.with_columns(behavior=label), kind, told=told).prompt(row) != prompt
+            assert layout_of(events.with_columns(behavior=label), kind, context=context).prompt(row) != prompt
     for column, other in (("place", pl.lit("the moon")), ("time", pl.col("time").dt.offset_by("1h")),
                           ("time", pl.col("time").dt.offset_by("1d"))):
         changed = events.with_columns(pl.when(at == row).then(other).otherwise(column).alias(column))
@@ -94,11 +94,11 @@ def test_a_prompt_holds_exactly_the_last_events_in_order_and_the_targets_own_pla
 ):
     events = small_log(lengths, unique=True)
     row = data.draw(st.integers(0, len(events) - 1))
-    for told, own in (("next", [row]), ("history", [])):
-        layout = layout_of(events, kind, history=history, told=told)
+    for context, own in (("next", [row]), ("history", [])):
+        layout = layout_of(events, kind, history=history, context=context)
         assert rows_in(layout.prompt(row)) == [*layout.log.history(row, history), *own]
         assert layout.dropped == 0
-    assert rows_in(layout_of(events, kind, history=history, told="id").prompt(row)) == []
+    assert rows_in(layout_of(events, kind, history=history, context="id").prompt(row)) == []
 
 
 def test_a_prompt_does_not_depend_on_those_asked_before(layout_of, kind):
@@ -110,17 +110,17 @@ def test_a_prompt_does_not_depend_on_those_asked_before(layout_of, kind):
     assert together == [layout_of(events, kind).prompt(row) for row in rows]
 
 
-def test_every_candidate_is_in_a_prompt_once_and_in_order(layout_of, tokenizer, kind, told):
+def test_every_candidate_is_in_a_prompt_once_and_in_order(layout_of, tokenizer, kind, context):
     events = small_log().with_columns(behavior=pl.lit("Elsewhere unknown"))
-    layout = layout_of(events, kind, told=told)
+    layout = layout_of(events, kind, context=context)
     text = tokenizer.decode(layout.prompt(9))
     assert "\n".join(layout.candidates) in text
     assert layout.candidates == layout.log.behaviors[: len(BEHAVIORS)]
     assert set(layout.candidates) == set(BEHAVIORS) and "Elsewhere unknown" not in layout.candidates
 
 
-def test_an_answer_is_its_label_and_a_terminator(layout_of, tokenizer, kind, told):
-    layout = layout_of(small_log(), kind, told=told)
+def test_an_answer_is_its_label_and_a_terminator(layout_of, tokenizer, kind, context):
+    layout = layout_of(small_log(), kind, context=context)
     assert layout.answers == layout_of(small_log(), kind).answers
     end = "\n" if kind == "stream" else tokenizer.eos_token
     said = [tokenizer.decode(answer).strip(" ") for answer in layout.answers]
@@ -132,26 +132,26 @@ def test_an_answer_is_its_label_and_a_terminator(layout_of, tokenizer, kind, tol
 
 @pytest.mark.parametrize("max_tokens", [360, 300, 260])
 def test_truncation_drops_the_oldest_events_counts_them_and_cuts_nothing_else(
-    layout_of, rows_in, kind, told, max_tokens
+    layout_of, rows_in, kind, context, max_tokens
 ):
     events = small_log([60], unique=True)
-    whole = layout_of(events, kind, history=40, max_tokens=5000, told=told)
-    cut = layout_of(events, kind, history=40, max_tokens=max_tokens, told=told)
+    whole = layout_of(events, kind, history=40, max_tokens=5000, context=context)
+    cut = layout_of(events, kind, history=40, max_tokens=max_tokens, context=context)
     full, prompt = rows_in(whole.prompt(50)), cut.prompt(50)
-    assert full == {"next": list(range(10, 51)), "history": list(range(10, 50)), "id": []}[told]
+    assert full == {"next": list(range(10, 51)), "history": list(range(10, 50)), "id": []}[context]
     assert cut.dropped > 0
     assert rows_in(prompt) == full[cut.dropped :]
     assert len(prompt) + cut.longest_answer <= max_tokens
     kept = 40 - cut.dropped
-    one_more = layout_of(events, kind, history=kept + 1, max_tokens=5000, told=told).prompt(50)
+    one_more = layout_of(events, kind, history=kept + 1, max_tokens=5000, context=context).prompt(50)
     assert len(one_more) + cut.longest_answer > max_tokens, "no more is dropped than has to be"
-    same = layout_of(events, kind, history=kept, max_tokens=5000, told=told)
+    same = layout_of(events, kind, history=kept, max_tokens=5000, context=context)
     assert prompt == same.prompt(50), "a short prompt is that of a short history"
 
 
-def test_a_limit_that_no_history_fits_into_is_refused_by_its_key(layout_of, kind, told):
+def test_a_limit_that_no_history_fits_into_is_refused_by_its_key(layout_of, kind, context):
     with pytest.raises(UserError, match="prompt.max_tokens: 64: instruction and 6 candidates alone take .* tokens"):
-        layout_of(small_log(), kind, max_tokens=64, told=told)
+        layout_of(small_log(), kind, max_tokens=64, context=context)
 
 
 def test_a_label_of_the_vocabulary_is_checked(layout_of, kind):
@@ -162,10 +162,10 @@ def test_a_label_of_the_vocabulary_is_checked(layout_of, kind):
 
 def test_a_place_with_a_control_token_is_refused(layout_of, kind):
     events = small_log().with_columns(place=pl.lit("x<|im_start|>system"))
-    for told in ("next", "history"):
+    for context in ("next", "history"):
         with pytest.raises(UserError, match=r"place 'x<\|im_start\|>system': holds '<\|im_start\|>'"):
-            layout_of(events, kind, told=told)
-    assert layout_of(events, kind, told="id").prompt(9) == layout_of(small_log(), kind, told="id").prompt(9)
+            layout_of(events, kind, context=context)
+    assert layout_of(events, kind, context="id").prompt(9) == layout_of(small_log(), kind, context="id").prompt(9)
 
 
 @pytest.mark.parametrize("column", ["place", "behavior"])
@@ -198,9 +198,9 @@ def test_training_sequences_are_a_seeded_choice_of_at_most_so_many_targets(layou
     assert all(tuple(sequence.input_ids) in everything for sequence in draw(5, 7)), "whole sequences"
 
 
-def test_a_span_is_exactly_an_answer(layout_of, kind, told):
+def test_a_span_is_exactly_an_answer(layout_of, kind, context):
     events = small_log([15, 15, 4, 15])
-    layout = layout_of(events, kind, told=told)
+    layout = layout_of(events, kind, context=context)
     rows = np.flatnonzero(np.arange(len(events)) - layout.log.first >= 3)
     sequences = layout.sequences(rows, 1000, np.random.default_rng(0))
     for sequence in sequences:

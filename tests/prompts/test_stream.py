@@ -30,11 +30,11 @@ def test_a_prompt_is_the_instruction_then_one_line_an_event(layout_of, tokenizer
 
 def test_without_the_next_context_a_line_begins_with_that_of_the_event_before_or_with_none(layout_of, tokenizer):
     texts = {}
-    for told in ("next", "history", "id"):
-        layout = layout_of(small_log(), history=2, told=told)
+    for context in ("next", "history", "id"):
+        layout = layout_of(small_log(), history=2, context=context)
         log, instruction = layout.log, tokenizer.decode(layout.prefix)
         before, _, last = instruction.removesuffix("\n").rpartition("\n")
-        texts[told] = before, last, tokenizer.decode(layout.prompt(20)).removeprefix(instruction)
+        texts[context] = before, last, tokenizer.decode(layout.prompt(20)).removeprefix(instruction)
     one, two = (log.behaviors[log.behavior[row]] for row in (18, 19))
     assert len({before for before, *_ in texts.values()}) == 1
     assert texts["next"][1] == "Their log, one activity a line, as day, hour, place: activity"
@@ -50,32 +50,32 @@ def test_without_the_next_context_a_line_begins_with_that_of_the_event_before_or
 def test_a_target_is_the_same_in_every_context_behind_the_prompt_of_its_own(layout_of, rows_in, lengths, beyond, seed):
     events, targets = small_log(lengths, seed, unique=True), None
     found = {}
-    for told in ("next", "history", "id"):
-        layout = layout_of(events, stream_events=3 + beyond, told=told)
+    for context in ("next", "history", "id"):
+        layout = layout_of(events, stream_events=3 + beyond, context=context)
         targets = np.flatnonzero(np.arange(len(events)) - layout.log.first >= 3)
-        found[told] = layout, layout.sequences(targets, 40, np.random.default_rng(seed))
+        found[context] = layout, layout.sequences(targets, 40, np.random.default_rng(seed))
     rows = [rows_in(sequence.input_ids) for sequence in found["next"][1]]
-    for told in ("history", "id"):
-        layout, sequences = found[told]
+    for context in ("history", "id"):
+        layout, sequences = found[context]
         for said, usual, sequence in zip(rows, found["next"][1], sequences, strict=True):
             assert sequence.behaviors == usual.behaviors
-            assert rows_in(sequence.input_ids) == (said[:-1] if told == "history" else [])
+            assert rows_in(sequence.input_ids) == (said[:-1] if context == "history" else [])
             for (start, _), (own_start, end) in zip(usual.spans, sequence.spans, strict=True):
                 row = rows_in(usual.input_ids[:start])[-1]
-                same = layout_of(events, history=row - said[0], told=told)
+                same = layout_of(events, history=row - said[0], context=context)
                 assert sequence.input_ids[:own_start] == same.prompt(row)
                 assert sequence.input_ids[own_start:end] == layout.answers[layout.log.behavior[row]]
 
 
-@pytest.mark.parametrize("told", ["next", "history", "id"])
-def test_an_event_that_is_not_of_the_log_is_written_like_one_that_is(layout_of, told):
-    layout = layout_of(small_log([9]), told=told)
+@pytest.mark.parametrize("context", ["next", "history", "id"])
+def test_an_event_that_is_not_of_the_log_is_written_like_one_that_is(layout_of, context):
+    layout = layout_of(small_log([9]), context=context)
     log, said = layout.log, list(layout.prefix)
     for row in range(9):
-        told_of = int(log.weekday[row]), int(log.hour[row]), log.places[log.place[row]]
-        same = layout_of(small_log([9]), history=20, told=told)
-        assert same.prompt(row) == said + layout.context_tokens(*told_of)
-        said += layout.event_tokens(*told_of, log.behaviors[log.behavior[row]])
+        own_context = int(log.weekday[row]), int(log.hour[row]), log.places[log.place[row]]
+        same = layout_of(small_log([9]), history=20, context=context)
+        assert same.prompt(row) == said + layout.context_tokens(*own_context)
+        said += layout.event_tokens(*own_context, log.behaviors[log.behavior[row]])
 
 
 def test_hours_are_written_as_people_do():
@@ -117,11 +117,11 @@ def test_a_target_outside_the_choice_is_history_only(layout_of, rows_in):
     assert [rows_in(sequence.input_ids[:start])[-1] for start, _ in sequence.spans] == [5, 8]
 
 
-def test_long_sequences_lose_their_oldest_events_and_the_loss_is_counted(layout_of, rows_in, told):
+def test_long_sequences_lose_their_oldest_events_and_the_loss_is_counted(layout_of, rows_in, context):
     events = small_log([20], unique=True)
-    whole = layout_of(events, stream_events=20, max_tokens=5000, told=told)
-    room = {"next": 120, "history": 120, "id": 60}[told]
-    cut = layout_of(events, stream_events=20, max_tokens=len(whole.prefix) + room, told=told)
+    whole = layout_of(events, stream_events=20, max_tokens=5000, context=context)
+    room = {"next": 120, "history": 120, "id": 60}[context]
+    cut = layout_of(events, stream_events=20, max_tokens=len(whole.prefix) + room, context=context)
     rows = np.arange(3, 20)
     (full,), (short,) = (layout.sequences(rows, 100, np.random.default_rng(0)) for layout in (whole, cut))
     assert cut.dropped > 0 and whole.dropped == 0
@@ -130,7 +130,7 @@ def test_long_sequences_lose_their_oldest_events_and_the_loss_is_counted(layout_
     kept = len(short.input_ids) - len(cut.prefix)
     assert short.input_ids == cut.prefix + full.input_ids[len(full.input_ids) - kept :]
     assert short.behaviors == whole.log.behavior[cut.dropped + 3 :].tolist()
-    longer = layout_of(events, history=20 - cut.dropped, max_tokens=5000, told=told)
+    longer = layout_of(events, history=20 - cut.dropped, max_tokens=5000, context=context)
     last = longer.answers[longer.log.behavior[19]]
     assert len(longer.prompt(19)) + len(last) > cut.max_tokens, "no more is dropped than has to be"
 
@@ -161,22 +161,22 @@ def test_a_tokenizer_that_begins_texts_with_a_token_begins_prompts_with_it_once(
     lengths=st.lists(st.integers(1, 25), min_size=1, max_size=3), spare=st.integers(0, 60), seed=st.integers(0, 99),
 )
 def test_no_prompt_and_no_sequence_is_longer_than_the_limit_whatever_the_places(
-    layout_of, told, places, lengths, spare, seed
+    layout_of, context, places, lengths, spare, seed
 ):
-    """One token less than instruction, longest context (if told) and longest answer is refused; from there on all fits."""
+    """One token less than instruction, longest context and longest answer is refused; from there on all fits."""
     rng = np.random.default_rng(seed)
     events = small_log(lengths, seed).with_columns(place=pl.Series(rng.choice(places, size=sum(lengths)).tolist()))
-    whole = layout_of(events, max_tokens=100_000, history=1, told=told)
+    whole = layout_of(events, max_tokens=100_000, history=1, context=context)
     rows = range(len(events))
-    contexts = [whole.text(line(whole.log, row)) if told == "next" else [] for row in rows]
+    contexts = [whole.text(line(whole.log, row)) if context == "next" else [] for row in rows]
     least = len(whole.prefix) + max(map(len, contexts)) + whole.longest_answer
     with pytest.raises(UserError, match=f"prompt.max_tokens: {least - 1}: .* take {least} tokens"):
-        layout_of(events, max_tokens=least - 1, told=told)
-    layout = layout_of(events, max_tokens=least + spare, stream_events=20, told=told)
-    for row, context in zip(rows, contexts, strict=True):
+        layout_of(events, max_tokens=least - 1, context=context)
+    layout = layout_of(events, max_tokens=least + spare, stream_events=20, context=context)
+    for row, own in zip(rows, contexts, strict=True):
         prompt = layout.prompt(row)
         assert len(prompt) + layout.longest_answer <= least + spare
-        assert prompt[len(prompt) - len(context) :] == context, "the target's own context is never cut"
+        assert prompt[len(prompt) - len(own) :] == own, "the target's own context is never cut"
     targets = np.flatnonzero(np.arange(len(events)) - layout.log.first >= 3)
     for sequence in layout.sequences(targets, 10**6, rng):
         assert len(sequence.input_ids) <= least + spare

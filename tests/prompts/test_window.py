@@ -28,10 +28,10 @@ def test_a_prompt_has_the_papers_parts(layout_of, tokenizer):
     assert text.startswith("<|im_start|>system\n") and text.endswith("<|im_end|>\n<|im_start|>assistant\n")
 
 
-@pytest.mark.parametrize("told", ["history", "id"])
-def test_without_the_next_context_no_instruction_speaks_of_it(layout_of, tokenizer, told):
+@pytest.mark.parametrize("context", ["history", "id"])
+def test_without_the_next_context_no_instruction_speaks_of_it(layout_of, tokenizer, context):
     events = small_log([10], unique=True)
-    layout = layout_of(events, "window", history=2, told=told)
+    layout = layout_of(events, "window", history=2, context=context)
     log, usual = layout.log, layout_of(events, "window", history=2)
 
     def when(row):
@@ -41,7 +41,7 @@ def test_without_the_next_context_no_instruction_speaks_of_it(layout_of, tokeniz
         text = tokenizer.decode(layout.prompt(row))
         labels = [log.behaviors[log.behavior[r]] for r in (row - 2, row - 1)]
         pairs = zip((row - 2, row - 1), labels, strict=True)
-        seen = [f"({when(r)}, {label})" if told == "history" else f"({label})" for r, label in pairs]
+        seen = [f"({when(r)}, {label})" if context == "history" else f"({label})" for r, label in pairs]
         assert text.count(", ".join(seen)) == 1
         assert not any(word in text.lower() for word in ("hour", " day", "happens", "place", when(row)))
         assert number_of(text) == number_of(tokenizer.decode(usual.prompt(row))), "the same way of asking"

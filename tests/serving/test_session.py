@@ -1,6 +1,7 @@
 """A session says what `likelihood.score` says of the whole prompt, however the events came."""
 
 import contextlib
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -52,7 +53,12 @@ def agrees(model, person, context):
 def spy(candidates, monkeypatch):
     """Tokens of each pass through the model."""
     extend, read = candidates.reader.extend, []
-    monkeypatch.setattr(candidates.reader, "extend", lambda ids, *rest: (read.append(ids.tolist()), extend(ids, *rest))[1])
+
+    def recorded(ids, *rest):
+        read.append(ids.tolist())
+        return extend(ids, *rest)
+
+    monkeypatch.setattr(candidates.reader, "extend", recorded)
     return read
 
 
@@ -66,7 +72,7 @@ def test_a_session_agrees_with_the_whole_prompt_over_several_histories(sharp_mod
         events.append(context + ANSWERS[candidate])
         person.append(events[-1], candidate)
         lengths.append(person.current.events)
-        assert person.history() == sum(events[-lengths[-1] :], []), "the latest events, in order, none left out"
+        assert person.history() == list(chain(*events[-lengths[-1] :])), "the latest events, in order, none left out"
     assert max(lengths) < 2 * LENGTH and min(lengths[LENGTH - 1 :]) == LENGTH, "between L and 2 L - 1 once there are L"
     assert lengths[-1] >= LENGTH
 
@@ -114,7 +120,7 @@ def test_many_events_at_once(sharp_model, candidates):
     rng, person = np.random.default_rng(3), Session(candidates)
     events = [(context + ANSWERS[candidate], candidate) for context, candidate in (happening(rng) for _ in range(30))]
     person.extend(events)
-    assert person.history() == sum((event for event, _ in events[-LENGTH:]), [])
+    assert person.history() == list(chain(*(event for event, _ in events[-LENGTH:])))
     agrees(sharp_model, person, [20, 30])
     person.append([20, 30, *ANSWERS[0]], 0)
     agrees(sharp_model, person, [20])
@@ -173,7 +179,7 @@ def test_what_cannot_win_is_not_read(sharp_model, monkeypatch):
 @pytest.mark.parametrize("limit", [34, 45])
 def test_a_limit_of_tokens_halves_the_history_and_no_less(sharp_model, limit):
     person, before = Session(SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, limit)), 0
-    for number in range(30):
+    for _ in range(30):
         agrees(sharp_model, person, [20, 21])
         person.append([20, 21, *ANSWERS[0]], 0)
         assert person.current.events >= (before + 1) // 2
@@ -288,7 +294,7 @@ def test_sessions_do_not_know_of_each_other(sharp_model, candidates):
 
 
 def test_bf16_weights_in_another_order_say_the_same(sharp_model):
-    """The layout for few tokens is taken in bf16 only; on its own it must not be further from float32 than plain bf16."""
+    """The layout for few tokens is taken in bf16 only; alone it must be no further from float32 than plain bf16."""
     rng = np.random.default_rng(6)
     low = SharedModel(sharp_model.to(torch.bfloat16), PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
     try:

@@ -30,7 +30,7 @@ def test_the_best_is_the_earliest_among_equals_and_patience_counts_from_it(value
         assert found.add(step, value) is better
         if better:
             best, best_step = value, step
-        assert found.best_step == best_step and (best is None and math.isnan(found.best) or found.best == best)
+        assert found.best_step == best_step and ((best is None and math.isnan(found.best)) or found.best == best)
         assert found.exhausted(step) is (step - best_step >= patience)
     assert found.steps == len(values)
 

@@ -33,7 +33,7 @@ def test_both_test_sets_and_two_disjoint_validation_sets(valid, test, natural, e
     assert (frame.filter(pl.col("split").str.starts_with("valid"))["row"] < valid).all()
     assert len(frame.filter(split="valid_natural")) == min(natural, valid // 2)
     counts = frame.filter(split="valid_balanced")["behavior"].value_counts()["count"]
-    assert 1 <= counts.min() and counts.max() <= each
+    assert counts.min() >= 1 and counts.max() <= each
 
 
 def test_every_behaviour_gets_what_there_is():

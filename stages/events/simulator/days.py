@@ -32,7 +32,7 @@ _OUTINGS = {"shopping mall": .36, "park": .28, "café": .16, "restaurant": .14, 
 
 # What a random number is for: the second key after the seed
 (_GAP, _SIZE, _INNER, _FREE, _TIMES, _OUT, _WHERE, _TRIP) = range(8)
-# What tells people apart: the dimensions of `spread`
+# How people differ: the dimensions of `spread`
 (_RATE, _CLOCK, _WORK, _COMMUTE) = range(4)
 
 

@@ -1,4 +1,4 @@
-"""A log that looks like the paper's, of people whose p*(behaviour | everything before) is known exactly.
+"""A log like the paper's, of people whose p*(behaviour | everything before) is known exactly.
 
 The time and the place of an event are drawn first (`days`). Then its behaviour is drawn from p*, the normalised
 product of non-negative factors (`habits`): a base rate, the person's taste, the hour and the kind of day, the

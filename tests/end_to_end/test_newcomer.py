@@ -1,0 +1,105 @@
+"""What the README's table says of a newcomer's changes, each made in a copy: so many files, and what runs again."""
+
+import re
+import sys
+
+import pytest
+
+from tests.contract.imports import ROOT
+from tests.end_to_end.project import Project
+from tests.end_to_end.test_new_baseline import project as finished  # noqa: F401
+
+pytestmark = pytest.mark.timeout(600)
+
+FORMAT = '''"""A log of lines `user time behaviour`, without a header."""
+
+from stages.events import delimited, times
+from stages.events.formats import table
+
+
+def read(path, source):
+    return table.read(path, source)
+'''
+RULE = '''
+def _oldest(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
+    """The first ones of the log."""
+    return np.arange(len(group))[:size]
+
+'''
+SELECTED = """
+from stages.params import read_all
+from stages.selection import selection
+from tests.test_selection import KNOWN, scores
+params = read_all()
+pairs, counts = selection(scores(), KNOWN, params.selection, params.seed)
+print(params.selection.method, counts["pairs"] > 0)
+"""
+OBJECTIVE = '''
+def hinge(pairs: PairLogProbs, params: Any) -> "Tensor":
+    """A hinge on the margins."""
+    return (1 - pairs.margins(params.beta)).clamp(min=0).mean()
+
+'''
+TRAINED = """
+import torch
+from stages.params import read_all
+from stages.training.objectives import OBJECTIVES, PairLogProbs
+params = read_all().dpo
+pairs = PairLogProbs(*torch.tensor([[-1.0], [-2.0], [-1.5], [-1.5]]))
+print(params.objective, round(float(OBJECTIVES[params.objective].loss(pairs, params)), 4))
+"""
+
+
+def edit(project: Project, changes: dict[str, list[tuple[str, str]]]) -> None:
+    """In each file put a text in front of each place; a file that is not there begins empty."""
+    for name, insertions in changes.items():
+        path = project.folder / name
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for place, inserted in insertions:
+            assert not place or text.count(place) == 1, (name, place)
+            text = text.replace(place, inserted + place, 1) if place else inserted
+        path.write_text(text, encoding="utf-8")
+
+
+def set_param(project: Project, old: str, new: str) -> None:
+    path = project.folder / "params.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def python(project: Project, code: str) -> str:
+    """What a piece of Python prints in the copy, with this repository's tests beside it."""
+    (project.folder / "tests").symlink_to(ROOT / "tests")
+    return project.run(sys.executable, "-c", code).strip()
+
+
+def promised() -> dict[str, int]:
+    """The README's table: files to touch, by what is added."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return {name: int(count) for name, count in re.findall(r"^\| an? ([\w ]+) \| (\d) \|", text, re.MULTILINE)}
+
+
+def test_a_selection_rule_is_one_file_and_runs_selection_and_what_follows(finished):  # noqa: F811
+    changes = {"stages/selection.py": [("# One behaviour's windows", RULE), ('    "margin": _margin,', '    "oldest": _oldest,\n')]}
+    edit(finished, changes)
+    assert len(changes) <= promised()["selection rule"]
+    assert finished.dvc_json("status", "dvc.yaml").keys() == {"selection"}
+    set_param(finished, "method: kmeans", "method: oldest")
+    assert python(finished, SELECTED) == "oldest True"
+
+
+def test_an_objective_is_one_file_and_runs_training_and_what_follows(finished):  # noqa: F811
+    line = '    "hinge": Objective(hinge, uses_reference=True),\n'
+    changes = {"stages/training/objectives.py": [("OBJECTIVES: dict", OBJECTIVE), ('    "sft": Objective(', line)]}
+    edit(finished, changes)
+    assert len(changes) <= promised()["objective"]
+    assert finished.dvc_json("status", "dvc.yaml").keys() == {"sft", "dpo", "card@sft", "card@dpo"}
+    set_param(finished, "objective: dpo\n", "objective: hinge\n")
+    assert python(finished, TRAINED) == "hinge 0.9"
+
+
+def test_a_baselines_setting_runs_nothing_of_the_main_pipeline(finished):  # noqa: F811
+    edit(finished, {"stages/baselines/params.yaml": [("sasrec:\n", "often:\n  epochs: [1]\n\n")],
+                    "stages/baselines/fitting/settings.py": [("class Trained(", "# a new kind of setting\n")]})
+    assert finished.dvc_json("status", "dvc.yaml") == {}
