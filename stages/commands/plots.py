@@ -8,7 +8,6 @@
 templates are those of DVC's own command.
 """
 
-import argparse
 import json
 import re
 import subprocess
@@ -52,8 +51,7 @@ def plots(revisions: Sequence[str] = (), targets: Sequence[str] = (), root: Path
 
 
 def main() -> None:
-    parser = arguments(argparse.ArgumentParser(prog="python -m stages.plots", description=__doc__,
-                                               formatter_class=argparse.RawDescriptionHelpFormatter), "plots.html")
+    parser = arguments("plots", __doc__, "plots.html")
     parser.add_argument("targets", nargs="*", help="files or names of plots in dvc.yaml (default: all)")
     parser.add_argument("--rev", nargs="+", default=[], metavar="REVISION", help="Git revisions to compare")
     args = parser.parse_args()

@@ -53,8 +53,7 @@ def values(inputs: Inputs, at: Commit, with_examples: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = arguments(argparse.ArgumentParser(prog="python -m stages.report", description=__doc__,
-                                               formatter_class=argparse.RawDescriptionHelpFormatter), "report.html")
+    parser = arguments("report", __doc__, "report.html")
     parser.add_argument("--examples", action=argparse.BooleanOptionalAction,
                         help="show a few test windows (default: only of a simulated log)")
     for name, default in vars(Paths()).items():

@@ -114,7 +114,7 @@ def parse_yaml(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
 
 
-def checked(content: Any, kind: type[Sections], path: Path, *above: str) -> Sections:
+def checked(content: Any, kind: type[Sections], path: Path | str, *above: str) -> Sections:
     """`content`, which stands under the keys `above` in the file `path`, as a section.
 
     Raises:

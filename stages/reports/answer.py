@@ -23,7 +23,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What this run says, of its own rows only.
+    """What this run says, of its own models and baselines only.
 
     Attributes:
         chosen: the model that is best by mean accuracy over behaviours on validation windows; None where fewer than

@@ -1,4 +1,4 @@
-"""One row less another on the same windows, each under its own decision, with the interval of that difference."""
+"""One model or baseline less another on the same windows, each as it decides, with that difference's interval."""
 
 import math
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ PAIRS = tuple(((first, decision), (second, decision)) for decision in DECISIONS 
 _SLACK = 2e-5  # between a difference of metrics, written with six digits, and the one measured again
 
 Option = tuple[str, str]
-"""A row and its decision."""
+"""A model or baseline, and its decision."""
 
 
 class Difference(Estimate):
@@ -59,16 +59,17 @@ def _difference(
     inputs: Inputs, first: Option, second: Option, frames: dict[Option, pl.DataFrame]
 ) -> dict[str, Difference]:
     made = difference(frames[first], frames[second], inputs.events, inputs.vocabulary, inputs.params.evaluate,
-                         inputs.params.data_seed)
+                      inputs.params.data_seed)
     found = {}
     for name, value in ((f"{split}.{key}", value) for split, values in made.items() for key, value in values.items()):
         if value["difference"] is None:
             continue
-        sides = [inputs.metric(*option, name).value for option in (first, second)]
-        if None not in sides and not math.isclose(sides[0] - sides[1], value["difference"], abs_tol=_SLACK):
+        ours, theirs = (inputs.metric(*option, name).value for option in (first, second))
+        written = None if ours is None or theirs is None else ours - theirs
+        if written is not None and not math.isclose(written, value["difference"], abs_tol=_SLACK):
             raise UserError(
                 f"the predictions of {first[0]} and {second[0]} are not those that the metrics are of ({name}: "
-                f"{value['difference']:.4f} against {sides[0] - sides[1]:.4f}); run `dvc repro`, or `dvc checkout`"
+                f"{value['difference']:.4f} against {written:.4f}); run `dvc repro`, or `dvc checkout`"
             )
         found[name] = Difference(value["difference"], value["low"], value["high"])
     return found

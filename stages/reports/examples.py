@@ -15,7 +15,7 @@ GROUPS = ("head", "medium", "tail")
 SHOWN_EVENTS = 4
 TOP = 3
 
-_STREAM = 11  # tells this choice from the others of the same seed
+_STREAM = 11  # of this choice among those of the same seed
 
 
 @dataclass(frozen=True)

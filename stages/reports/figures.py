@@ -1,4 +1,4 @@
-"""The plots' data and the numbers of their captions: what comes out for each row and behaviour, and the training."""
+"""The plots' data and the numbers of their captions: results by model and by behaviour, and the training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from stages.reports.labels import DECISION, METRIC, capitalised, row_names
 MOST_NAMED = 60
 """Behaviours that a figure names, at most."""
 
-_WEIGHED = ("balanced.overall", "natural.rec_w")  # by the verdict
+_COMPARED = ("balanced.overall", "natural.rec_w")  # by the verdict
 
 
 def figures(inputs: Inputs, verdict: Verdict) -> dict[str, Picture]:
@@ -33,12 +33,12 @@ def figures(inputs: Inputs, verdict: Verdict) -> dict[str, Picture]:
 
 
 def rows(inputs: Inputs, verdict: Verdict) -> Picture:
-    """Every row, plain and adjusted, in the two metrics that the verdict weighs up."""
+    """Every model and baseline, plain and adjusted, in the two metrics of the verdict."""
     names = row_names(inputs)
     points = [
         {"row": capitalised(names[row]), "decision": DECISION[decision], "metric": METRIC[metric], "place": place,
          "chosen": (row, decision) == verdict.chosen, **vars(inputs.metric(row, decision, metric))}
-        for place, metric in enumerate(_WEIGHED) for row in ROWS if row in inputs.metrics for decision in DECISIONS
+        for place, metric in enumerate(_COMPARED) for row in ROWS if row in inputs.metrics for decision in DECISIONS
     ]
     return Picture("rows", _spec(inputs, "rows", points, "All rows of this run"), least_width=620)
 
@@ -82,7 +82,7 @@ def behaviors(inputs: Inputs) -> Picture | None:
     found = _of_models(inputs, "behaviors")
     if not found:
         return None
-    shown = [model for model in ("base", "dpo") if model in found] or [next(iter(found))]
+    shown = [model for model in found if model in ("base", "dpo")] or [*found][:1]
     frame, half, names = found[shown[-1]], MOST_NAMED // 2, row_names(inputs)
     left = max(0, frame.height - MOST_NAMED)
     kept = pl.concat([frame.head(half), frame.tail(half)]) if left else frame
@@ -98,7 +98,7 @@ def behaviors(inputs: Inputs) -> Picture | None:
 
 
 def confusion(inputs: Inputs, frame: pl.DataFrame) -> Picture | None:
-    """What was predicted for what, on the balanced test set, of the row furthest along."""
+    """What the model furthest along predicts for what, on the balanced test set."""
     behaviors = inputs.plots[f"{inputs.model}/behaviors"].height
     order = inputs.plots[f"{inputs.model}/behaviors"]["behavior"].to_list()[:MOST_NAMED]
     points = _named(frame.filter(pl.all_horizontal(pl.col("actual", "predicted").is_in(order))),

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from stages.common import tables
-from stages.common.params import read_yaml
 from stages.common.errors import UserError
 from stages.common.files import read_json
+from stages.common.params import read_yaml
 from stages.params import Params, read_all
 from stages.studies.compare import Estimate, Summary
 from stages.studies.definitions import MODELS, predictions_file
@@ -50,7 +50,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything the report shows. Tables and counts that do not exist are absent from their dict, or None.
+    """Everything the report shows. Tables and counts that do not exist are absent from their dict, or empty.
 
     Attributes:
         metrics: all of each row, in the order of `ROWS`.
@@ -59,7 +59,7 @@ class Inputs:
         plots: the tables behind the plots, by `PLOTS`.
         studies: what `stages.study` wrote, with the `summary` read, and its `source.format` as `log` where it is known.
         ran_with: params as dvc.lock has them, by key; empty without a lock.
-        base: what `models/base/base.json` says.
+        base: what `models/base/base.json` says; None without it.
     """
 
     params: Params
@@ -67,8 +67,8 @@ class Inputs:
     counts: dict[str, dict[str, Any]]
     history: dict[str, pl.DataFrame]
     plots: dict[str, pl.DataFrame]
-    events: pl.DataFrame | None
-    vocabulary: pl.DataFrame | None
+    events: pl.DataFrame
+    vocabulary: pl.DataFrame
     predictions: dict[str, pl.DataFrame]
     studies: list[dict[str, Any]]
     ran_with: dict[str, Any]
@@ -80,14 +80,18 @@ class Inputs:
         return self.counts["ingest"]["format"] == "simulated"
 
     @cached_property
+    def now(self) -> dict[str, Any]:
+        """Params of params.yaml by dotted key."""
+        return flat(self.params.model_dump(by_alias=True))
+
+    @property
     def used(self) -> dict[str, Any]:
         """The values that the pipeline last ran with, else those of params.yaml, by dotted key."""
-        now = flat(self.params.model_dump(by_alias=True))
-        return now | {key: value for key, value in self.ran_with.items() if key in now}
+        return self.now | {key: value for key, value in self.ran_with.items() if key in self.now}
 
     @property
     def model(self) -> str:
-        """The row furthest along the pipeline: the DPO model where there is one."""
+        """The model furthest along the pipeline: the DPO model where there is one."""
         return next(name for name in reversed(MODELS) if name in self.metrics)
 
     def metric(self, row: str, decision: str, name: str) -> Estimate:
@@ -115,7 +119,7 @@ def read_inputs(paths: Paths) -> Inputs:
         params=read_all(paths.params), metrics=metrics, counts=counts,
         history={stage: frame for stage, frame in history.items() if frame is not None and "step" in frame.columns},
         plots={name: frame for name, frame in plots.items() if frame is not None and frame.height},
-        **{name: tables.read(name, path) if complete else None for name, path in read.items()},
+        **{name: tables.read(name, path) if complete else pl.DataFrame() for name, path in read.items()},
         predictions={n: tables.read("predictions", path) for n, path in predictions.items()} if complete else {},
         studies=_studies(paths.find(STUDIES), counts["ingest"]["format"] == "simulated"),
         ran_with=_locked(paths.lock), base=_json(base) if base.exists() else None,
@@ -151,7 +155,7 @@ def _metrics(paths: Paths) -> dict[str, dict[str, Any]]:
         raise UserError(f"{folder}: no metrics of a model there; run `dvc repro`, or `dvc repro evaluate@base` for one")
     ceiling = found.pop("oracle_adjusted", None)
     for name, values in found.items():
-        if missing := [key for key in _NEEDED if not isinstance(values, dict) or key not in values]:
+        if missing := [key for key in _NEEDED if key not in values]:
             raise UserError(f"{folder}: the metrics of {name} have no {', '.join(missing)}: they were made by an "
                             "earlier version; run `dvc repro`")
     if ceiling:  # its probabilities are adjusted already, with τ = 1
@@ -200,10 +204,8 @@ def _locked(path: Path) -> dict[str, Any]:
     return {key: value for params in given for key, value in flat(params).items()}
 
 
-def flat(params: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat(params: Mapping[str, Any]) -> dict[str, Any]:
     """Nested params by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in params.items():
-        name = f"{above}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found
+    parts = [{f"{key}.{inner}": each for inner, each in flat(value).items()} if isinstance(value, Mapping)
+             else {key: value} for key, value in params.items()]
+    return {key: value for part in parts for key, value in part.items()}

@@ -1,4 +1,4 @@
-"""How rows, metrics and numbers read on the page: the one place for their names."""
+"""How models, baselines, metrics and numbers read on the page: the one place for their names."""
 
 from stages.metrics.registry import METRICS
 from stages.reports.inputs import Inputs

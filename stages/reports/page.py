@@ -33,8 +33,10 @@ def render(template: str, **values: Any) -> str:
     return made.get_template(template).render(colours=COLOURS, **values)
 
 
-def arguments(parser: argparse.ArgumentParser, page: str) -> argparse.ArgumentParser:
-    """The options that `write` wants."""
+def arguments(command: str, description: str | None, page: str) -> argparse.ArgumentParser:
+    """A command's parser, with the options that `write` wants."""
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{command}", description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(page), help="the page (default: %(default)s)")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write the plots there as PNG too")
     return parser

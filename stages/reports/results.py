@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
-from stages.metrics.registry import LOWER_IS_BETTER
-from stages.reports.inputs import Inputs, flat
+from stages.reports.inputs import Inputs
 from stages.studies.compare import Summary
+from stages.studies.table import best
 from stages.studies.view import public
 
 Column = tuple[str, str]
@@ -39,12 +39,8 @@ def columns(inputs: Inputs) -> dict[str, list[Column]]:
 
 def best_rows(inputs: Inputs, column: Column) -> set[str]:
     """The rows that are best as printed, the oracle left out; none where there is only one."""
-    known = {row: round(value, 3) for row in inputs.metrics
-             if row != "oracle" and (value := inputs.metric(row, *column).value) is not None}
-    if len(known) < 2:
-        return set()
-    best = (min if column[1] in LOWER_IS_BETTER else max)(known.values())
-    return {row for row, value in known.items() if value == best}
+    rows = [row for row in inputs.metrics if row != "oracle"]
+    return {rows[place] for place in best([inputs.metric(row, *column).value for row in rows], column[1])}
 
 
 def in_paper(summary: Summary, metric: str) -> bool:
@@ -75,10 +71,5 @@ def model_card(inputs: Inputs) -> dict[str, Any]:
         used["model.name"] = PurePath(used["model.name"]).name
     params = {key: value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
               for key, value in used.items()}
-    return {"base": base, "params": params, "changed": changed(inputs)}
-
-
-def changed(inputs: Inputs) -> list[str]:
-    """Keys of params.yaml that differ from those the pipeline last ran with."""
-    now = flat(inputs.params.model_dump(by_alias=True))
-    return [key for key, value in inputs.ran_with.items() if now.get(key, value) != value]
+    changed = [key for key, value in inputs.ran_with.items() if inputs.now.get(key, value) != value]
+    return {"base": base, "params": params, "changed": changed}

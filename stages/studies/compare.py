@@ -24,6 +24,9 @@ from stages.metrics.sums import UserSums
 from stages.studies.permutation import holm, paired_test, random_signs
 from stages.studies.repetitions import Groups, Prepared, RowResult, Vocabularies, check, prepare
 
+LEVEL = 0.95
+"""Of the intervals."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -33,18 +36,14 @@ class Comparison:
         metrics: names such as `natural.rec_w` and `balanced.tail`, or `balanced.<one of groups>`.
         groups: further groups of behaviours, masks over the vocabulary `(V,)`.
         resamples: of the bootstrap; 0 leaves the intervals null.
-        level: of the intervals.
         resample_repetitions: whether repetitions are drawn too.
-        bins: of the calibration error.
         flips: random swaps of the paired test, where there are too many users to try all.
     """
 
     metrics: Sequence[str]
     groups: Groups | None = None
     resamples: int = 2000
-    level: float = 0.95
     resample_repetitions: bool = True
-    bins: int = 10
     flips: int = 10_000
 
 
@@ -122,7 +121,8 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Nested dicts and lists that JSON knows; what could not be measured is null."""
-        return json.loads(json.dumps(_without_nan(asdict(self)), allow_nan=False))
+        text = json.dumps(asdict(self), default=lambda value: value.tolist())  # of NumPy
+        return json.loads(text, parse_constant=lambda name: None)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Summary":
@@ -144,24 +144,24 @@ def summarise(
             repetition; a metric is unknown; see `repetitions.check` and `prepare`.
     """
     check(rows, vocabulary, reference, comparison.metrics, comparison.groups)
-    data = prepare(rows, vocabulary, comparison.groups, comparison.bins)
+    data = prepare(rows, vocabulary, comparison.groups)
     users, repetitions = _draws(data, comparison, rng)
     signs = random_signs(comparison.flips, data.users, rng)
     cube = {name: _cube(sums, data.numbers, users, comparison.metrics) for name, sums in data.sums.items()}
     measured: dict[str, dict[str, Measured]] = {row.name: {} for row in rows}
     for column, metric in enumerate(comparison.metrics):
         values = {name: numbers[:, :, column] for name, numbers in cube.items()}
-        differences = _differences(metric, values, data, reference, repetitions, signs, comparison.level)
+        differences = _differences(metric, values, data, reference, repetitions, signs)
         for row in rows:
             number = [data.numbers.index(repetition) for repetition in sorted(data.sums[row.name])]
             measured[row.name][metric] = Measured(
-                mean=Estimate(**_estimate(_combined(values[row.name], repetitions), comparison.level)),
+                mean=Estimate(**_estimate(_combined(values[row.name], repetitions))),
                 by_repetition=[_or_null(value) for value in values[row.name][number, 0]],
                 difference=differences.get(row.name),
                 paper=(row.paper or {}).get(metric),
             )
     return Summary(
-        reference, list(comparison.metrics), comparison.level, comparison.resamples, comparison.resample_repetitions,
+        reference, list(comparison.metrics), LEVEL, comparison.resamples, comparison.resample_repetitions,
         comparison.flips, data.numbers, data.users, data.windows,
         [RowSummary(row.name, row.label or row.name, [each.number for each in ordered],
                     [dict(each.facts) for each in ordered], measured[row.name])
@@ -202,15 +202,15 @@ def _combined(values: np.ndarray, repetitions: np.ndarray) -> np.ndarray:
     return ratio((np.where(there, values, 0) * repetitions.T).sum(axis=0), (there * repetitions.T).sum(axis=0))
 
 
-def _estimate(values: np.ndarray, level: float) -> dict[str, float | None]:
+def _estimate(values: np.ndarray) -> dict[str, float | None]:
     """The value in the sample, which is the first of `values` `(1 + R,)`, and the interval of the others."""
-    bounds = interval(values[1:], level)
+    bounds = interval(values[1:], LEVEL)
     return {"value": _or_null(values[0]), "low": _or_null(bounds["low"]), "high": _or_null(bounds["high"])}
 
 
 def _differences(
     metric: str, values: Mapping[str, np.ndarray], data: Prepared, reference: str, repetitions: np.ndarray,
-    signs: np.ndarray, level: float,
+    signs: np.ndarray,
 ) -> dict[str, Difference]:
     """Each other row's difference from the reference in one metric; `values` are `(S, 1 + R)` by row."""
     base, found = data.sums[reference], {}
@@ -219,7 +219,7 @@ def _differences(
             continue
         both = values[name] - values[reference]
         beside = np.where(np.isfinite(both), values[reference], np.nan)
-        estimate = _estimate(_combined(both, repetitions), level)
+        estimate = _estimate(_combined(both, repetitions))
         relative = ratio(_combined(both[:, :1], repetitions[:1]), _combined(beside[:, :1], repetitions[:1]))
         pairs = [(sums[number], base[number]) for number in data.numbers if number in sums and number in base]
         found[name] = Difference(
@@ -227,16 +227,6 @@ def _differences(
         )
     corrected = holm([difference.p for difference in found.values()])
     return {name: replace(difference, p_holm=p) for (name, difference), p in zip(found.items(), corrected, strict=True)}
-
-
-def _without_nan(value: Any) -> Any:
-    """Numbers of NumPy become plain ones and what is not finite None, in dicts and lists."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_without_nan(part) for part in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _or_null(value: float) -> float | None:

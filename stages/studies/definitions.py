@@ -1,6 +1,5 @@
 """`stages/studies/studies.yaml`, read into checked sections: a study is an entry there, not code."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,9 +9,8 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.common.params import checked, read_yaml
 from stages.common.errors import UserError
-from stages.common.params import Section
+from stages.common.params import Section, checked, read_yaml, suggestion
 from stages.hooks.overrides import expand, translate
 
 Overrides = dict[str, Any]
@@ -112,11 +110,7 @@ class Study(Section):
         return self
 
     def against(self, reference: str | None) -> "Study":
-        """The same study, its rows compared with `reference` where that is given.
-
-        Raises:
-            UserError: it is no row of the study.
-        """
+        """The same study, its rows compared with `reference` where that is given; a `UserError` if it is no row."""
         if reference is None:
             return self
         _named(self.rows, reference, "row")
@@ -184,7 +178,6 @@ def read_overrides(texts: Sequence[str], sections: set[str]) -> Overrides:
 
 def _named(entries: dict[str, Any], name: str, kind: str) -> Any:
     if name not in entries:
-        close = difflib.get_close_matches(name, entries, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = suggestion(name, entries)
         raise UserError(f"{kind} {name!r}: there is none of that name{hint}; there are: {', '.join(entries)}")
     return entries[name]

@@ -4,12 +4,12 @@ A key names its file as `dvc exp run -S` has it: none before params.yaml's, the 
 """
 
 import copy
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from stages.common.errors import UserError
+from stages.common.params import checked
 from stages.params import Params
 from stages.studies.definitions import Overrides
 
@@ -65,20 +65,13 @@ def applied(files: Files, overrides: Overrides, where: str) -> dict[str, dict[st
             raise UserError(f"{where}: {error}") from None
         file, within = _split(key)
         *sections, last = within.split(".")
-        section = changed[file]
-        for part in sections:
-            section = section[part]
-        section[last] = value
-    try:
-        Params.model_validate(changed[PARAMS])
-    except ValidationError as error:
-        faults = [_fault(fault) for fault in error.errors()]
-        raise UserError(f"{where}: " + "\n".join(faults)) from None
+        functools.reduce(dict.__getitem__, sections, changed[file])[last] = value
+    checked(changed[PARAMS], Params, where)
     return changed
 
 
 def budget_trials(settings: Mapping[str, Any]) -> int:
-    """Settings that every system may try, of the content of the baselines' settings.
+    """Settings that every baseline may try, of the content of the baselines' settings.
 
     Raises:
         UserError: they do not say, or no whole number of 1 or more.
@@ -108,9 +101,3 @@ def _check_kind(key: str, there: Any, value: Any) -> None:
 def _split(key: str) -> tuple[str, str]:
     file, _, within = key.rpartition(":")
     return file or PARAMS, within
-
-
-def _fault(fault: Any) -> str:
-    key, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
-    # what is wrong with a section as a whole says so without the section
-    return f"{key}: {message}" if isinstance(fault["input"], Mapping) else f"{key}: {fault['input']!r}: {message}"

@@ -48,8 +48,10 @@ def paired_test(metric: Metric, pairs: Sequence[tuple[UserSums, UserSums]], sign
     if metric.linear:
         sums = np.zeros(signs.shape[1])
         for first, second in measured:
-            sums[first.user] += contributions(metric, first, second) / len(measured)
-        observed, flipped = sums.sum(), _product(chosen, sums[active])
+            if (added := contributions(metric, first, second)) is not None:
+                sums[first.user] += added / len(measured)
+        observed, own = sums.sum(), sums[active]
+        flipped = np.concatenate([block.astype(np.float64) @ own for block in _blocks(chosen, len(own))])
     else:
         whole = [swapped(metric, first, second, np.zeros((1, len(first.user))))[0] for first, second in measured]
         observed = np.mean(whole)
@@ -94,10 +96,6 @@ def _swaps(
         return swapped(metric, *pair, swap)
 
     return np.concatenate([difference(block) for block in _blocks(signs, len(user))])
-
-
-def _product(signs: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    return np.concatenate([block.astype(np.float64) @ sums for block in _blocks(signs, len(sums))])
 
 
 def _blocks(signs: np.ndarray, width: int) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,12 @@ class Stage:
 
 
 class Pipeline:
-    """The stages of a repository, and keys that tell their results apart."""
+    """The stages of a repository, and a key for each of their results."""
 
     def __init__(self, root: Path):
         self.root = root
         self.stages = _stages(root)
-        self._files: dict[tuple[Path, ...], str] = {}
+        self._fingerprint = lru_cache(None)(lambda *paths: fingerprint(None, list(paths)))
 
     @cached_property
     def maker(self) -> dict[str, str]:
@@ -117,15 +117,9 @@ class Pipeline:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder, and a stage needs it" + " (source.path)" * bool(source))
         if source and path.is_dir():
-            return self._fingerprint([file for file in sorted(path.glob(source["files"])) if file.is_file()
-                                      and not file.name.startswith(".") and file.suffix not in {".dvc", ".md"}])
-        return self._fingerprint([path])
-
-    def _fingerprint(self, paths: list[Path]) -> str:
-        known = tuple(paths)
-        if known not in self._files:
-            self._files[known] = fingerprint(None, paths)
-        return self._files[known]
+            return self._fingerprint(*(file for file in sorted(path.glob(source["files"])) if file.is_file()
+                                       and not file.name.startswith(".") and file.suffix not in {".dvc", ".md"}))
+        return self._fingerprint(path)
 
 
 def timing(model: str) -> str:

@@ -47,14 +47,12 @@ class Plan:
     Attributes:
         by_row: by row and value of `study.repeat` one for each of the row's settings, its own first, its alternatives
             after. Each is of `experiments`, so that a row has the name of what is run for it.
-        trials: settings that a baseline may try.
     """
 
     study: Study
     rows: dict[str, StudyRow]
     experiments: list[Experiment]
     by_row: dict[str, dict[int, tuple[Experiment, ...]]]
-    trials: int = 1
 
 
 def stage_runs(experiments: Iterable[Experiment], finished: Iterable[Experiment] = ()) -> dict[str, list[Experiment]]:
@@ -133,7 +131,7 @@ def plan(
         kept.setdefault(experiment.mark, experiment)
     run = {row: {value: tuple(kept[made[each].mark] for each in identities) for value, identities in by_value.items()}
            for row, by_value in by_row.items()}
-    return Plan(study, rows, list(kept.values()), run, trials)
+    return Plan(study, rows, list(kept.values()), run)
 
 
 def _targets(row: StudyRow, study: Study) -> list[str]:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -14,9 +14,10 @@ from stages.metrics.registry import METRICS, groups
 from stages.metrics.sums import UserSums
 
 SPLITS = ("natural", "balanced")
+_BINS = 10  # of the calibration error
 
 Groups = Mapping[str, np.ndarray]
-Vocabularies = pl.DataFrame | Mapping[int, pl.DataFrame]
+Vocabularies: TypeAlias = pl.DataFrame | Mapping[int, pl.DataFrame]
 """One table `vocabulary` for the whole study, or one for each repetition's number (folds have other training users)."""
 
 
@@ -100,11 +101,8 @@ def check(
             raise UserError(f"no metric {metric!r}" + (_close(metric, known) or "; known are " + ", ".join(known)))
 
 
-def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups | None, bins: int) -> Prepared:
+def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups | None = None) -> Prepared:
     """Pair the rows' windows and sum their outcomes by user.
-
-    A group of `extra` is a mask over the one vocabulary, or over the first of several, and then goes by the names of
-    the behaviours.
 
     Raises:
         UserError: two rows hold other windows at the same repetition, a behaviour's log-probabilities do not fit the
@@ -124,9 +122,9 @@ def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups |
             parts[row.name][repetition.number] = part, users.to_numpy()
     # numbered in the users' own order: draws depend on neither the order of rows nor that of windows
     every = np.unique(np.concatenate([users for row in parts.values() for _, users in row.values()]))
-    masks = _Masks(vocabulary, extra or {})
+    known = _behaviors(vocabulary, extra or {}, list(keys))
     sums = {
-        name: {number: _sums(name, number, part, np.searchsorted(every, users), masks, bins)
+        name: {number: _sums(name, number, part, np.searchsorted(every, users), *known[number])
                for number, (part, users) in row.items()}
         for name, row in parts.items()
     }
@@ -135,23 +133,21 @@ def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups |
     return Prepared(numbers, len(every), windows, sums)
 
 
-class _Masks:
-    """The vocabulary and the groups of behaviours of each repetition."""
+def _behaviors(
+    vocabulary: Vocabularies, extra: Groups, numbers: Sequence[int]
+) -> dict[int, tuple[pl.Series, dict[str, np.ndarray]]]:
+    """At each repetition the vocabulary's behaviours and the masks of its groups.
 
-    def __init__(self, vocabulary: Vocabularies, extra: Groups):
-        self._vocabulary, self._extra = vocabulary, extra
-        first = vocabulary if isinstance(vocabulary, pl.DataFrame) else next(iter(vocabulary.values()))
-        self._named = {name: first["behavior"].filter(pl.Series(mask)) for name, mask in extra.items()}
-
-    def at(self, number: int) -> tuple[pl.Series, dict[str, np.ndarray]]:
-        vocabulary = self._vocabulary
-        if not isinstance(vocabulary, pl.DataFrame):
-            if number not in vocabulary:
-                raise UserError(f"repetition {number} has no vocabulary; there is one for {sorted(vocabulary)}")
-            vocabulary = vocabulary[number]
-        behavior = vocabulary["behavior"]
-        extra = {name: behavior.is_in(members.to_list()).to_numpy() for name, members in self._named.items()}
-        return behavior, groups(vocabulary) | extra
+    A group of `extra` is a mask over the first vocabulary, and goes by the behaviours' names in the others.
+    """
+    by_number = dict.fromkeys(numbers, vocabulary) if isinstance(vocabulary, pl.DataFrame) else vocabulary
+    if missing := [number for number in numbers if number not in by_number]:
+        raise UserError(f"repetition {missing[0]} has no vocabulary; there is one for {sorted(by_number)}")
+    first = next(iter(by_number.values()))["behavior"]
+    named = {name: first.filter(pl.Series(mask)).to_list() for name, mask in extra.items()}
+    return {number: (found["behavior"], groups(found) | {
+        name: found["behavior"].is_in(members).to_numpy() for name, members in named.items()
+    }) for number, found in by_number.items()}
 
 
 def _test_windows(name: str, repetition: Repetition) -> tuple[pl.DataFrame, pl.Series]:
@@ -163,8 +159,9 @@ def _test_windows(name: str, repetition: Repetition) -> tuple[pl.DataFrame, pl.S
     return ordered.drop("user"), ordered["user"]
 
 
-def _sums(name: str, number: int, part: pl.DataFrame, user: np.ndarray, masks: _Masks, bins: int) -> UserSums:
-    behavior, members = masks.at(number)
+def _sums(
+    name: str, number: int, part: pl.DataFrame, user: np.ndarray, behavior: pl.Series, members: Groups
+) -> UserSums:
     size = len(behavior)
     if (part["log_p"].list.len() != size).any():
         raise UserError(f"row {name!r}, repetition {number}: made with another vocabulary than this one of {size}")
@@ -172,7 +169,7 @@ def _sums(name: str, number: int, part: pl.DataFrame, user: np.ndarray, masks: _
     for split in SPLITS:
         inside = (part["split"] == split).to_numpy()
         splits[split] = _outcomes(part.filter(pl.Series(inside, dtype=pl.Boolean)), behavior), user[inside]
-    return UserSums.of(splits, members, bins, [metric for metric in METRICS.values() if metric.comparable])
+    return UserSums.of(splits, members, _BINS, [metric for metric in METRICS.values() if metric.comparable])
 
 
 def _outcomes(part: pl.DataFrame, behavior: pl.Series) -> Outcomes:

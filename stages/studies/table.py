@@ -47,6 +47,13 @@ def number(value: float | None, sign: bool = False) -> str:
     return ("−" if value < 0 else "+" if sign else "") + text
 
 
+def best(values: Sequence[float | None], metric: str = "") -> set[int]:
+    """Places of the best values, as printed; none where there is only one."""
+    there = {place: round(value, 3) for place, value in enumerate(values) if value is not None}
+    wanted = (min if metric in LOWER_IS_BETTER else max)(there.values()) if len(there) > 1 else None
+    return {place for place, value in there.items() if value == wanted}
+
+
 def estimate(value: Estimate) -> str:
     """`.413 (.331–.512)`; without an interval the value alone."""
     if value.value is None or value.low is None:
@@ -173,10 +180,8 @@ def show(
 def _columns(summary: Summary, metric: str) -> list[_Column]:
     """A metric's mean, and where there are any, differences from the reference and the paper's figures."""
     values, name = [row.metrics[metric] for row in summary.rows], metric_name(metric)
-    means = [value.mean.value for value in values]
-    if metric in LOWER_IS_BETTER:
-        means = [None if mean is None else -mean for mean in means]
-    columns = [_Column(name, name, _cells((estimate(value.mean) for value in values), _highest(means)))]
+    bold = best([value.mean.value for value in values], metric)
+    columns = [_Column(name, name, _cells((estimate(value.mean) for value in values), bold))]
     if len(values) > 1:
         columns.append(_Column(f"{name}, difference", f"… against {_reference_label(summary)}",
                                _cells(difference(value.difference) for value in values), compares=True))
@@ -188,7 +193,7 @@ def _columns(summary: Summary, metric: str) -> list[_Column]:
 def _validation(summary: Summary) -> _Column:
     """Each row's score on validation windows, among its facts."""
     means = [_mean([facts.get("valid", {}).get("overall") for facts in row.facts]) for row in summary.rows]
-    return _Column("validation", "validation", _cells(map(number, means), _highest(means)))
+    return _Column("validation", "validation", _cells(map(number, means), best(means)))
 
 
 def _costs(summary: Summary) -> list[_Column]:
@@ -205,7 +210,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _amount(value: float | None) -> str:
-    """Whole from 10 on; small ones with two digits, which tell .4 ms from .04."""
+    """Whole from 10 on; small ones with two digits: .04 ms is not 0."""
     if value is None:
         return MISSING
     return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.2g}"
@@ -213,14 +218,6 @@ def _amount(value: float | None) -> str:
 
 def _cells(texts: Iterable[str], bold: Iterable[int] = ()) -> list[Text]:
     return [Text(text, style="bold" if place in set(bold) else "") for place, text in enumerate(texts)]
-
-
-def _highest(values: Sequence[float | None]) -> set[int]:
-    """Places of the highest, as printed; of none if there is only one."""
-    there = [round(value, 3) for value in values if value is not None]
-    if len(there) < 2:
-        return set()
-    return {place for place, value in enumerate(values) if value is not None and round(value, 3) == max(there)}
 
 
 def _reference_label(summary: Summary) -> str:

@@ -84,8 +84,8 @@ def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations
             name = done.get(first.mark, first).name
             console.print(f"  {row}: {made.study.repeat} {states}  [dim]{name}[/dim]", soft_wrap=True)
             tried = len(made.rows[row].alternatives) + 1
-            if 1 < tried < made.trials:
-                console.print(f"  {row}: tries {tried} settings, baselines may try {made.trials}")
+            if 1 < tried < first.trials:
+                console.print(f"  {row}: tries {tried} settings, baselines may try {first.trials}")
     if not left:
         return
     runs = stage_runs(left, ended)
@@ -122,7 +122,8 @@ def caption(name: str, made: Plan, summary: Summary, request: Request, commit: s
 
 def write(name: str, made: Plan, summary: Summary, request: Request, folder: Path) -> None:
     """Write `folder`/`name`.md and .json, and print the table."""
-    study, at = made.study, _commit()
+    study, found = made.study, commit(paths=_LEADS_TO_RESULTS, short=True)
+    at = f"{found.name} with changes" if found.dirty else str(found.name)
     text = markdown(summary, study.title, caption(name, made, summary, request, at), study.show_validation)
     shown = {row.name for row in summary.rows}
     gap = gap_table(summary, study.gap) if study.gap and {study.gap.baseline, study.gap.ceiling} <= shown else None
@@ -159,9 +160,3 @@ def _text(value: object) -> str:
 
 def _is_absolute(text: str) -> bool:
     return text.startswith("~") or any(kind(text).is_absolute() for kind in (PurePosixPath, PureWindowsPath))
-
-
-def _commit() -> str:
-    """The workspace's commit, and whether it has been changed since in what leads to results."""
-    found = commit(paths=_LEADS_TO_RESULTS, short=True)
-    return f"{found.name} with changes" if found.dirty else str(found.name)

@@ -61,12 +61,12 @@ def test_every_plot_of_this_repository_is_drawn():
     assert all("<svg" in picture.svg for picture in drawn)
 
 
-def test_dvcs_refusal_is_told(project):
+def test_dvcs_refusal_is_reported(project):
     with pytest.raises(UserError, match="dvc plots diff --json -- nothing`: .*nothing"):
         plots(["nothing"], root=project)
 
 
-def test_nothing_to_draw_is_told(tmp_path):
+def test_nothing_to_draw_is_reported(tmp_path):
     run(tmp_path, "git", "init", "-q")
     run(tmp_path, sys.executable, "-m", "dvc", "init", "-q")
     with pytest.raises(UserError, match="nothing to draw"):

@@ -13,7 +13,7 @@ from tests.tiny_model import build
 
 ROOT = Path(__file__).parents[2]
 
-SEED = 11  # of the model: one with which B-Tuning is better than A-Tuning at nearly every look
+SEED = 11  # of the model: one with which B-Tuning is better than A-Tuning at nearly every validation
 
 SMALL = {
     "simulator.users": 40, "simulator.days": 12, "simulator.events_per_day": 10,
@@ -22,7 +22,7 @@ SMALL = {
     "auxiliary.conversations": 24, "auxiliary.max_tokens": 96,  # a random model seldom ends a sentence
     "instructions.train_targets": 300, "instructions.valid_targets": 60,
     "scoring.pool_per_behavior": 2, "selection.per_behavior": 1,
-    # a look after every step, so that a better adapter than the A-tuned one is found and kept
+    # validated after every step, so that a better adapter than the SFT one is found and kept
     "dpo.epochs": 1, "dpo.batch_size": 4, "dpo.learning_rate": 0.01, "dpo.valid_per_behavior": 3,
     "dpo.validations_per_epoch": 100, "dpo.patience": 100,
     "predictions.valid_natural": 10, "predictions.valid_per_behavior": 1,

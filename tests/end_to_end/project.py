@@ -34,7 +34,7 @@ class Project:
         return self.run(SCRIPTS / "dvc", *arguments)
 
     def dvc_json(self, *arguments: str | Path) -> Any:
-        """What a command prints with --json, behind its warnings: the rivals' pipeline has not run."""
+        """What a command prints with --json, behind its warnings: the baselines' pipeline has not run."""
         printed = self.dvc(*arguments, "--json")
         return json.loads(printed[printed.index("{"):])
 

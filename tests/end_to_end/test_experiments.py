@@ -13,7 +13,7 @@ from tests.end_to_end.project import set_values, stages_of, stages_run
 # the first run of the tiny pipeline, on which all of them stand, is in the time of the first test
 pytestmark = pytest.mark.timeout(1200)
 
-# of the model to be used, the figures that tell most, and the params that differ: as in README
+# of the model to be used, the headline figures, and the params that differ: as in README
 EXPERIMENTS = r"(?!Exp|.*dpo.json:(acc|all|tail)$|[a-z]+\.[a-z_]+$)"
 
 with_symbols = pytest.mark.skipif(
@@ -53,7 +53,7 @@ def test_beta_runs_b_tuning_and_its_evaluation_only(project):
     weights = adapter.read_bytes()
     output = project.dvc("exp", "run", "--name", "hotter", "-S", "dpo.beta=0.3")
     moved = adapter.read_bytes() != weights
-    assert moved, "no look was better than the A-tuned adapter's: the model in conftest.py needs another seed"
+    assert moved, "no validation was better than the SFT adapter's: the model in conftest.py needs another seed"
     assert stages_run(output) == ["dpo", "predictions@dpo", "evaluate@dpo", "card@dpo"]
     after = (project.folder / "params.yaml").read_text(encoding="utf-8").splitlines()
     assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [("  beta: 0.1", "  beta: 0.3")]
@@ -110,7 +110,7 @@ def test_epsilon_by_its_symbol_runs_a_tuning_and_what_follows(project):
     assert stages_run(output) == ["sft"]
     assert "  epsilon: 0.5\n" in (project.folder / "params.yaml").read_text(encoding="utf-8")
     ahead = project.dvc_json("status", "dvc.yaml")
-    # those that take models/sft, or tell what it was made with; the others follow them
+    # those that read models/sft, or the card of what it was made with; the others follow them
     assert ahead.keys() == {"scoring", "dpo", "predictions@sft", "card@sft", "card@dpo"}
 
 

@@ -14,7 +14,7 @@ from tests.small_log import all_behaviors, small_log, small_windows
 COPIED = ("stages", "data", ".dvcignore", "dvc.yaml", "params.yaml")
 NAMES = ("bert4rec_id", "often_id", "often_next")
 PIPELINES = ("dvc.yaml", "stages/baselines/dvc.yaml")
-SYSTEM = '''"""Every behaviour as often as it happens."""
+BASELINE = '''"""Every behaviour as often as it happens."""
 
 import torch
 from torch import nn
@@ -89,7 +89,7 @@ def add_baseline(project: Project) -> dict[str, str]:
     like = pipeline[pipeline.index("  bert4rec:\n"):].partition("\n\n")[0]
     added = pipeline.replace("  evaluate:\n", f"{like.replace('bert4rec', 'often')}\n\n  evaluate:\n")
     added = added.replace("bert4rec_id, ", "".join(f"{each}, " for each in NAMES))
-    return {"systems/often.py": SYSTEM, "params.yaml": settings + SETTINGS, "dvc.yaml": added}
+    return {"systems/often.py": BASELINE, "params.yaml": settings + SETTINGS, "dvc.yaml": added}
 
 
 @pytest.mark.timeout(300)

@@ -153,14 +153,14 @@ def test_cards_count_without_dates_users_or_paths(inputs):
     assert "auxiliary.source: chats.json" in content and "source.path: somebody" in content
 
 
-def test_params_are_those_of_the_run_and_a_change_since_is_told(inputs):
-    assert results.changed(inputs) == []
+def test_params_are_those_of_the_run_and_a_change_since_is_shown(inputs):
+    assert results.model_card(inputs)["changed"] == []
     later = replace(inputs, ran_with=inputs.ran_with | {"lora.rank": 64})
     content = section("model", later)
     assert "rank 64" in content and "has changed since the pipeline ran (lora.rank)" in content
 
 
-def test_a_dirty_workspace_is_told(inputs):
+def test_a_dirty_workspace_is_shown(inputs):
     content = section("reproduce", inputs, Commit("abc123", True))
     assert "git checkout abc123" in content and "differ from it" in content
     assert "differ from it" not in section("reproduce", inputs, Commit("abc123", False))
@@ -170,7 +170,8 @@ def test_without_what_has_not_run_yet_the_parts_say_so_or_stay_out(copied):
     for left in ("studies", "plots", "sft_history.csv", "dpo_history.csv"):
         path = copied.metrics / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    kept = [f"evaluation/{model}.json" for model in ("base", "sft", "dpo")] + ["counts/ingest.json", "counts/windowing.json"]
+    kept = [*(f"evaluation/{model}.json" for model in ("base", "sft", "dpo")),
+            "counts/ingest.json", "counts/windowing.json"]
     for path in copied.data.rglob("*"):
         if path.is_file() and str(path.relative_to(copied.data)) not in kept:
             path.unlink()

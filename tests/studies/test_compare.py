@@ -214,7 +214,7 @@ def test_no_resamples_leave_the_intervals_null(study, summary_of):
 
 
 def sums_of(planted, names):
-    data = prepare(planted, names, None, 10)
+    data = prepare(planted, names)
     return data, [(data.sums["new"][number], data.sums["old"][number]) for number in data.numbers]
 
 

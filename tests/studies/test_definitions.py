@@ -67,7 +67,7 @@ def test_the_validation_score_is_shown_where_one_chooses_by_it():
 
 def test_a_name_that_is_not_there_gets_the_closest_one(written):
     assert CATALOGUE.study("table4").title and CATALOGUE.setting("default").set == {}
-    with pytest.raises(UserError, match=r"study 'tabel4': .* did you mean table4\?; there are: table3, "):
+    with pytest.raises(UserError, match=r"study 'tabel4': .* did you mean `table4`\?; there are: table3, "):
         CATALOGUE.study("tabel4")
     with pytest.raises(UserError, match="setting 'zzz': there is none of that name; there are: default, "):
         CATALOGUE.setting("zzz")
@@ -78,7 +78,7 @@ def test_a_study_may_be_compared_with_another_of_its_rows():
     other = study.against("no_dpo")
     assert (other.reference, study.reference) == ("no_dpo", "ours") and other.rows == study.rows
     assert study.against(None) is study
-    with pytest.raises(UserError, match=r"row 'nodpo': .* did you mean no_dpo\?"):
+    with pytest.raises(UserError, match=r"row 'nodpo': .* did you mean `no_dpo`\?"):
         study.against("nodpo")
 
 

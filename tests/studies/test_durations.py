@@ -64,7 +64,7 @@ def test_guesses_are_of_stages_that_there_are():
     assert _FIRST_GUESS.keys() <= kinds.keys()
     given = {kind.removeprefix(f"{BASELINES}:") for kind, stage in kinds.items()
              if kind.startswith(BASELINES) and "instructions" in stage.params}
-    assert given == set(LANGUAGE_BASELINES), "they are told how many windows they learn from"
+    assert given == set(LANGUAGE_BASELINES), "their params say how many windows they learn from"
 
 
 def test_what_a_stage_took_that_did_no_counted_work_says_nothing(path):

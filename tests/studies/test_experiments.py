@@ -238,7 +238,8 @@ def test_what_failed_is_queued_anew_and_others_tasks_are_left_alone(queue):
     made, fake = queue
     fake.add("ours-row-0-aaa"), fake.add("mine"), fake.add("my-failure", "Failed")
     failed = fake.add("ours-row-0-bbb", "Failed")
-    fake.step = lambda: fake.tasks[0][2] == "Queued" and fake.end("Success") or fake.tasks[-1].__setitem__(2, "Success")
+    fake.step = lambda: ((fake.tasks[0][2] == "Queued" and fake.end("Success"))
+                         or fake.tasks[-1].__setitem__(2, "Success"))
     made.run(wanted("aaa", "bbb"))
     assert fake.commands[0] == ("queue", "remove", failed[0])
     assert [command[4] for command in fake.commands if command[:2] == ("exp", "run")] == ["ours-row-0-bbb"]

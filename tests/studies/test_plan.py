@@ -64,7 +64,7 @@ def test_a_row_tries_as_many_settings_as_a_baseline_may():
         assert len(in_turn([found])) == len(found.experiments) == 2 * min(most, 6)
         assert {each.trials for each in found.experiments} == {most}
         assert {each.params.seed for each in in_turn([found])[: len(found.experiments) // 2]} == {0}
-    assert made(rows, values=[0]).trials == value_of(PIPELINE.settings, "budget.trials")
+    assert made(rows, values=[0]).experiments[0].trials == value_of(PIPELINE.settings, "budget.trials")
 
 
 def test_a_setting_is_tried_once():

@@ -15,7 +15,7 @@ from stages.metrics.decisions import decided
 from stages.studies import view
 from stages.studies.definitions import Setting, Study, StudyRow
 from stages.studies.plan import Plan
-from stages.studies.repository import Finished
+from stages.studies.repository import Commit, Finished
 from stages.studies.results import BASELINE_COUNTS, COSTS, COUNTS, compare, tail_groups
 from stages.studies.shuffled import shuffled
 from tests.events.helpers import params_with
@@ -196,7 +196,7 @@ def written(study, summary_of, tmp_path, monkeypatch):
     """A planted study as it is written, of which the second row lacks a repetition; Markdown and JSON."""
     planted, names = study()
     labels = [row.name for row in planted]
-    monkeypatch.setattr(view, "_commit", lambda: "abc1234")
+    monkeypatch.setattr(view, "commit", lambda **asked: Commit("abc1234", False))
     elsewhere = StudyRow(set={"model.name": "/home/somebody/model"},
                          alternatives=[{"model.name": "/home/somebody/other"}])
     declared = Study(title="Planted", reference=labels[0], rows=dict.fromkeys(labels, elsewhere), show_validation=True)
