@@ -146,11 +146,7 @@ def widened(vocabulary: pl.DataFrame, candidates: int) -> pl.DataFrame:
 
 
 def run_stages(params: Path, out: Path) -> tuple[float, float]:
-    """Make the tables of `ingest` and `windowing` in the folder `out`: seconds and peak gigabytes of both.
-
-    Raises:
-        UserError: with what the command said, where it fails.
-    """
+    """Make the tables of `ingest` and `windowing` in the folder `out`: seconds and peak gigabytes of both."""
     paths = {name: out / f"{name}.parquet" for name in ("events", "quarantine", "oracle", "windows", "vocabulary")}
     runs = [
         timed("stages.ingest", params=params, taxonomies=out, out=paths["events"], quarantine=paths["quarantine"],
@@ -162,7 +158,11 @@ def run_stages(params: Path, out: Path) -> tuple[float, float]:
 
 
 def timed(module: str, *arguments: Any, **options: Any) -> tuple[float, float]:
-    """Wall-clock seconds and peak gigabytes of `python -m module`, a process of its own."""
+    """Wall-clock seconds and peak gigabytes of `python -m module`, a process of its own.
+
+    Raises:
+        UserError: with what the command said, where it fails.
+    """
     words = [*map(str, arguments), *(f"--{name}={value}" for name, value in options.items())]
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT, text=True, stdout=subprocess.DEVNULL,

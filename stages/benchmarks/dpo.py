@@ -98,8 +98,7 @@ def our_rate(inputs: Inputs, samples: Dataset) -> float:
     settings = arguments(schedule, len(samples), inputs.folder / "ours", params.seed, MICRO_BATCH) | NO_VALIDATION
     return _rate(lambda: PairTrainer(
         model=policy, train_dataset=samples, eval_dataset=samples.select([0]), processing_class=inputs.tokenizer,
-        args=DPOConfig(**settings),
-        data_collator=PairCollator(policy.dtype, share_prefix=True), schedule=schedule,
+        args=DPOConfig(**settings), data_collator=PairCollator(policy.dtype, share_prefix=True), schedule=schedule,
         validate=lambda model: {},
     ), len(samples) * schedule.epochs)
 

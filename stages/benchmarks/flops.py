@@ -13,6 +13,7 @@ step (or once in all, where no weight changes in between), and what stands behin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -48,17 +49,12 @@ class Shape:
         )
 
 
-@dataclass(frozen=True)
-class Flops:
+class Flops(NamedTuple):
     """Operations by where they are spent."""
 
     linear: float
     attention: float
     head: float
-
-    @property
-    def total(self) -> float:
-        return self.linear + self.attention + self.head
 
 
 def training(shape: Shape, prefix: int, steps: int, read: Sequence[int], labelled: int) -> Flops:

@@ -82,15 +82,12 @@ def _rows(runs: dict[tuple[str, int], Any], kind: str, sizes: Sequence[int]) -> 
 
 
 def run(side: str, params: Path, log: Path, folder: Path) -> tuple[float, float]:
-    """Seconds and peak gigabytes of one run of `ours` or a variant of pandas; its tables stay in `folder` / `side`.
-
-    Raises:
-        UserError: with what the command said, where it fails.
-    """
+    """Seconds and peak gigabytes of one run of `ours` or a variant of pandas; its tables stay in `folder` / `side`."""
     out = folder / side
     out.mkdir(exist_ok=True)
-    return run_stages(params, out) if side == "ours" else timed(
-        "stages.benchmarks.ingest_pandas", side, params, log, out)
+    if side == "ours":
+        return run_stages(params, out)
+    return timed("stages.benchmarks.ingest_pandas", side, params, log, out)
 
 
 def write_params(path: Path, log: Path) -> Path:

@@ -1,7 +1,7 @@
 """The work of `stages.ingest` and `stages.windowing` as it is done in pandas, in two ways, writing the same tables.
 
 `usual` is how people write it: rules on whole columns of text, a hash for each row, a loop over the users. `vectorised`
-is as fast as we can make pandas: the Arrow reader, labels and users looked at once per distinct value, no loop over
+is as fast as we can make pandas: the Arrow reader, labels and users handled once per distinct value, no loop over
 users. Both read a clean CSV or Parquet log (no quotes, no offsets of time) and know the rules that its rows break.
 
     python -m stages.benchmarks.ingest_pandas vectorised params.yaml log.csv folder

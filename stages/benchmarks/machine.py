@@ -18,8 +18,6 @@ from stages.model.load import compute_dtype
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "pandas", "polars", "numpy")
 # The tools that we compare with come from an extra, so that nobody has to install them to use the project.
 EXTRA = "pip install -e '.[benchmark]'"
-# The edge of the matrices whose product is the peak that shares are taken of.
-EDGE = 4096
 
 
 def describe() -> dict[str, Any]:
@@ -44,10 +42,10 @@ def installed(module: str) -> bool:
     return find_spec(module) is not None
 
 
-def peak(edge: int = EDGE, seconds: float = 1.0) -> float:
+def peak(edge: int = 4096, seconds: float = 1.0) -> float:
     """Floating-point operations a second of a product of two square matrices, in the dtype that models run in here.
 
-    Products are repeated until `seconds` are over, at least three, after one that does not count.
+    Shares are taken of it. Products are repeated for `seconds`, at least three, after one that does not count.
     """
     left, right = (torch.randn(edge, edge, dtype=compute_dtype(), device=device()) for _ in range(2))
     left @ right

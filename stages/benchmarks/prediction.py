@@ -21,7 +21,7 @@ from stages.model.likelihood import score
 from stages.model.load import load_merged
 from stages.serving import session
 
-# the rows: the side, what it does, and the least ratio
+# the table's rows: the side, what it does, and the least ratio
 _ROWS = (("ours", "the likeliest", 15), ("ours, all", "all candidates, exactly", None))
 
 

@@ -6,9 +6,7 @@ hence the same tokens as our layout `window`, and the better of its packing on a
 trial, eight windows an optimizer step. Its activation checkpointing is off: it costs time, and memory is not short.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,10 +27,8 @@ from stages.training.sequences import IGNORED, MICRO_BATCH, labelled
 from stages.training.sft_trainer import SequenceTrainer
 from stages.training.trainer import arguments, steps_per_epoch
 
-# Tokens of a packed row, its default: about two windows fit.
-_PACK = 1024
-# Samples an optimizer step of the baseline: the paper's eight windows.
-_STEP = {False: 8, True: 4}
+_PACK = 1024  # tokens of a packed row, its default: about two windows fit
+_STEP = {False: 8, True: 4}  # samples an optimizer step of the baseline, by packing: the paper's eight windows
 
 
 @dataclass(frozen=True)
@@ -57,10 +53,9 @@ def compare(inputs: Inputs, ours_only: bool = False) -> Comparison:
     console.print("SFT: warming up")
     our_rate(inputs, sequences[: inputs.params.sft.batch_size])
     choices, trials = ([], {}) if ours_only else find_choices(inputs, windows)
-    sides: dict[str, Callable[[int], float]] = {"peak": lambda _: peak(), "ours": lambda _: our_rate(inputs, sequences)}
-    for choice in choices:
-        sides[str(choice)] = partial(lambda choice, _: baseline_rate(inputs, windows, choice), choice)
-    results = alternate(sides, inputs.sizes.rounds)
+    results = alternate({"peak": lambda _: peak(), "ours": lambda _: our_rate(inputs, sequences)} | {
+        str(choice): lambda _, choice=choice: baseline_rate(inputs, windows, choice) for choice in choices
+    }, inputs.sizes.rounds)
     rates = {str(choice): results[str(choice)] for choice in choices}
     choices = [replace(choice, rate=float(np.median(rates[str(choice)]))) for choice in choices]
     best = max(choices, key=lambda choice: choice.rate, default=None)
@@ -99,7 +94,7 @@ def peak_rows(
     work: str, needed: flops.Flops, units: int, results: dict[str, list[float]]
 ) -> tuple[list[Row], dict[str, float]]:
     """Shares of each round's `peak` that `ours`, in units a second, uses; and operations a unit."""
-    flops_a_unit = {"linear": needed.linear / units, "total": needed.total / units}
+    flops_a_unit = {"linear": needed.linear / units, "total": sum(needed) / units}
     labels = {"linear": ("linear layers only", None), "total": ("with attention and head", 0.5)}
     return [
         Row(f"FLOPs used, {work}", "a measured product of 4096² matrices, same dtype", f"share, {label}",
