@@ -117,8 +117,8 @@ def _results(metrics: Mapping[str, Any], log: str) -> list[EvalResult]:
 def _metrics_table(metrics: Mapping[str, Any]) -> str:
     lines = ["| test set | metric | plain | adjusted |", "|---|---|---|---|"]
     for each in _SHOWN:
-        plain, adjusted = metrics[each.split], metrics["adjusted"][each.split]
-        lines.append(f"| {each.split} | {each.label} | {_estimate(plain, each.key)} | {_estimate(adjusted, each.key)} |")
+        plain, adjusted = (_estimate(decided[each.split], each.key) for decided in (metrics, metrics["adjusted"]))
+        lines.append(f"| {each.split} | {each.label} | {plain} | {adjusted} |")
     return "\n".join(lines)
 
 

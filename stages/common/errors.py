@@ -10,6 +10,9 @@ from rich.markup import escape
 from stages.common.console import console
 
 
+_USERS_FAULTS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
 class UserError(ValueError):
     """A mistake that the user can mend.
 
@@ -29,7 +32,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             _fail(f"{error.filename or 'disk'}: no space left on the disk; free some and run the same command again")
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError) and error.filename:
+        if error.filename and isinstance(error, _USERS_FAULTS):
             _fail(f"{error.filename}: {error.strerror}")
         raise
     except KeyboardInterrupt:

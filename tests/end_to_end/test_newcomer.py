@@ -80,8 +80,9 @@ def promised() -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^\| an? ([\w ]+) \| (\d) \|", text, re.MULTILINE)}
 
 
-def test_a_selection_rule_is_one_file_and_runs_selection_and_what_follows(finished):  # noqa: F811
-    changes = {"stages/selection.py": [("# One behaviour's windows", RULE), ('    "margin": _margin,', '    "oldest": _oldest,\n')]}
+def test_a_selection_rule_is_one_file_and_runs_selection_and_what_follows(finished):
+    line = '    "oldest": _oldest,\n'
+    changes = {"stages/selection.py": [("# One behaviour's windows", RULE), ('    "margin": _margin,', line)]}
     edit(finished, changes)
     assert len(changes) <= promised()["selection rule"]
     assert finished.dvc_json("status", "dvc.yaml").keys() == {"selection"}
@@ -89,7 +90,7 @@ def test_a_selection_rule_is_one_file_and_runs_selection_and_what_follows(finish
     assert python(finished, SELECTED) == "oldest True"
 
 
-def test_an_objective_is_one_file_and_runs_training_and_what_follows(finished):  # noqa: F811
+def test_an_objective_is_one_file_and_runs_training_and_what_follows(finished):
     line = '    "hinge": Objective(hinge, uses_reference=True),\n'
     changes = {"stages/training/objectives.py": [("OBJECTIVES: dict", OBJECTIVE), ('    "sft": Objective(', line)]}
     edit(finished, changes)
@@ -99,7 +100,7 @@ def test_an_objective_is_one_file_and_runs_training_and_what_follows(finished): 
     assert python(finished, TRAINED) == "hinge 0.9"
 
 
-def test_a_baselines_setting_runs_nothing_of_the_main_pipeline(finished):  # noqa: F811
+def test_a_baselines_setting_runs_nothing_of_the_main_pipeline(finished):
     edit(finished, {"stages/baselines/params.yaml": [("sasrec:\n", "often:\n  epochs: [1]\n\n")],
                     "stages/baselines/fitting/settings.py": [("class Trained(", "# a new kind of setting\n")]})
     assert finished.dvc_json("status", "dvc.yaml") == {}
