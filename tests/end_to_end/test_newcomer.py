@@ -11,15 +11,30 @@ from tests.end_to_end.test_new_baseline import project as finished  # noqa: F401
 
 pytestmark = pytest.mark.timeout(600)
 
-FORMAT = '''"""A log of lines `user time behaviour`, without a header."""
+FORMAT = '''"""A log of lines `user behaviour time`, with bars between them and no header."""
+
+import polars as pl
 
 from stages.events import delimited, times
-from stages.events.formats import table
+
+_NAMES = ["user", "behavior", "time"]
 
 
 def read(path, source):
-    return table.read(path, source)
+    delimited.check_width(path, _NAMES, "|", "barred")
+    for piece in delimited.records(path, _NAMES, "|"):
+        yield piece.then(_rows)
+
+
+def _rows(frame):
+    time = times.local_times(frame["time"], "iso", "")
+    return frame.select(
+        "line", "fingerprint", "user", time["time"], pl.lit(None, pl.String).alias("place"), "behavior",
+        pl.coalesce("problem", time["problem"]).alias("problem"),
+        pl.struct(pl.col("behavior").alias("1")).alias("text"))
 '''
+DAYS = [(day, ("Sleeping", "Reading")[day % 2]) for day in range(1, 9)]
+LOG = "".join(f"{user}|{behavior}|2024-03-{day:02d}T08:00\n" for user in "abc" for day, behavior in DAYS)
 RULE = '''
 def _oldest(group: pl.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:
     """The first ones of the log."""
@@ -78,6 +93,20 @@ def promised() -> dict[str, int]:
     """The README's table: files to touch, by what is added."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return {name: int(count) for name, count in re.findall(r"^\| an? ([\w ]+) \| (\d) \|", text, re.MULTILINE)}
+
+
+def test_a_log_format_is_one_file_and_runs_ingest_and_what_follows(finished):
+    changes = {"stages/events/formats/barred.py": [("", FORMAT)]}
+    edit(finished, changes)
+    assert len(changes) <= promised()["log format"]
+    # cards say of which format the log is
+    assert finished.dvc_json("status", "dvc.yaml").keys() == {"ingest", "card@sft", "card@dpo"}
+    (finished.folder / "log.txt").write_text(LOG, encoding="utf-8")
+    set_param(finished, "format: simulated", "format: barred")
+    set_param(finished, "  path: data/raw\n", "  path: log.txt\n")
+    assert "24 events of 3 users" in finished.run(
+        sys.executable, "-m", "stages.ingest", "--taxonomies", "data/taxonomy", "--out", "e.parquet", "--quarantine",
+        "q.parquet", "--oracle", "o.parquet", "--counts", "c.json")
 
 
 def test_a_selection_rule_is_one_file_and_runs_selection_and_what_follows(finished):

@@ -57,8 +57,8 @@ def compare(command: str, expected: list[str], printed: list[str]) -> None:
         # another type of numbers trains another model, of which only the shape of the output is known
         if compute_dtype() == torch.bfloat16:
             pairs = zip(NUMBER.findall(printed[at]), NUMBER.findall(line), strict=True)
-            assert all(math.isclose(float(mine), float(theirs), rel_tol=0.02, abs_tol=0.02) for mine, theirs in pairs), (
-                f"{command}\n{line}\n{printed[at]}")
+            close = [math.isclose(float(mine), float(theirs), rel_tol=0.02, abs_tol=0.02) for mine, theirs in pairs]
+            assert all(close), f"{command}\n{line}\n{printed[at]}"
         at, skipping = at + 1, False
     assert skipping or at == len(printed), f"{command}\nprinted beside: {printed[at:]}"
 
