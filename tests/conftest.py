@@ -51,3 +51,8 @@ def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"no network: {error}")
         raise
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The README's examples come last: they take longer than all other tests with the real model."""
+    items.sort(key=lambda item: item.path.name == "test_readme.py" and item.path.parent.name == "end_to_end")

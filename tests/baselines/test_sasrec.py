@@ -82,7 +82,7 @@ def test_learns_a_chain_that_markov_knows(log, objective, epochs):
     check_knows_what_markov_knows(found.model, sequences, chain)
 
 
-def test_the_best_look_is_kept_and_the_same_seed_gives_the_same_model(sequences):
+def test_the_best_validation_is_kept_and_the_same_seed_gives_the_same_model(sequences):
     values = Settings(**{**VALUES.model_dump(), "epochs": [3], "learning_rate": [0.01, 1e-6]})
     budget = Budget(trials=2, valid_windows=100, patience=3, windows_per_validation=1)
     found, again = (fit("test", lambda settings: SASRec(sequences, settings, "id", "ce"), sequences, values, budget, 0)
