@@ -11,7 +11,8 @@ from stages import selection as stage
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import DIGITS, write_json
-from stages.selection import RULES, _distinct, difficulty, selection
+from stages.pairs.rules import RULES, _distinct, difficulty
+from stages.selection import selection
 from tests.events.helpers import write_params
 from tests.small_log import small_params
 

@@ -9,8 +9,8 @@ from stages.common.params import PARAMS, Seed, checked, read_sections
 from stages.events.settings import Ingest, Simulator, Source
 from stages.metrics.settings import Evaluate
 from stages.model.settings import Lora, Model
+from stages.pairs.rules import Selection
 from stages.prompts.settings import Auxiliary, Instructions, PromptParams
-from stages.selection import Selection
 from stages.training.settings import Dpo, Sft
 from stages.windows.settings import Predictions, Scoring
 

@@ -48,7 +48,8 @@ BELOW = {
     "serving": {"common", "prompts", "model"},
     "baselines": {"common", "windows", "prompts", "model", "training"},
     "baselines/research": {"common", "params", "events", "windows", "past", "metrics", "studies"},
-    "params": {"common", "events", "windows", "prompts", "model", "training", "metrics"},
+    "pairs": {"common"},
+    "params": {"common", "pairs", "events", "windows", "prompts", "model", "training", "metrics"},
     "benchmarks": {"common", "params", "events", "prompts", "model", "training", "serving"},
     "studies": {"common", "params", "hooks", "metrics"},
     "reports": {"common", "params", "metrics", "studies"},
@@ -56,8 +57,8 @@ BELOW = {
                  "reports"},
 }
 
-# the one section that a script owns, and the oracle, which is read for research as the stage reads it
-SCRIPTS_READ = {"params": {"selection.py"}, "baselines/research": {"reference.py"}}
+# the oracle is read for research as the stage reads it
+SCRIPTS_READ = {"baselines/research": {"reference.py"}}
 
 
 def script_of(stage: str) -> Path:

@@ -111,7 +111,7 @@ def test_a_log_format_is_one_file_and_runs_ingest_and_what_follows(finished):
 
 def test_a_selection_rule_is_one_file_and_runs_selection_and_what_follows(finished):
     line = '    "oldest": _oldest,\n'
-    changes = {"stages/selection.py": [("# One behaviour's windows", RULE), ('    "margin": _margin,', line)]}
+    changes = {"stages/pairs/rules.py": [("# One behaviour's windows", RULE), ('    "margin": _margin,', line)]}
     edit(finished, changes)
     assert len(changes) <= promised()["selection rule"]
     assert finished.dvc_json("status", "dvc.yaml").keys() == {"selection"}

@@ -1,0 +1,1 @@
+"""Which windows become preference pairs."""
