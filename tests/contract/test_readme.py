@@ -18,9 +18,10 @@ def tables(text: str) -> list[list[str]]:
 
 def test_it_has_at_most_12_kilobytes_and_one_table_of_results_of_at_most_8_rows():
     assert len(TEXT.encode()) <= 12_000
-    results = [rows for rows in tables(TEXT) if any(re.search(r"\.\d\d", row) for row in rows)]
+    outside = re.sub(r"^```.*?^```", "", TEXT, flags=re.DOTALL | re.MULTILINE)  # what commands print is no table of ours
+    results = [rows for rows in tables(outside) if any(re.search(r"\.\d\d", row) for row in rows)]
     assert len(results) == 1 and len(results[0]) <= 8
-    assert len(re.findall(r"^!\[", TEXT, re.MULTILINE)) == 1, "one picture"
+    assert len(re.findall(r"^!\[", outside, re.MULTILINE)) == 1, "one picture"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
