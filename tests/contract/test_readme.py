@@ -18,7 +18,8 @@ def tables(text: str) -> list[list[str]]:
 
 def test_it_has_at_most_12_kilobytes_and_one_table_of_results_of_at_most_8_rows():
     assert len(TEXT.encode()) <= 12_000
-    outside = re.sub(r"^```.*?^```", "", TEXT, flags=re.DOTALL | re.MULTILINE)  # what commands print is no table of ours
+    # what commands print is no table of ours
+    outside = re.sub(r"^```.*?^```", "", TEXT, flags=re.DOTALL | re.MULTILINE)
     results = [rows for rows in tables(outside) if any(re.search(r"\.\d\d", row) for row in rows)]
     assert len(results) == 1 and len(results[0]) <= 8
     assert len(re.findall(r"^!\[", outside, re.MULTILINE)) == 1, "one picture"
