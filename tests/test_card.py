@@ -61,7 +61,7 @@ def test_the_lineage_is_what_the_adapter_follows_from_and_in_order():
 def test_the_text_has_metrics_with_intervals_settings_and_digests():
     text = made()
     assert "| balanced | tail | 0.125 (0.250–0.750) | 0.250 (0.250–0.750) |" in text
-    assert "| balanced | … head | — | 0.500 (0.250–0.750) |" in text
+    assert "| balanced | head | — | 0.500 (0.250–0.750) |" in text
     assert "τ = 0.875" in text and "models/sft `44`" in text and "stages/dpo.py" not in text
     settings = json.loads(made(seed=3, sft__epsilon=0.25).split("```json\n")[1].split("```")[0])
     assert (settings["seed"], settings["sft.epsilon"], settings["dpo.beta"]) == (3, 0.25, 0.1)

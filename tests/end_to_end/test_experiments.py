@@ -86,7 +86,7 @@ def test_branches_are_compared_by_metrics_params_and_plots(project):
     assert params.keys() == {"params.yaml"} and params["params.yaml"].keys() == {"selection.lambda"}
     output = project.dvc("plots", "diff", "main", "try-hotter", "--out", project.folder.parent / "plots")
     page = Path(output.strip().splitlines()[-1].removeprefix("file://")).read_text(encoding="utf-8")
-    assert "try-hotter" in page and "B-Tuning" in page
+    assert "try-hotter" in page and "DPO: " in page
     project.git("checkout", "--quiet", "try-hotter")
     project.dvc("checkout")
     assert stages_run(project.dvc("repro")) == []

@@ -186,7 +186,7 @@ def test_a_budget_and_what_a_baseline_may_try_reach_the_baseline(counting):
     differences = {row["name"]: row["metrics"]["natural.rec_w"]["difference"] for row in found["rows"]}
     assert differences["sasrec"] is None and differences["markov"] is not None
     counting.dvc("exp", "apply", facts["experiment"])
-    settings = read_json(counting.folder / "metrics" / "baselines" / "sasrec_ce_id.json")["settings"]
+    settings = read_json(counting.folder / "data" / "counts" / "baselines" / "sasrec_ce_id.json")["settings"]
     assert settings["epochs"] == 1, "the first one of those that were given"
 
     # a second seed is asked for, and nothing is run for it
@@ -206,7 +206,7 @@ def test_a_failing_experiment_is_named_with_where_to_look(counting):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["contains"], "study 'contains': there is none of that name"),
     (["counting", "--rows", "mark"], "there is no row 'mark'"),
-    (["counting", "--reference", "mark"], "row 'mark': there is none of that name; did you mean markov?"),
+    (["counting", "--reference", "mark"], "row 'mark': there is none of that name; did you mean `markov`?"),
     (["counting", "--setting", "small"], "setting 'small': there is none of that name"),
     (["counting", "-S", "windowing.fold"], "expected KEY=VALUE"),
     (["counting", "-S", "windowing.folds=1"], "there is no key windowing.folds"),
