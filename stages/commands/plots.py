@@ -10,8 +10,6 @@ templates are those of DVC's own command.
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from stages.common.console import console
 from stages.common.errors import UserError, run
 from stages.reports.drawing import Picture, require_library
 from stages.reports.page import arguments, render, write
+from stages.studies.repository import dvc
 
 
 def plots(revisions: Sequence[str] = (), targets: Sequence[str] = (), root: Path = Path()) -> list[Picture]:
@@ -34,11 +33,7 @@ def plots(revisions: Sequence[str] = (), targets: Sequence[str] = (), root: Path
     """
     wanted = ["--targets", *targets] if targets else []
     words = ["diff", "--json", *wanted, "--", *revisions] if revisions else ["show", "--json", *targets]
-    done = subprocess.run([sys.executable, "-m", "dvc", "plots", *words], cwd=root, check=False, capture_output=True,
-                          encoding="utf-8")
-    if done.returncode:
-        raise UserError(f"`dvc plots {' '.join(words)}`: {done.stderr.strip() or done.stdout.strip()}")
-    found = json.loads(done.stdout)
+    found = json.loads(dvc(root, "plots", *words))
     for error in found.get("errors", []):
         console.print(f"no plot of {error.get('name')} at {error.get('rev')}: {error.get('type')} {error.get('msg')}",
                       markup=False, soft_wrap=True)

@@ -19,9 +19,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.common.params import read_yaml
 from stages.common.errors import UserError
 from stages.common.files import fingerprint
+from stages.common.params import read_yaml
 from stages.studies.overrides import PARAMS, SETTINGS, Files, value_in
 from stages.studies.repository import dvc
 

@@ -54,7 +54,7 @@ def dvc(root: Path, *arguments: str, check: bool = True, environment: Mapping[st
     said = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, capture_output=True, encoding="utf-8",
                           check=False, env=environment)
     if check and said.returncode:
-        raise UserError(f"dvc {' '.join(arguments)}: failed with {said.returncode}: {said.stderr[-2000:].strip()}")
+        raise UserError(f"`dvc {' '.join(arguments)}`: failed with {said.returncode}: {said.stderr[-2000:].strip()}")
     return said.stdout
 
 

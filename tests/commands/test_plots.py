@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from types import SimpleNamespace
 
 import pytest
 
@@ -77,7 +76,6 @@ def test_a_plot_that_dvc_cannot_read_is_named_and_the_others_are_drawn(project, 
     spec = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": []}, "mark": "point"}
     said = {"errors": [{"name": "a.csv", "rev": "main", "type": "FileNotFoundError", "msg": "gone"}],
             "data": {"b.csv": [{"type": "vega", "revisions": ["main"], "content": spec}]}}
-    monkeypatch.setattr(command.subprocess, "run",
-                        lambda *_, **__: SimpleNamespace(returncode=0, stdout=json.dumps(said), stderr=""))
+    monkeypatch.setattr(command, "dvc", lambda root, *words: json.dumps(said))
     assert [picture.name for picture in plots()] == ["b_csv"]
     assert "no plot of a.csv at main: FileNotFoundError gone" in capsys.readouterr().err
