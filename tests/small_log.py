@@ -34,7 +34,7 @@ def small_log(lengths: Sequence[int] = (40, 40, 30, 30, 25, 25), seed: int = 0, 
     places = [f"p{row}" for row in range(len(users))] if unique else rng.choice(PLACES, size=len(users)).tolist()
     behaviors = rng.choice(BEHAVIORS, size=len(users), p=SHARES).tolist()
     times = [datetime(2024, 3, 1) + timedelta(hours=int(hour)) for hour in hours]
-    columns = {"user": users, "time": times, "place": places, "behavior": behaviors}
+    columns = {"user": users, "time": times, "place": places, "behavior": behaviors, "offset": None}
     return pl.DataFrame(columns, schema=tables.SCHEMAS["events"])
 
 

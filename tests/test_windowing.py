@@ -17,7 +17,7 @@ from tests.events.helpers import ROOT, params_with, write_params
 def log(lengths, behaviors=("a", "b", "c")):
     """Events of one user for each length, an hour apart."""
     start = datetime(2024, 3, 1)
-    rows = [(pseudonym(str(user)), start + timedelta(hours=k), "home", behaviors[k % len(behaviors)])
+    rows = [(pseudonym(str(user)), start + timedelta(hours=k), "home", behaviors[k % len(behaviors)], None)
             for user, length in enumerate(lengths) for k in range(length)]
     return pl.DataFrame(rows, schema=tables.SCHEMAS["events"], orient="row").sort("user", "time")
 

@@ -60,7 +60,8 @@ def _events(log: Path, fast: bool) -> tuple[Any, Any]:
                      dtype="str")
     twice = (rule == "") & raw.duplicated()
     events = pd.DataFrame({"user": each(raw["user"], _pseudonyms), "time": time.astype("datetime64[us]"),
-                           "place": each(raw["place"], _area), "behavior": each(raw["behavior"], _clean)})
+                           "place": each(raw["place"], _area), "behavior": each(raw["behavior"], _clean),
+                           "offset": pd.array([pd.NA], dtype="Int16").repeat(len(raw))})
     bad, again = raw[rule != ""], events[twice]
     written = bad["time"].dt.strftime(_MICROSECONDS) if parquet else bad["time"]
     quarantine = pd.concat([

@@ -20,8 +20,11 @@ Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 _ROWS_OF_GROUP = 250_000
 
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
-    # an event, sorted by (user, time); ties in time keep the order of the log
-    "events": {"user": pl.UInt64, "time": pl.Datetime("us"), "place": pl.String, "behavior": pl.String},
+    # an event, sorted by (user, instant); ties keep the order in which they happened. `time` is local wall-clock time,
+    # `offset` its minutes from UTC (the instant is `time` - `offset`), null where the log does not say
+    "events": {
+        "user": pl.UInt64, "time": pl.Datetime("us"), "place": pl.String, "behavior": pl.String, "offset": pl.Int16,
+    },
     # a row of the log that could not become an event
     "quarantine": {"file": pl.String, "line": pl.Int64, "rule": pl.String, "text": pl.String},
     # a behaviour of the training users, most frequent first

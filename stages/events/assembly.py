@@ -191,7 +191,8 @@ def _sorted(accepted: _Accepted, known: dict[str, pl.DataFrame]) -> tuple[pl.Dat
     if len(again):
         user, time, place, behavior = (np.delete(column, again) for column in (user, time, place, behavior))
     events = _strings(known, place, behavior).select(
-        pl.Series("user", pseudonyms[user]), pl.Series("time", time).cast(pl.Datetime("us")), "place", "behavior")
+        pl.Series("user", pseudonyms[user]), pl.Series("time", time).cast(pl.Datetime("us")), "place", "behavior",
+        offset=pl.lit(None, pl.Int16))
     return events, twice
 
 

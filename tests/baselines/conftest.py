@@ -26,9 +26,9 @@ def log():
                 weight = np.array([3.0, 1, 1, 0]) if time.hour < 12 else np.array([1.0, 3, 1, 0])
                 weight = weight + (last == 0) * np.array([0, 0, 8, 0]) + (place == "gym") * np.array([0, 0, 0, 9])
                 last = rng.choice(4, p=weight / weight.sum())
-                rows.append((user, time, place if places else None, names[last]))
-        rows[10] = (*rows[10][:3], "rare")
-        rows[-1] = (*rows[-1][:3], "new")
+                rows.append((user, time, place if places else None, names[last], None))
+        rows[10] = (*rows[10][:3], "rare", None)
+        rows[-1] = (*rows[-1][:3], "new", None)
         events = pl.DataFrame(rows, schema=SCHEMAS["events"], orient="row")
         split = np.repeat(np.select([np.arange(users) < users * 0.7, np.arange(users) < users * 0.8],
                                     ["train", "valid"], "natural"), each)

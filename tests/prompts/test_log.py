@@ -26,7 +26,7 @@ def test_every_event_is_what_it_was():
 
 
 def test_the_vocabulary_comes_first_and_in_its_order():
-    rows = [(1, datetime(2024, 3, 1), "home", name) for name in ("zzz", "看电影", "aaa", "zzz", "Watching video")]
+    rows = [(1, datetime(2024, 3, 1), "home", name, None) for name in ("zzz", "看电影", "aaa", "zzz", "Watching video")]
     events = pl.DataFrame(rows, schema=tables.SCHEMAS["events"], orient="row")
     log = EventLog.from_tables(events, all_behaviors())
     assert log.behaviors == [*all_behaviors()["behavior"], "aaa", "zzz"]

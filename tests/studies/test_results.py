@@ -146,7 +146,7 @@ def log():
     return pl.DataFrame({
         "user": np.sort(rng.integers(0, 9, count)).astype(np.uint64),
         "time": pl.Series(range(count)).cast(pl.Datetime("us")), "place": rng.choice(["home", "work", ""], count),
-        "behavior": rng.choice(list("abcd"), count, p=[0.7, 0.2, 0.09, 0.01]),
+        "behavior": rng.choice(list("abcd"), count, p=[0.7, 0.2, 0.09, 0.01]), "offset": None,
     }, schema=tables.SCHEMAS["events"])
 
 

@@ -150,6 +150,7 @@ def blocks(seed: int, users: int, days: int, events_per_day: float) -> Iterator[
             "user": names[members][plan.user], "time": START + plan.seconds * np.timedelta64(1_000_000, "us"),
             "place": labels[1].gather(plan.place.astype(np.uint32)),
             "behavior": labels[0].gather(behavior.astype(np.uint32)),
+            "offset": pl.repeat(None, len(behavior), dtype=pl.Int16, eager=True),
         }), pl.Series("p", p).cast(pl.List(pl.Float32))
 
     for events, p in side_by_side(functools.partial(simulated, members) for members in groups):
