@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from stages.common.console import console
 
@@ -99,11 +100,11 @@ def table(comparisons: Mapping[str, Comparison]) -> Table:
     return result
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str | Text, ...]:
     """Work with its unit, baseline, both medians with their spread, ratio, target, and whether it is reached."""
     ratio = "" if row.ratio is None or row.rule in ("at_least", "at_most") else f"{row.ratio:.1f} x"
     target = "higher" if row.rule == "higher" else "" if row.target is None else _TARGETS[row.rule].format(row.target)
-    reached = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.reached]
+    reached = "" if row.reached is None else Text("yes", "green") if row.reached else Text("no", "red")
     against = f"{row.against} ({row.note})" if row.note else row.against
     spreads = [
         "–" if not (spread := _spread(values)) else f"{spread['median']:.3g}" + (

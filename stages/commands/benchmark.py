@@ -11,12 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from stages.benchmarks import accuracy, data, dpo, ingest, machine, prediction, scoring, sft
 from stages.benchmarks.data import FULL, QUICK, Sizes, on_gpu
 from stages.benchmarks.timing import Comparison, table
-from stages.common.console import console
+from stages.common.console import console, standard_output
 from stages.common.errors import UserError, run
 from stages.common.files import write_json
 from stages.model.resolve import resolve, write_manifest
@@ -38,7 +37,7 @@ def benchmark(
     with tempfile.TemporaryDirectory() as folder:
         inputs = None
         for name in names:
-            console.print(f"[bold]{name}[/]")
+            console.print(name, style="bold")
             if name == "ingest":
                 done[name] = ingest.compare(sizes.rows, sizes.ingest_rounds, Path(folder))
             else:
@@ -95,8 +94,7 @@ def main() -> None:
     missing = [f"{name} has no baseline without {package}" for name, package in _PACKAGES.items()
                if name in names and not args.ours_only and not machine.installed(package)]
     if missing:
-        console.print(f"not installed: {', '.join(missing)}; {machine.EXTRA}", markup=False, style="yellow",
-                      soft_wrap=True)
+        console.print(f"not installed: {', '.join(missing)}; {machine.EXTRA}", style="yellow", soft_wrap=True)
     about, versions = machine.describe(), machine.versions()
 
     def save(done: dict[str, Comparison]) -> None:
@@ -108,10 +106,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or _model(args.params, Path(folder))
         done = benchmark(names, sizes, args.params, model, args.ours_only, save)
-    out = Console(highlight=False)
-    if not out.is_terminal:
-        out.width = 160
-    out.print(machine.heading(about, versions), soft_wrap=True, markup=False)
+    out = standard_output()
+    out.print(machine.heading(about, versions), soft_wrap=True)
     out.print(table(done))
 
 

@@ -36,7 +36,7 @@ def plots(revisions: Sequence[str] = (), targets: Sequence[str] = (), root: Path
     found = json.loads(dvc(root, "plots", *words))
     for error in found.get("errors", []):
         console.print(f"no plot of {error.get('name')} at {error.get('rev')}: {error.get('type')} {error.get('msg')}",
-                      markup=False, soft_wrap=True)
+                      soft_wrap=True)
     made = [Picture(re.sub(r"\W+", "_", f"{name} {number}" if number else name), plot["content"], {"target": name})
             for name, drawn in found.get("data", {}).items() for number, plot in enumerate(drawn)
             if plot["type"] == "vega" and plot["content"]]

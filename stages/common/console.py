@@ -3,11 +3,15 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+# what is printed is data too: `:x:` in a label is no picture, and `[red]` no colour
+_as_it_is = partial(Console, highlight=False, markup=False, emoji=False)
+
+console = _as_it_is(stderr=True)
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -21,8 +25,8 @@ class Track:
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+                _text("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                _text("left"), TimeRemainingColumn(), _text("{task.fields[note]}"), console=console,
             )
             self._bar.add_task(title, total=total, note="")
             self._bar.start()
@@ -46,6 +50,18 @@ class Track:
             self._bar = None
         elapsed = time.monotonic() - self._start
         console.print(f"{self.title}: {self.done:,.0f} of {self.total:,.0f} in {duration(elapsed)}")
+
+
+def standard_output() -> Console:
+    """A console for results, as wide as the terminal, or wide enough for tables in a file."""
+    out = _as_it_is()
+    if not out.is_terminal:
+        out.width = 160
+    return out
+
+
+def _text(template: str) -> TextColumn:
+    return TextColumn(template, markup=False)
 
 
 @contextmanager

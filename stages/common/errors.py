@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from rich.markup import escape
+from rich.text import Text
 
 from stages.common.console import console
 
@@ -41,5 +41,5 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
-    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    console.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
     sys.exit(status)

@@ -190,7 +190,7 @@ class Stage:
         if self.resumes:
             shutil.rmtree(given["scratch"], ignore_errors=True)
         if self.message:
-            console.print(self.message(args, *results), soft_wrap=True, markup=False)
+            console.print(self.message(args, *results), soft_wrap=True)
 
     def run(self) -> NoReturn:
         """`main`, as a process: it exits."""

@@ -46,8 +46,8 @@ def write(content: str, pictures: Sequence[Picture], args: argparse.Namespace) -
     """Write the page and, where they are wanted, the pictures, and say so."""
     with atomic_file(args.out) as part:
         part.write_text(content, encoding="utf-8")
-    console.print(f"page: {args.out}, {len(content.encode()) / 1e3:,.0f} kB, {len(pictures)} plots", markup=False)
+    console.print(f"page: {args.out}, {len(content.encode()) / 1e3:,.0f} kB, {len(pictures)} plots")
     if args.pictures is not None:
         for picture in pictures:
             picture.save_png(args.pictures)
-        console.print(f"pictures: {args.pictures}", markup=False)
+        console.print(f"pictures: {args.pictures}")

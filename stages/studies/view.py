@@ -82,7 +82,7 @@ def show_plan(plans: Mapping[str, Plan], done: Mapping[str, Finished], durations
                               for value, settings in by_value.items())
             first = next(iter(by_value.values()))[0]
             name = done.get(first.mark, first).name
-            console.print(f"  {row}: {made.study.repeat} {states}  [dim]{name}[/dim]", soft_wrap=True)
+            console.print(Text.assemble(f"  {row}: {made.study.repeat} {states}  ", (name, "dim")), soft_wrap=True)
             tried = len(made.rows[row].alternatives) + 1
             if 1 < tried < first.trials:
                 console.print(f"  {row}: tries {tried} settings, baselines may try {first.trials}")

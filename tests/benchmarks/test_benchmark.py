@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 from rich.console import Console
+from rich.text import Text
 
 import stages.commands.benchmark as command
 from stages.benchmarks import timing
@@ -81,9 +82,9 @@ def test_table():
         Row("left", "", "s", [], rule="times", target=15),
     ]
     assert timing.cells(rows[0]) == (
-        "SFT, targets/s", "TRL (batch 1)", "55 (50–60)", "2.1 (2–2.2)", "26.2 x", "≥ 25 x", "[green]yes[/]"
+        "SFT, targets/s", "TRL (batch 1)", "55 (50–60)", "2.1 (2–2.2)", "26.2 x", "≥ 25 x", Text("yes", "green")
     )
-    assert timing.cells(rows[1])[4:] == ("1.2 x", "higher", "[green]yes[/]")
+    assert timing.cells(rows[1])[4:] == ("1.2 x", "higher", Text("yes", "green"))
     assert timing.cells(rows[2])[2:6] == ("2e-05", "–", "", "≤ 0.001")
     assert timing.cells(rows[3])[2:] == ("–", "–", "", "≥ 15 x", "")
     console = Console(width=160, record=True)

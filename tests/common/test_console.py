@@ -1,7 +1,11 @@
+import io
+
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from stages.common import console as module
+from stages.common import errors
 from stages.common.console import Track, track
 
 
@@ -47,6 +51,40 @@ def test_the_last_line_comes_after_an_error_too(capsys):
         bar.advance()
         raise RuntimeError
     assert capsys.readouterr().err == "scoring: 1 of 2 in 0 s\n"
+
+
+LABEL = ":x: [red]Taking a [/] taxi :warning:"
+
+
+def printed(make):
+    """What a console with the settings of `make` prints of a label, in a terminal."""
+    console = make()
+    console.file, console._force_terminal, console.width = io.StringIO(), True, 100
+    console.print(LABEL)
+    table = Table(LABEL, title=LABEL)
+    table.add_row(LABEL)
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("make", [lambda: module._as_it_is(stderr=True), module.standard_output])
+def test_labels_are_printed_as_they_are_and_not_as_pictures_and_colours(make):
+    assert printed(make).count(":x:") == 4 and printed(make).count("[red]Taking a [/] taxi :warning:") == 4
+
+
+def test_titles_and_notes_of_a_bar_are_printed_as_they_are(monkeypatch, capsys):
+    made = module._as_it_is(stderr=True, force_terminal=True, color_system=None, width=160)
+    monkeypatch.setattr(module, "console", made)
+    with track(LABEL, 2) as bar:
+        bar.advance(2, note=LABEL)
+    err = capsys.readouterr().err
+    assert err.count(LABEL) >= 3 and "❌" not in err
+
+
+def test_an_error_is_printed_as_it_is(capsys):
+    with pytest.raises(SystemExit):
+        errors._fail(LABEL)
+    assert capsys.readouterr().err == f"error: {LABEL}\n"
 
 
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
