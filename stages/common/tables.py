@@ -1,5 +1,9 @@
-"""The tables between the stages: one schema each, checked where a table is written and again where it is read."""
+"""The tables between the stages: one schema each, checked where a table is written and again where it is read.
 
+Each file carries a checksum of its own bytes (`stages.common.checksums`), which is compared before anything is read.
+"""
+
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +12,7 @@ from typing import TypeVar
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from stages.common.checksums import MARK, check_seal, seal
 from stages.common.errors import UserError
 from stages.common.files import atomic_file
 
@@ -92,7 +97,8 @@ def write(frame: pl.DataFrame | pl.LazyFrame, table: str, path: Path) -> None:
     """Write `frame` as Parquet, atomically, after checking it against its schema."""
     frame = check(frame.lazy(), table, path)
     with atomic_file(path) as part:
-        frame.sink_parquet(part, compression="zstd", statistics=True, row_group_size=_ROWS_OF_GROUP)
+        frame.sink_parquet(part, compression="zstd", statistics=True, row_group_size=_ROWS_OF_GROUP, metadata=MARK)
+        seal(part)
 
 
 def write_blocks(blocks: Iterator[pl.DataFrame], table: str, path: Path) -> None:
@@ -112,20 +118,33 @@ def read(table: str, path: Path) -> pl.DataFrame:
     """Read a table written by `write`.
 
     Raises:
-        UserError: the file is absent, no Parquet file, or not of this table's schema.
+        UserError: the file is absent, no Parquet file, damaged, without a checksum, or not of this table's schema.
     """
     with reading(path):
+        _check_file(path)
         return check(pl.read_parquet(path, glob=False), table, path)
 
 
 def scan(table: str, path: Path) -> pl.LazyFrame:
-    """A table written by `write`, of which only what is asked for is read, later: within `reading`.
+    """A table written by `write`, checked whole now; only what is asked for is read, later: within `reading`.
 
     Raises:
         UserError: as `read`.
     """
     with reading(path):
+        _check_file(path)
         return check(pl.scan_parquet(path, glob=False), table, path)
+
+
+def read_bytes(table: str, content: bytes, path: Path) -> pl.DataFrame:
+    """Read a table from the content of its file, `path`.
+
+    Raises:
+        UserError: as `read`.
+    """
+    with io.BytesIO(content) as file:
+        check_seal(file, path)
+        return check(pl.read_parquet(file), table, path)
 
 
 @contextmanager
@@ -137,3 +156,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run `dvc repro`") from error
+
+
+def _check_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        check_seal(file, path)

@@ -1,6 +1,5 @@
 """A plan whose experiments have run becomes rows to compare, and the comparison a summary."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -61,8 +60,7 @@ class Results:
         except FileNotFoundError:
             known = name, f"{commit}:{path}"
         if known not in self._tables:
-            read = pl.read_parquet(io.BytesIO(self._read(commit, path)))
-            self._tables[known] = tables.check(read, name, Path(path))
+            self._tables[known] = tables.read_bytes(name, self._read(commit, path), Path(path))
             for oldest in list(self._tables)[:-_TABLES_KEPT]:
                 del self._tables[oldest]
         return self._tables[known]

@@ -46,13 +46,20 @@ def test_scan_says_what_read_says(tmp_path):
     with pytest.raises(UserError, match=r"absent: no such file; `dvc repro` makes it"):
         tables.scan("windows", tmp_path / "absent")
     (tmp_path / "text").write_text("no table")
-    with pytest.raises(UserError, match="text: not a readable Parquet file"):
+    with pytest.raises(UserError, match="text: damaged or cut off: not a readable Parquet file"):
         tables.scan("windows", tmp_path / "text")
     tables.write(block(0, 9), "windows", tmp_path / "t")
     with pytest.raises(UserError, match="t: not a table of oracle: p: missing"):
         tables.scan("oracle", tmp_path / "t")
     whole = (tmp_path / "t").read_bytes()
     (tmp_path / "t").write_bytes(whole[:4] + b"\0" * 40 + whole[44:])
-    scanned = tables.scan("windows", tmp_path / "t")
+    with pytest.raises(UserError, match="t: damaged"):
+        tables.scan("windows", tmp_path / "t")
+
+
+def test_what_breaks_a_table_after_it_was_checked_is_said_where_it_is_read(tmp_path):
+    tables.write(block(0, 9), "windows", tmp_path / "t")
+    scanned, whole = tables.scan("windows", tmp_path / "t"), (tmp_path / "t").read_bytes()
+    (tmp_path / "t").write_bytes(whole[:4] + b"\0" * 40 + whole[44:])
     with pytest.raises(UserError, match="t: not a readable Parquet file"), tables.reading(tmp_path / "t"):
         scanned.collect()

@@ -2,6 +2,7 @@ import polars as pl
 import pytest
 
 from stages.common import tables
+from stages.common.checksums import MARK, seal
 from stages.common.errors import UserError
 
 
@@ -32,7 +33,8 @@ def test_another_schema_is_refused_where_it_is_written_and_where_it_is_read(pair
     with pytest.raises(UserError, match=f"not a table of pairs: {says}"):
         tables.write(wrong, "pairs", path)
     assert not list(tmp_path.iterdir())
-    wrong.write_parquet(path)
+    wrong.write_parquet(path, metadata=MARK)
+    seal(path)
     with pytest.raises(UserError, match=f"pairs.parquet: not a table of pairs: {says}"):
         tables.read("pairs", path)
 
@@ -51,7 +53,7 @@ def test_a_damaged_file_is_refused_with_the_cure(pairs, tmp_path):
     path = tmp_path / "pairs.parquet"
     tables.write(pairs, "pairs", path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match="pairs.parquet: not a readable Parquet file.*run `dvc repro`"):
+    with pytest.raises(UserError, match="pairs.parquet: damaged or cut off: .*`dvc pull` or `dvc repro`"):
         tables.read("pairs", path)
 
 
