@@ -7,9 +7,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import lock_descriptor
 
 
 DIGITS = 6
@@ -28,9 +30,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     os.close(handle)
     part = Path(name)
     try:
-        yield part
-        part.chmod(0o644)
-        os.replace(part, path)
+        with _in_the_making(part):
+            yield part
+            part.chmod(0o644)
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -41,25 +44,52 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path = _ready(path)
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
-        yield part
-        part.chmod(0o755)
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        elif path.exists():
-            shutil.rmtree(path)
-        os.replace(part, path)
+        with _in_the_making(part):
+            yield part
+            part.chmod(0o755)
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            elif path.exists():
+                shutil.rmtree(path)
+            os.replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _ready(path: Path) -> Path:
-    """Make the folder around `path` and clear it of what a killed run left there."""
+    """Make the folder around `path` and clear it of what a killed run left there; not of what another writes now."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # eight random characters, as tempfile draws them: `sft` must not clear what is being written of `sft.json`
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.part"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError), _in_the_making(left) as abandoned:
+            if abandoned:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
     return path
+
+
+@contextmanager
+def _in_the_making(part: Path) -> Iterator[bool]:
+    """Hold the lock on `part` that tells other runs that it is being written; False where another run holds it.
+
+    Where the disk knows no locks, or the system none on folders, none is held, and nothing is taken for another's.
+    """
+    try:
+        handle = os.open(part, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        yield True
+        return
+    try:
+        yield _locked(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        return lock_descriptor(handle, blocking=False)
+    except OSError:
+        return True
 
 
 def write_json(path: Path, content: Mapping[Any, Any], digits: int | None = None) -> None:
@@ -101,11 +131,6 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("BEHAVIORLM_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "behaviorlm"
-
-
-def checkpoint_folder(stage: str, key: str) -> Path:
-    """Where a stage keeps what an interrupted run goes on from: found again by the same inputs only."""
-    return cache_folder() / "checkpoints" / f"{stage}-{key}"
 
 
 def fingerprint(params: Any, paths: list[Path]) -> str:

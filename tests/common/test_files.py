@@ -99,6 +99,15 @@ def test_a_kill_in_the_middle_leaves_the_old_content(atomic, place):
     assert read(place) == NEW and names(place.parent) == ["out"], "the next run clears what the killed one left"
 
 
+def test_two_that_write_the_same_both_end_and_the_last_one_stays(atomic, place):
+    with atomic(place) as one:
+        write(one, "one")
+        with atomic(place) as other:
+            write(other, "other")
+        assert read(place) == "other" and one.exists(), "it is still being written"
+    assert read(place) == "one" and names(place.parent) == ["out"]
+
+
 def test_a_file_in_the_making_is_not_cleared_by_one_whose_name_begins_the_same(tmp_path):
     with atomic_file(tmp_path / "sft.json") as one:
         write(one, NEW)

