@@ -1,7 +1,7 @@
 """Raw log -> events.
 
 Writes the tables `events` (sorted by user and time; users are pseudonyms), `quarantine` (each refused row: file, line,
-rule, and the row without its user) and `oracle` (the simulated log's true probabilities, in the order of
+rule, and the field at fault alone) and `oracle` (the simulated log's true probabilities, in the order of
 stages.events.simulator.log.BEHAVIORS; empty for real logs), and a JSON of counts. Rows of the log = events +
 quarantined. Above ingest.max_refused of refused rows the stage fails and says which rules refused them.
 """

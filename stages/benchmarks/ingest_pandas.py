@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from stages.common.hashing import bits, pseudonym, uniform
-from stages.events.rules import CHAT, CONTROL, LONGEST, MISSING, Rule
+from stages.events.rules import CHAT, CONTROL, LONGEST, MISSING, OF_THE_TIME, Rule
 from stages.params import Params, read_all
 
 _MICROSECONDS = "%Y-%m-%d %H:%M:%S.%f"
@@ -65,17 +65,21 @@ def _events(log: Path, fast: bool) -> tuple[Any, Any]:
     bad, again = raw[rule != ""], events[twice]
     written = bad["time"].dt.strftime(_MICROSECONDS) if parquet else bad["time"]
     quarantine = pd.concat([
-        pd.DataFrame({"line": bad.index + first, "rule": rule[bad.index], "text": _text(bad, written)}),
-        pd.DataFrame({"line": again.index + first, "rule": Rule.DUPLICATE.value,
-                      "text": _text(again, again["time"].dt.strftime(_MICROSECONDS))}),
+        pd.DataFrame({"line": bad.index + first, "rule": rule[bad.index],
+                      "text": _at_fault(bad, written, rule[bad.index], misplaced[bad.index])}),
+        pd.DataFrame({"line": again.index + first, "rule": Rule.DUPLICATE.value, "text": ""}),
     ]).sort_values("line")
     quarantine.insert(0, "file", log.as_posix())
     events = events[(rule == "") & ~twice].sort_values(["user", "time"], kind="stable", ignore_index=True)
     return events, quarantine.reset_index(drop=True)
 
 
-def _text(rows: Any, time: Any) -> Any:
-    return time + " | " + rows["place"] + " | " + rows["behavior"]
+def _at_fault(rows: Any, time: Any, rule: Any, misplaced: Any) -> Any:
+    """The field that breaks the rule; of a user nothing."""
+    text = np.select([rule == Rule.NO_USER.value, rule.isin(OF_THE_TIME), rule != misplaced],
+                     ["", time.fillna(""), rows["behavior"]], rows["place"])
+    long = pd.Series(text, dtype="str")
+    return long.mask(long.str.len() > LONGEST, long.str.slice(0, LONGEST) + "…").to_numpy()
 
 
 def _by_value(column: Any, function: Any) -> Any:

@@ -30,7 +30,8 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     "events": {
         "user": pl.UInt64, "time": pl.Datetime("us"), "place": pl.String, "behavior": pl.String, "offset": pl.Int16,
     },
-    # a row of the log that could not become an event
+    # a row of the log that could not become an event; `text` is the field at fault, never the user's, empty if it is
+    # the row as a whole
     "quarantine": {"file": pl.String, "line": pl.Int64, "rule": pl.String, "text": pl.String},
     # a behaviour of the training users, most frequent first
     "vocabulary": {

@@ -20,12 +20,12 @@ from stages.common.hashing import pseudonym
 from stages.common.parallel import side_by_side
 from stages.events import reading
 from stages.events.order import repeated, stable_order
-from stages.events.rules import Rule, clean, label_rule, missing
+from stages.events.rules import LONGEST, OF_THE_TIME, Rule, clean, label_rule, missing
 from stages.events.settings import Source
 from stages.events.values import Values
 
 # What a source's pieces make: `line` from 1 (record, in Parquet), rising; `fingerprint`, a hash of the whole row;
-# `problem`, a Rule or null; beside them `text`, a struct of the row's fields but the user's, in their order
+# `problem`, a Rule or null; beside them `written`, a struct of the fields that the time was read from
 ROWS = {
     "line": pl.Int64, "fingerprint": pl.UInt64, "problem": pl.String, "user": pl.String, "time": pl.Datetime("us"),
     "place": pl.String, "behavior": pl.String,
@@ -120,7 +120,7 @@ def _check_piece(
     Strings of accepted rows are numbers of `values`, times are microseconds.
     """
     frame = piece.parse()
-    height, text = frame.height, frame["text"]
+    height, written = frame.height, frame["written"]
     frame = frame.select(pl.col(name).cast(kind) for name, kind in ROWS.items())
     numbers = {name: found.numbers(frame[name]) for name, found in values.items()}
     bad = frame["problem"].is_not_null().to_numpy()
@@ -132,14 +132,27 @@ def _check_piece(
         return columns, pl.DataFrame(schema=_REFUSED), height, piece.end
     rules = {name: found.known()["rule"].gather(numbers[name][bad]) for name, found in values.items()}
     mask = pl.Series(bad)
-    refused = frame.filter(mask).select(
-        "line",
-        rule=pl.when(pl.col("problem").is_in(_OF_THE_ROW)).then("problem")
-        .otherwise(pl.coalesce(rules["user"], "problem", rules["behavior"], rules["place"])),
-        text=text.filter(mask).struct.unnest().select(
-            pl.concat_str(pl.all().cast(pl.String), separator=" | ", ignore_nulls=True)).to_series().fill_null(""),
-    )
+    refused = _refused(frame.filter(mask), written.filter(mask), rules)
     return {name: column[~bad] for name, column in columns.items()}, refused, height, piece.end
+
+
+def _refused(rows: pl.DataFrame, written: pl.Series, rules: dict[str, pl.Series]) -> pl.DataFrame:
+    """Refused rows as the quarantine shows them: of a row no more than the field at fault, and never the user's."""
+    problem, of_the_row = pl.col("problem"), pl.col("problem").is_in(_OF_THE_ROW)
+    time = pl.concat_str(pl.all().cast(pl.String), separator=" | ", ignore_nulls=True)
+    rows = rows.with_columns(
+        written.struct.unnest().select(time.alias("written")).to_series(),
+        rule=pl.when(of_the_row).then("problem")
+        .otherwise(pl.coalesce(rules["user"], "problem", rules["behavior"], rules["place"])),
+        of_user=rules["user"], of_behavior=rules["behavior"],
+    )
+    text = (
+        pl.when(of_the_row | pl.col("of_user").is_not_null()).then(None)
+        .when(problem.is_in(OF_THE_TIME)).then("written").when(problem.is_not_null()).then(None)
+        .when(pl.col("of_behavior").is_not_null()).then("behavior").otherwise("place").fill_null("")
+    )
+    cut = pl.when(text.str.len_chars() > LONGEST).then(text.str.slice(0, LONGEST) + "…").otherwise(text)
+    return rows.select("line", "rule", cut.alias("text"))
 
 
 def _short(lines: np.ndarray) -> np.ndarray:
@@ -180,11 +193,8 @@ def _sorted(accepted: _Accepted, known: dict[str, pl.DataFrame]) -> tuple[pl.Dat
     time, place, behavior = side_by_side(functools.partial(np.take, column, order) for column in (time, *labels))
     again = repeated(user, time, accepted.pop("fingerprint"), order)
     rows = order[again]  # as they came
-    twice = _strings(known, place[again], behavior[again]).select(
-        pl.Series("line", accepted.pop("line")[rows].astype(np.int64)),
-        pl.lit(Rule.DUPLICATE.value).alias("rule"),
-        pl.concat_str(pl.Series("time", time[again]).cast(pl.Datetime("us")).dt.to_string(), "place", "behavior",
-                      separator=" | ").alias("text"),
+    twice = pl.DataFrame({"line": accepted.pop("line")[rows].astype(np.int64)}).with_columns(
+        pl.lit(Rule.DUPLICATE.value).alias("rule"), pl.lit("").alias("text"),
         pl.Series("file", np.array(accepted.files)[np.searchsorted(ends, rows, side="right")], dtype=pl.UInt32),
     )
     del order

@@ -43,6 +43,9 @@ class Rule(StrEnum):
                  "rows that agree in every column count once; remove the second copy of the data")
 
 
+# What is wrong is the time: of a row that breaks such a rule, messages and the quarantine show the time as written
+OF_THE_TIME = (Rule.NO_TIME.value, Rule.TIME.value, Rule.TIME_RANGE.value, Rule.OFFSET.value)
+
 # Rows that are no events by the format's own definition: kept in quarantine, not counted as refused
 IGNORED = (Rule.EVENT_TYPE,)
 

@@ -19,7 +19,7 @@ TIMES = {
 
 
 def plain_log(files: list[tuple[str, bytes]], separator: str) -> tuple[list[tuple], list[tuple]]:
-    """Events (user, time, place, behavior) and quarantine (file, line, rule, text) of files with the header
+    """Events (user, time, place, behavior) and quarantine (file, line, rule, field at fault) of files with the header
     user, time, place, behavior."""
     events, quarantine, seen = [], [], set()
     for name, content in files:
@@ -28,14 +28,14 @@ def plain_log(files: list[tuple[str, bytes]], separator: str) -> tuple[list[tupl
             if not line.strip():
                 continue
             fields, rule = _fields(line, separator)
-            event, rule = _event(fields) if rule is None else (None, rule)
+            event, rule, field = _event(fields) if rule is None else (None, rule, "")
             if rule is None and (event[:2], line) in seen:
-                rule, fields = Rule.DUPLICATE, ["", event[1].strftime("%Y-%m-%d %H:%M:%S.%f"), *event[2:]]
+                rule = Rule.DUPLICATE
             if rule is None:
                 seen.add((event[:2], line))
                 events.append(event)
             else:
-                quarantine.append((name, number, str(rule), " | ".join(fields[1:])))
+                quarantine.append((name, number, str(rule), field if len(field) <= LONGEST else field[:LONGEST] + "…"))
     return sorted(events, key=lambda event: event[:2]), quarantine
 
 
@@ -50,18 +50,21 @@ def _fields(line: str, separator: str) -> tuple[list[str], Rule | None]:
     return [f.strip(" ")[1:-1].replace('""', '"') if f.strip(" ")[:1] == '"' else f for f in fields], None
 
 
-def _event(fields: list[str]) -> tuple[tuple | None, Rule | None]:
+def _event(fields: list[str]) -> tuple[tuple | None, Rule | None, str]:
+    """An event, or the rule that is broken and what is shown of it."""
     user, time, place, behavior = fields
     if _missing(user):
-        return None, Rule.NO_USER
+        return None, Rule.NO_USER, ""
     if isinstance(TIMES[time], Rule):
-        return None, TIMES[time]
+        return None, TIMES[time], time
     if _missing(behavior):
-        return None, Rule.NO_BEHAVIOR
+        return None, Rule.NO_BEHAVIOR, behavior
     area = "unknown" if _missing(place) else _clean(place)
-    if rule := _label_rule(behavior) or _label_rule(area):
-        return None, rule
-    return (pseudonym(user.strip()), TIMES[time], area, _clean(behavior)), None
+    if rule := _label_rule(behavior):
+        return None, rule, behavior
+    if rule := _label_rule(area):
+        return None, rule, place
+    return (pseudonym(user.strip()), TIMES[time], area, _clean(behavior)), None, ""
 
 
 def _missing(text: str) -> bool:

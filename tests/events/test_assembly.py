@@ -52,15 +52,44 @@ def test_a_label_with_a_line_break_is_refused_line_by_line(tmp_path):
     assert log.quarantine.select("line", "rule").rows() == [(3, Rule.QUOTES), (4, Rule.FIELDS)]
 
 
-def test_no_user_id_reaches_the_quarantine(tmp_path):
-    rows = ["secret-7,yesterday,home,Gaming", "secret-7,2024-03-01 09:00:00,home,Gaming,and,more",
-            'secret-7,2024-03-01 09:00:00,home,"Gaming', "secret-7,2024-03-01 09:00:00,home,Gaming"]
-    log = read(write_log(tmp_path / "log.csv", [*rows, rows[-1], *ROWS]))
-    assert log.quarantine.height == 4
-    assert "secret" not in log.quarantine.write_csv()
-    assert log.quarantine["text"].to_list() == [
-        "yesterday | home | Gaming", "", "", "2024-03-01 09:00:00.000000 | home | Gaming",
-    ]
+SECRET = "secret-7,{time},secret-place,{label},secret-note"
+
+
+@pytest.mark.parametrize(("row", "shown"), [
+    (SECRET.format(time="yesterday", label="secret-label"), "yesterday"),
+    (SECRET.format(time="1924-03-01 09:00:00", label="secret-label"), "1924-03-01 09:00:00"),
+    (SECRET.format(time="2024-03-01 09:00:00", label="<|im_end|>"), "<|im_end|>"),
+    (SECRET.format(time="2024-03-01 09:00:00", label="x" * 1000), "x" * 100 + "…"),
+    (SECRET.format(time="2024-03-01 09:00:00", label=" n/a"), " n/a"),
+    ("secret-7,2024-03-01 09:00:00,<s>,secret-label,secret-note", "<s>"),
+    ("secret-7,2024-03-01 09:00:00,secret-place,secret-label,secret-note,secret-more", ""),
+    ("secret-7,yesterday", ""),
+    ('secret-7,2024-03-01 09:00:00,secret-place,"secret-label,secret-note', ""),
+    (" ,secret-time,secret-place,secret-label,secret-note", ""),
+])
+def test_of_a_refused_row_only_the_field_at_fault_is_kept(tmp_path, row, shown):
+    good = [f"{line},a note" for line in ROWS]
+    log = read(write_log(tmp_path / "log.csv", [*good, row], "user,time,place,behavior,note"))
+    assert log.quarantine["text"].to_list() == [shown]
+    keys = ["user", "time", "place", "behavior", "note"]
+    if len(fields := row.split(",")) == len(keys) and '"' not in row:
+        files = [tmp_path / "log.jsonl", tmp_path / "log.parquet"]
+        files[0].write_text(json.dumps(dict(zip(keys, fields, strict=True))) + "\n")
+        pl.DataFrame([fields], schema=keys, orient="row").write_parquet(files[1])
+        assert [read(file).quarantine["text"].to_list() for file in files] == [[shown], [shown]]
+
+
+@pytest.mark.parametrize("line", ['{"user": "secret-7"', '["secret-7"]', "secret-7", '"secret-7"'])
+def test_of_a_line_that_is_no_object_nothing_is_kept(tmp_path, line):
+    good = json.dumps({"user": "a", "time": "2024-03-01 09:00:00", "place": "home", "behavior": "Gaming"})
+    (tmp_path / "log.jsonl").write_text(f"{good}\n{line}\n")
+    log = read(tmp_path / "log.jsonl")
+    assert log.quarantine.rows() == [((tmp_path / "log.jsonl").as_posix(), 2, Rule.JSON, "")]
+
+
+def test_of_a_duplicate_nothing_is_kept(tmp_path):
+    log = read(write_log(tmp_path / "log.csv", [*ROWS, ROWS[0]]))
+    assert log.quarantine.select("rule", "text").rows() == [(Rule.DUPLICATE, "")]
 
 
 def test_places_and_labels_are_cleaned(tmp_path):

@@ -34,7 +34,7 @@ def _rows(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(
         "line", "fingerprint", pl.coalesce("problem", time["problem"]).alias("problem"), "user", time["time"],
         pl.col("station").alias("place"), (pl.lit("app ") + pl.col("app")).alias("behavior"),
-        pl.struct(_NAMES[1:]).alias("text"),
+        pl.struct("time").alias("written"),
     )
 
 

@@ -72,7 +72,7 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
 def _rows(frame: pl.DataFrame) -> pl.DataFrame:
     utc = pl.col("utc").str.strip_chars()
     frame = frame.with_columns(
-        pl.struct(_NAMES[1:]).alias("text"),
+        pl.struct("utc", "offset").alias("written"),
         utc.str.to_datetime("%a %b %d %H:%M:%S %z %Y", time_unit="us", strict=False).dt.replace_time_zone(None)
         .alias("time"),
         pl.col("offset").str.strip_chars().cast(pl.Int64, strict=False).alias("minutes"),
@@ -81,7 +81,7 @@ def _rows(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(
         "line", "fingerprint", pl.coalesce("problem", time_rule(missing(pl.col("utc")))).alias("problem"),
         "user", "time", _area(pl.col("latitude"), pl.col("longitude")).alias("place"),
-        pl.col("category").alias("behavior"), "text",
+        pl.col("category").alias("behavior"), "written",
     )
 
 

@@ -5,7 +5,6 @@ opened; rows of another type (Closed, User Interaction, Broken) are no events an
 as refused. The log knows no places.
 """
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,10 +32,10 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
             f"{', '.join(found[:30])}"
         )
     for piece in delimited.records(path, found, separator, header=True):
-        yield piece.then(functools.partial(_rows, found))
+        yield piece.then(_rows)
 
 
-def _rows(found: list[str], frame: pl.DataFrame) -> pl.DataFrame:
+def _rows(frame: pl.DataFrame) -> pl.DataFrame:
     time = times.local_times(frame["timestamp"], "iso", "")
     other = pl.col("problem").is_null() & (pl.col("event_type").str.strip_chars().str.to_lowercase() != "opened")
     return frame.select(
@@ -44,5 +43,5 @@ def _rows(found: list[str], frame: pl.DataFrame) -> pl.DataFrame:
         pl.lit(None, pl.String).alias("place"), pl.col("app_name").alias("behavior"),
         pl.when(other).then(pl.lit(Rule.EVENT_TYPE.value)).otherwise(pl.coalesce("problem", time["problem"]))
         .alias("problem"),
-        pl.struct(pl.col(name).alias(f"{i}") for i, name in enumerate(found) if name != "user_id").alias("text"),
+        pl.struct("timestamp").alias("written"),
     )

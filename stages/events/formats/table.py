@@ -83,12 +83,11 @@ def _delimited(path: Path, columns: dict[str, str]) -> Iterator[Piece]:
     _need(path, columns, names)
     unique = [f"{number}" for number in range(len(names))]
     ours = {name: unique[names.index(theirs)] for name, theirs in columns.items()}
-    shown = [name for name in unique if name != ours["user"]]
 
     def named(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.select(
             "line", "fingerprint", "problem", *(pl.col(theirs).alias(name) for name, theirs in ours.items()),
-            text=pl.struct(shown),
+            written=pl.struct(ours["time"]),
         )
 
     for piece in delimited.records(path, unique, separator, quotes=True, header=True):
@@ -115,7 +114,7 @@ def _objects(path: Path, block: reading.Block, columns: dict[str, str], is_first
     if is_first:
         absent = [theirs for ours, theirs in columns.items() if frame[ours].null_count() == frame.height]
         _need_keys(path, rows.filter("object")["text"], columns, absent)
-    return frame.with_columns(text=pl.struct(name for name in columns if name != "user"))
+    return frame.with_columns(written=pl.struct("time"))
 
 
 def _is_object(text: pl.Expr) -> pl.Expr:
@@ -146,8 +145,7 @@ def _parquet(path: Path, columns: dict[str, str]) -> Iterator[Piece]:
                 pl.int_range(first, first + frame.height, dtype=pl.Int64).alias("line"),
                 frame.hash_rows().alias("fingerprint"), pl.lit(None, pl.String).alias("problem"),
                 *(pl.col(theirs).alias(ours) for ours, theirs in columns.items()),
-                pl.struct(pl.col(theirs).alias(ours) for ours, theirs in columns.items() if ours != "user")
-                .alias("text"),
+                pl.struct(columns["time"]).alias("written"),
             )
             yield Piece(functools.partial(pl.DataFrame.clone, read), size * (first - 1 + frame.height) // rows)
             first += frame.height
