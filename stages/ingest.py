@@ -14,7 +14,6 @@ import polars as pl
 
 from stages.common import errors, tables
 from stages.common.console import track
-from stages.common.names import case_twins
 from stages.common.params import Section, Seed
 from stages.common.stage import COUNTS, Stage, place, streamed_table, table
 from stages.events import taxonomy
@@ -47,6 +46,9 @@ def ingest(params: Params, taxonomies: Path, oracle: Path) -> tuple[pl.DataFrame
     source = params.source
     name = "simulator" if source.format == "simulated" else source.path
     if source.format == "simulated":
+        if source.top:
+            raise errors.UserError(f"source.top: {source.top}: is for real logs; the simulated log's oracle knows its "
+                                   "behaviours by name: set it to 0")
         log = _simulate(params, oracle)
     else:
         tables.write(pl.DataFrame(schema=tables.SCHEMAS["oracle"]), "oracle", oracle)
@@ -106,12 +108,6 @@ def _check_events(log: Log, name: str) -> pl.DataFrame:
             f"{name}: all {events.height:,} events are {counts['behavior'][0]!r}; there is nothing to predict. Check "
             "source.columns.behavior and source.taxonomy"
         )
-    if twins := case_twins(counts["behavior"]):
-        spelt = " and ".join(f"{label!r} ({count:,} rows)" for label, count in map(counts.row, twins))
-        raise errors.UserError(
-            f"{name}: {spelt} differ in case only; merge them by a taxonomy: a CSV with the header raw,behavior in "
-            "data/taxonomy, named in source.taxonomy"
-        )
     return counts
 
 
@@ -125,15 +121,43 @@ def _counts(log: Log, refused: pl.DataFrame, share: float, log_format: str, beha
         "ignored": log.quarantine.height - refused.height,
         "users": 1 + int((user != user.shift()).sum()), "behaviors": behaviors,  # users are sorted
         "places": log.events["place"].n_unique(), "first": time.min().isoformat(), "last": time.max().isoformat(),
+        "changed": {kind: {why: names for why, names in of_one.items() if names["names"]}
+                    for kind, of_one in log.changed.items()},
     }
+
+
+_CHANGED = {  # what became of names, in the order in which it is done
+    ("behaviors", "listed_in_another_case"): "taken for names of the taxonomy, which has them in another case",
+    ("behaviors", "unlisted"): "not in the taxonomy (source.unlisted says what becomes of such)",
+    ("behaviors", "merged"): "merged onto their most frequent spelling in another case",
+    ("behaviors", "beyond_top"): "beyond the most frequent that source.top keeps",
+    ("places", "merged"): "merged onto their most frequent spelling in another case",
+}
+_NAMED = 20  # names in such a line
+
+
+def _summary(counts: dict[str, Any]) -> str:
+    """The line at the end, and one for each way in which names of the log did not stay as they were."""
+    lines = [f"ingest: {counts['events']:,} events of {counts['users']:,} users, {counts['behaviors']} behaviours; "
+             f"{counts['refused']['rows']:,} rows refused ({counts['format']})"]
+    for (kind, why), words in _CHANGED.items():
+        if found := counts["changed"].get(kind, {}).get(why):
+            names = [_changed(**each) for each in found["most"][:_NAMED]]
+            more = [f"{found['names'] - len(names):,} more"] if found["names"] > len(names) else []
+            lines.append(f"  names of {kind} {words}: {found['names']:,}, {found['events']:,} events: "
+                         f"{', '.join(names + more)}")
+    return "\n".join(lines)
+
+
+def _changed(name: str, events: int, becomes: str | None = None) -> str:
+    return f"{name!r} ({events:,})" + (f" to {becomes!r}" if becomes else "")
 
 
 STAGE = Stage(
     "ingest", __doc__, ingest, Params, reads={"taxonomies": place("folder of taxonomies")},
     writes={"out": table("events"), "quarantine": table("quarantine"), "oracle": streamed_table("oracle"),
             "counts": COUNTS},
-    message=lambda args, events, quarantine, counts: f"ingest: {events.height:,} events of {counts['users']:,} users, "
-        f"{counts['behaviors']} behaviours; {counts['refused']['rows']:,} rows refused ({counts['format']})",
+    message=lambda args, events, quarantine, counts: _summary(counts),
 )
 
 if __name__ == "__main__":

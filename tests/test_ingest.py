@@ -12,7 +12,7 @@ import pytest
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.events.simulator.log import BEHAVIORS
-from stages.ingest import ingest
+from stages.ingest import STAGE, ingest
 from tests.events.helpers import ROOT, ROWS, params_with, table_params, write_log, write_params
 
 TAXONOMIES = ROOT / "data" / "taxonomy"
@@ -77,8 +77,6 @@ def test_too_many_refused_says_which_rules_and_shows_rows(tmp_path):
     ([f"u1,2024-03-01 09:0{k}:00,home,behaviour {k}" for k in range(5)],
      "all 5 events are of one user.*source.columns.user"),
     ([f"u{k},2024-03-01 09:00:00,home,Gaming" for k in range(5)], "all 5 events are 'Gaming'.*source.taxonomy"),
-    ([*ROWS, "u1,2024-03-02 09:00:00,home,gaming", "u1,2024-03-02 09:01:00,home,gaming"],
-     r"'gaming' \(2 rows\) and 'Gaming' \(1 rows\) differ in case only; merge them by a taxonomy"),
 ])
 def test_logs_that_are_no_good(tmp_path, rows, says):
     with pytest.raises(UserError, match=rf"log\.csv: {says}"):
@@ -96,6 +94,50 @@ def test_a_taxonomy_merges_spellings(tmp_path):
     (tmp_path / "names.csv").write_text("raw,behavior\nGaming,Playing games\ngaming,Playing games\nCooking,Cooking\n")
     made = Made(*ingest(table_params(file, source__taxonomy="names.csv"), tmp_path, tmp_path / "o.parquet"))
     assert dict(made.events["behavior"].value_counts().iter_rows()) == {"Playing games": 2, "Cooking": 1}
+
+
+def case_pair(tmp_path, taxonomy="", **changes):
+    """12 people, 120 events, 7 spellings, two of which differ in case only: 12 and 6 events."""
+    names = ["Bakery", "Cinema", "Market", "Library", "Gym", "Blue cafe", "Bakery", "Blue Cafe", "Market", "Library"]
+    rows = [f"p{k % 12},2024-05-{k // 10 + 1:02d} 09:{k % 10:02d}:00,{names[k % 10]}" for k in range(120)]
+    rows = [row.replace("Blue Cafe", "Cinema") if k >= 60 else row for k, row in enumerate(rows)]
+    (tmp_path / "names.csv").write_text(f"raw,behavior\n{taxonomy}")
+    params = table_params(write_log(tmp_path / "log.csv", rows, "user,time,behavior"), source__columns__place="",
+                          source__taxonomy="names.csv" if taxonomy else "none", ingest__max_refused=0.0, **changes)
+    made = Made(*ingest(params, tmp_path, tmp_path / "o.parquet"))
+    return dict(made.events["behavior"].value_counts().iter_rows()), STAGE.message(None, *made)
+
+
+def test_one_pair_of_spellings_costs_nothing_and_is_said(tmp_path):
+    counts, said = case_pair(tmp_path)
+    assert counts == {"Bakery": 24, "Library": 24, "Market": 24, "Cinema": 18, "Blue cafe": 18, "Gym": 12}
+    assert ("names of behaviors merged onto their most frequent spelling in another case: 1, 6 events: "
+            "'Blue Cafe' (6) to 'Blue cafe'") in said
+
+
+def test_a_taxonomy_of_two_lines_leaves_all_other_names_as_they_are(tmp_path):
+    counts, said = case_pair(tmp_path, "Blue Cafe,Blue cafe\nBlue cafe,Blue cafe\n")
+    assert counts == case_pair(tmp_path)[0]
+    assert "not in the taxonomy (source.unlisted says what becomes of such): 5, 102 events: 'Bakery' (24)" in said
+
+
+def test_the_rest_become_other_by_a_param(tmp_path):
+    counts, said = case_pair(tmp_path, source__top=2)
+    assert counts == {"Bakery": 24, "Library": 24, "other": 72}
+    assert "beyond the most frequent that source.top keeps: 4, 72 events: 'Market' (24) to 'other'" in said
+
+
+def test_many_changed_names_are_cut_short(tmp_path):
+    rows = [f"u{k % 3},2024-03-01 {k // 60:02d}:{k % 60:02d}:00,home,name {k % 200}" for k in range(600)]
+    made = read(write_log(tmp_path / "log.csv", rows), source__top=50)
+    said = STAGE.message(None, *made)
+    assert said.count("to 'other'") == 20 and said.endswith(", 130 more")
+    assert len(made.counts["changed"]["behaviors"]["beyond_top"]["most"]) == 150
+
+
+def test_the_simulated_log_has_no_top(tmp_path):
+    with pytest.raises(UserError, match="source.top: 5: is for real logs"):
+        ingest(params_with(source__format="simulated", source__top=5), TAXONOMIES, tmp_path / "o.parquet")
 
 
 def run(tmp_path, params):

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,9 +20,11 @@ from stages.common.console import track
 from stages.common.hashing import pseudonym
 from stages.common.parallel import side_by_side
 from stages.events import reading
+from stages.events.labels import OTHER, UNKNOWN, settle_behaviors, settle_places, tally
 from stages.events.order import repeated, stable_order
 from stages.events.rules import LONGEST, OF_THE_TIME, Rule, clean, label_rule, missing
 from stages.events.settings import Source
+from stages.events.taxonomy import Taxonomy
 from stages.events.values import Values
 
 # What a source's pieces make: `line` from 1 (record, in Parquet), rising; `fingerprint`, a hash of the whole row;
@@ -52,12 +55,17 @@ class Format:
 
 @dataclass
 class Log:
-    """A log that was read: `rows` = events + quarantined."""
+    """A log that was read: `rows` = events + quarantined.
+
+    Attributes:
+        changed: behaviours and places whose names did not stay as they were, as stages.events.labels lists them.
+    """
 
     events: pl.DataFrame
     quarantine: pl.DataFrame
     rows: int
     files: int
+    changed: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -88,7 +96,8 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None) -> 
     """
     files = reading.find_files(Path(source.path), source.files)
     values = {"user": Values(_check_users), "place": Values(_check_places),
-              "behavior": Values(functools.partial(_check_behaviors, taxonomy=names))}
+              "behavior": Values(functools.partial(_check_behaviors, taxonomy=Taxonomy(names),
+                                                   unlisted="keep" if names is None else source.unlisted))}
     accepted, refused, rows = _Accepted(), [], 0
     with track("reading the log, MB", sum(file.stat().st_size for file in files) / _MEGABYTE) as bar:
         for number, file in enumerate(files):
@@ -103,13 +112,13 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None) -> 
     if not rows:
         none, refusals = (pl.DataFrame(schema=tables.SCHEMAS[name]) for name in ("events", "quarantine"))
         return Log(none, refusals, 0, len(files))
-    events, again = _sorted(accepted, {name: found.known() for name, found in values.items()})
+    events, again, changed = _sorted(accepted, {name: found.known() for name, found in values.items()}, source.top)
     events = log_format.finish(events)
     quarantine = pl.concat([*refused, again]).sort("file", "line")
     paths = pl.Series([file.as_posix() for file in files])
     quarantine = quarantine.select(paths.gather(quarantine["file"]).alias("file"), "line", "rule", "text")
     assert rows == events.height + quarantine.height
-    return Log(events, quarantine, rows, len(files))
+    return Log(events, quarantine, rows, len(files), changed)
 
 
 def _check_piece(
@@ -165,25 +174,28 @@ def _check_users(users: pl.Series) -> pl.DataFrame:
     return users.to_frame("text").select(rule=pl.when(_ABSENT).then(pl.lit(Rule.NO_USER.value)), user=numbers)
 
 
-def _check_behaviors(behaviors: pl.Series, taxonomy: pl.DataFrame | None) -> pl.DataFrame:
-    absent = pl.when(_ABSENT).then(pl.lit(Rule.NO_BEHAVIOR.value))
-    frame = behaviors.to_frame("text").with_columns(label=clean(_TEXT))
-    if taxonomy is None:
-        return frame.select("label", rule=absent.otherwise(label_rule(_TEXT)))
-    mapped = frame.join(taxonomy, left_on="label", right_on="raw", how="left", maintain_order="left")
-    unknown = pl.when(pl.col("behavior").is_null()).then(pl.lit(Rule.TAXONOMY.value))
-    return mapped.select(label="behavior", rule=absent.otherwise(unknown))
+def _check_behaviors(behaviors: pl.Series, taxonomy: Taxonomy, unlisted: str) -> pl.DataFrame:
+    frame = behaviors.to_frame("text").with_columns(name=clean(_TEXT))
+    frame = frame.hstack(taxonomy.look_up(frame["name"]))
+    label = {"keep": pl.col("name"), "refuse": pl.lit(None, pl.String), "other": pl.lit(OTHER)}[unlisted]
+    rule = {"keep": label_rule(_TEXT), "refuse": pl.lit(Rule.TAXONOMY.value), "other": pl.lit(None)}[unlisted]
+    return frame.select(
+        "name", "listed", "unlisted", label=pl.coalesce("behavior", label),
+        rule=pl.when(_ABSENT).then(pl.lit(Rule.NO_BEHAVIOR.value)).when(pl.col("behavior").is_null()).then(rule),
+    )
 
 
 def _check_places(places: pl.Series) -> pl.DataFrame:
     return places.to_frame("text").select(
-        label=pl.when(_ABSENT).then(pl.lit("unknown")).otherwise(clean(_TEXT)),
+        label=pl.when(_ABSENT).then(pl.lit(UNKNOWN)).otherwise(clean(_TEXT)),
         rule=pl.when(~_ABSENT).then(label_rule(clean(_TEXT))),
     )
 
 
-def _sorted(accepted: _Accepted, known: dict[str, pl.DataFrame]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The events, sorted, and the duplicates as rows of the quarantine (line, rule, text, file)."""
+def _sorted(
+    accepted: _Accepted, known: dict[str, pl.DataFrame], top: int
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """The events, sorted, the duplicates as rows of the quarantine (line, rule, text, file), and the names changed."""
     ends = np.cumsum([len(values) for values in accepted.columns["user"]])
     pseudonyms, rank = np.unique(known["user"]["user"].to_numpy(), return_inverse=True)
     time = accepted.pop("time")
@@ -200,14 +212,11 @@ def _sorted(accepted: _Accepted, known: dict[str, pl.DataFrame]) -> tuple[pl.Dat
     del order
     if len(again):
         user, time, place, behavior = (np.delete(column, again) for column in (user, time, place, behavior))
-    events = _strings(known, place, behavior).select(
+    places = settle_places(known["place"], tally(place, known["place"].height))
+    behaviors = settle_behaviors(known["behavior"], tally(behavior, known["behavior"].height), top)
+    columns = {"place": (places, place), "behavior": (behaviors, behavior)}
+    jobs = (functools.partial(settled.labels.gather, numbers) for settled, numbers in columns.values())
+    events = pl.DataFrame(dict(zip(columns, side_by_side(jobs), strict=True))).select(
         pl.Series("user", pseudonyms[user]), pl.Series("time", time).cast(pl.Datetime("us")), "place", "behavior",
         offset=pl.lit(None, pl.Int16))
-    return events, twice
-
-
-def _strings(known: dict[str, pl.DataFrame], place: np.ndarray, behavior: np.ndarray) -> pl.DataFrame:
-    """Columns `place` and `behavior`: the labels of their numbers."""
-    columns = {"place": place, "behavior": behavior}
-    jobs = (functools.partial(known[name]["label"].gather, numbers) for name, numbers in columns.items())
-    return pl.DataFrame(dict(zip(columns, side_by_side(jobs), strict=True)))
+    return events, twice, {"behaviors": behaviors.changed, "places": places.changed}

@@ -38,7 +38,7 @@ class Rule(StrEnum):
     CONTROL = "control character or line break in a label", "clean the labels, or map them with a taxonomy"
     CHAT = "chat-template token in a label", "clean the labels: such marks would end the model's turn"
     LONG = f"label longer than {LONGEST} characters", "check source.columns.behavior, or map the labels with a taxonomy"
-    TAXONOMY = "not in the taxonomy", "add the names to the taxonomy, or set source.taxonomy to none"
+    TAXONOMY = "not in the taxonomy", "add the names to the taxonomy, or set source.unlisted to keep or other"
     DUPLICATE = ("duplicate of an earlier row",
                  "rows that agree in every column count once; remove the second copy of the data")
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.common.params import Positive, Section, Share, key_of
+from stages.common.params import Count, Positive, Section, Share, key_of
 
 FORMATS = [module.name for module in iter_modules([str(Path(__file__).with_name("formats"))])]
 """Of real logs, by name: the modules of that folder, which are not imported for it."""
@@ -24,6 +24,8 @@ class Source(Section):
     path: str
     files: str
     taxonomy: str
+    unlisted: Literal["keep", "refuse", "other"]
+    top: Count
     columns: Columns
     time_format: str
     time_zone: str

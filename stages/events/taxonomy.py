@@ -1,4 +1,7 @@
-"""A taxonomy maps the names in a log to behaviours: a CSV of two columns, raw and behavior."""
+"""A taxonomy maps the names in a log to behaviours: a CSV of two columns, raw and behavior.
+
+A name is listed if the taxonomy has it, in this case or (unless that is ambiguous) in another.
+"""
 
 import csv
 from pathlib import Path
@@ -6,7 +9,6 @@ from pathlib import Path
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.common.names import case_twins
 from stages.events import reading
 from stages.events.rules import clean, label_rule
 
@@ -33,7 +35,7 @@ def read(path: Path) -> pl.DataFrame:
 
     Raises:
         UserError: names the file, the line and the value that is wrong: another header, a field missing or too many, a
-            label that no prompt could hold, a name mapped twice differently, behaviours that differ in case only.
+            label that no prompt could hold, a name mapped twice differently.
     """
     text = b"".join(block.text for block in reading.blocks(path))
     try:
@@ -42,13 +44,12 @@ def read(path: Path) -> pl.DataFrame:
         line = text.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line}: not UTF-8; save the taxonomy as UTF-8") from None
     if [name.strip() for name in rows[0]] != ["raw", "behavior"]:
-        raise UserError(f"{path}: line 1: the header is {','.join(rows[0])!r}; it must be 'raw,behavior'")
+        raise UserError(f"{path}: line 1: {len(rows[0])} fields that are not the header; it must be 'raw,behavior'")
     numbered = [(line, row) for line, row in enumerate(rows[1:], start=2) if any(field.strip() for field in row)]
     for line, row in numbered:
         if len(row) != 2 or not row[0].strip() or not row[1].strip():
-            raise UserError(
-                f"{path}: line {line}: {','.join(row)!r}: two fields are needed, raw,behavior; quote a comma"
-            )
+            found = f"{len(row)} fields" if len(row) != 2 else "an empty field"
+            raise UserError(f"{path}: line {line}: {found}; two are needed, raw,behavior; quote a comma")
     table = pl.DataFrame(
         [(line, *row) for line, row in numbered], schema={"line": pl.Int64, "raw": pl.String, "behavior": pl.String},
         orient="row",
@@ -70,7 +71,31 @@ def _check_names(path: Path, table: pl.DataFrame) -> None:
             raise UserError(
                 f"{path}: line {line}: {raw!r} is {behavior!r} here and {other!r} on line {before}; keep one"
             )
-    if twins := case_twins(table["behavior"]):
-        (before, _, other), (line, _, behavior) = map(table.row, twins)
-        raise UserError(f"{path}: line {line}: {behavior!r} and {other!r} (line {before}) differ in case only; "
-                        "spell them alike")
+
+
+class Taxonomy:
+    """What a taxonomy says of names."""
+
+    def __init__(self, table: pl.DataFrame | None):
+        """Of a table that `read` gave; None has no names, and calls none unlisted."""
+        self._is_one = table is not None
+        pairs: list[tuple[str, str]] = [] if table is None else list(table.iter_rows())
+        self._behaviors = dict(pairs)
+        self._spellings: dict[str, list[str]] = {}
+        for raw, _ in pairs:
+            self._spellings.setdefault(raw.casefold(), []).append(raw)
+
+    def look_up(self, names: pl.Series) -> pl.DataFrame:
+        """Of each (clean) name: `listed`, as the taxonomy spells it, its `behavior`, and whether it is `unlisted`."""
+        listed = [self._listed(name) for name in names]
+        return pl.DataFrame({
+            "listed": listed, "behavior": [raw and self._behaviors[raw] for raw in listed],
+            "unlisted": [self._is_one and raw is None for raw in listed],
+        }, schema={"listed": pl.String, "behavior": pl.String, "unlisted": pl.Boolean})
+
+    def _listed(self, name: str) -> str | None:
+        if name in self._behaviors:
+            return name
+        alike = self._spellings.get(name.casefold(), [])
+        meant = {self._behaviors[raw].casefold() for raw in alike}
+        return alike[0] if len(meant) == 1 else None

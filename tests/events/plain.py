@@ -36,7 +36,15 @@ def plain_log(files: list[tuple[str, bytes]], separator: str) -> tuple[list[tupl
                 events.append(event)
             else:
                 quarantine.append((name, number, str(rule), field if len(field) <= LONGEST else field[:LONGEST] + "…"))
+    events = [(*event[:2], place, behavior, *event[4:]) for event, place, behavior in zip(
+        events, _spelt([event[2] for event in events], "unknown"), _spelt([event[3] for event in events]), strict=True)]
     return sorted(events, key=lambda event: event[:2]), quarantine
+
+
+def _spelt(labels: list[str], fixed: str | None = None) -> list[str]:
+    """Each label in the spelling that is most frequent among those that differ from it in case only."""
+    return [min((other for other in labels if other.casefold() == label.casefold()),
+                key=lambda other: (other != fixed, -labels.count(other), other)) for label in labels]
 
 
 def _fields(line: str, separator: str) -> tuple[list[str], Rule | None]:

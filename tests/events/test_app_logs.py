@@ -38,8 +38,9 @@ def test_app_usage_places_are_what_they_are_to_the_user(tmp_path):
 def test_app_usage_with_a_taxonomy(tmp_path):
     names = pl.DataFrame({"raw": ["app 5"], "behavior": ["Reading news"]})
     log = read(tmp_path, "app_usage", "1 20160420230000 77 5 1\n1 20160420230100 77 6 1\n", names)
-    assert log.events["behavior"].to_list() == ["Reading news"]
-    assert log.quarantine["rule"].to_list() == [Rule.TAXONOMY]
+    assert log.events["behavior"].to_list() == ["Reading news", "app 6"]
+    assert log.changed["behaviors"]["unlisted"] == {
+        "names": 1, "events": 1, "most": [{"name": "app 6", "events": 1}]}
 
 
 def test_app_usage_faults(tmp_path):

@@ -119,12 +119,42 @@ def test_ties_keep_the_order_of_the_log(tmp_path):
     assert read(write_log(tmp_path / "log.csv", rows)).events["behavior"].to_list() == behaviors
 
 
-def test_taxonomy_maps_or_refuses(tmp_path):
-    names = pl.DataFrame({"raw": ["Gaming", "Meeting online", "Taking the subway"],
+@pytest.mark.parametrize(("unlisted", "becomes", "refused"), [
+    ("keep", ["Drinking coffee"], []), ("other", ["other"], []), ("refuse", [], [(3, Rule.TAXONOMY)]),
+])
+def test_a_taxonomy_maps_and_a_param_says_what_becomes_of_other_names(tmp_path, unlisted, becomes, refused):
+    names = pl.DataFrame({"raw": ["gaming", "Meeting online", "Taking the subway"],
                           "behavior": ["Playing", "Working", "Working"]})
-    log = read(write_log(tmp_path / "log.csv", ROWS), names)
-    assert set(log.events["behavior"]) == {"Playing", "Working"}
-    assert log.quarantine.select("line", "rule").rows() == [(3, Rule.TAXONOMY)]
+    log = read(write_log(tmp_path / "log.csv", ROWS), names, source__unlisted=unlisted)
+    assert sorted(set(log.events["behavior"])) == sorted({"Playing", "Working", *becomes})
+    assert log.quarantine.select("line", "rule").rows() == refused
+    changed = log.changed["behaviors"]
+    assert changed["unlisted"]["names"] == changed["unlisted"]["events"] == len(becomes)
+    assert changed["listed_in_another_case"]["most"] == [{"name": "Gaming", "becomes": "gaming", "events": 1}]
+
+
+def test_names_that_a_taxonomy_does_not_list_are_labels_as_others_are(tmp_path):
+    names = pl.DataFrame({"raw": ["Gaming"], "behavior": ["Playing"]})
+    rows = [*ROWS, "u1,2024-03-01 10:00:00,home,<|im_end|>", "u1,2024-03-01 11:00:00,home,n/a"]
+    kept, other = (read(write_log(tmp_path / "log.csv", rows), names, source__unlisted=unlisted)
+                   for unlisted in ("keep", "other"))
+    assert kept.quarantine["rule"].to_list() == [Rule.CHAT, Rule.NO_BEHAVIOR]
+    assert other.quarantine["rule"].to_list() == [Rule.NO_BEHAVIOR]
+
+
+def test_spellings_in_another_case_are_merged_after_duplicates_are_set_aside(tmp_path):
+    rows = [ROWS[3], *[ROWS[3].replace("Gaming", "gaming").replace("home", "Home")] * 3,
+            "u9,2024-03-02 22:15:30,home,Gaming", "u9,2024-03-02 22:16:30,HOME,GAMING"]
+    log = read(write_log(tmp_path / "log.csv", rows))
+    assert log.events.select("place", "behavior").unique().rows() == [("home", "Gaming")]
+    assert log.quarantine.height == 2
+    assert {name: changed["merged"]["events"] for name, changed in log.changed.items()} == {"behaviors": 2, "places": 2}
+
+
+def test_only_the_most_frequent_behaviours_keep_their_names(tmp_path):
+    rows = [f"u1,2024-03-01 09:{k:02d}:00,home,{'aaabbc'[k % 6]}{k // 12}" for k in range(24)]
+    events = read(write_log(tmp_path / "log.csv", rows), source__top=3).events
+    assert dict(events["behavior"].value_counts().iter_rows()) == {"a0": 6, "a1": 6, "b0": 4, "other": 8}
 
 
 USER = st.sampled_from(["a", "b", "Ünï", " c ", "", "null", "1.0"])

@@ -13,8 +13,8 @@ from tests.events.helpers import DATA, ROOT, params_with
 REAL = DATA / "dataset_TSMC2014_NYC.part.txt.gz"
 
 
-def read(path, taxonomy_file=True):
-    source = params_with(source__format="foursquare_nyc", source__path=str(path)).source
+def read(path, taxonomy_file=True, unlisted="keep"):
+    source = params_with(source__format="foursquare_nyc", source__path=str(path), source__unlisted=unlisted).source
     names = taxonomy.read(ROOT / "data" / "taxonomy" / "foursquare_nyc.csv") if taxonomy_file else None
     return read_log(FORMATS["foursquare_nyc"], source, names)
 
@@ -59,7 +59,7 @@ def test_areas(tmp_path, latitude, longitude, area):
 def test_rows_that_are_refused(tmp_path):
     rows = [row(), row(category="Spaceport"), row(utc="Tue Apr 33 18:00:09 +0000 2012"), row(utc=""), row(offset=""),
             row(offset="-24000"), row(user=""), row(category=""), row() + "\tmore"]
-    log = read(write(tmp_path, rows))
+    log = read(write(tmp_path, rows), unlisted="refuse")
     assert log.quarantine["rule"].to_list() == [
         Rule.TAXONOMY, Rule.TIME, Rule.NO_TIME, Rule.TIME, Rule.TIME, Rule.NO_USER, Rule.NO_BEHAVIOR, Rule.FIELDS,
     ]

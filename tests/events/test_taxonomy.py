@@ -1,3 +1,4 @@
+import polars as pl
 import pytest
 
 from stages.common.errors import UserError
@@ -18,11 +19,10 @@ def test_reads_quotes_spaces_and_a_byte_order_mark(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("name,label\na,b\n", r"line 1: the header is 'name,label'"),
-    ("raw,behavior\na\n", "line 2: 'a': two fields"),
-    ("raw,behavior\na,b,c\n", "line 2: 'a,b,c'.*quote a comma"),
-    ("raw,behavior\na,b\nb,\n", "line 3"),
-    ("raw,behavior\na,B\nb,b\n", r"line 3: 'b' and 'B' \(line 2\) differ in case only"),
+    ("name,label\na,b\n", "line 1: 2 fields that are not the header; it must be 'raw,behavior'"),
+    ("raw,behavior\na\n", "line 2: 1 fields; two are needed"),
+    ("raw,behavior\na,b,c\n", "line 2: 3 fields.*quote a comma"),
+    ("raw,behavior\na,b\nb,\n", "line 3: an empty field"),
     ("raw,behavior\na,B\na,C\n", "line 3: 'a' is 'C' here and 'B' on line 2"),
     ("raw,behavior\na,<|im_start|>\n", r"line 2: '<\|im_start\|>': chat-template token"),
     ("raw,behavior\na,x\ty\n", "line 2.*control character"),
@@ -32,6 +32,30 @@ def test_reads_quotes_spaces_and_a_byte_order_mark(tmp_path):
 def test_faults_are_named_with_their_line(tmp_path, text, says):
     with pytest.raises(UserError, match=rf"names\.csv: .*{says}"):
         taxonomy.read(write(tmp_path, text))
+
+
+def test_a_log_taken_for_a_taxonomy_is_not_shown(tmp_path):
+    for text in ("ann@example.org,Gaming\n", "raw,behavior\nann@example.org,2024-03-01,Gaming\n"):
+        with pytest.raises(UserError) as error:
+            taxonomy.read(write(tmp_path, text))
+        assert "example" not in str(error.value)
+
+
+def look_up(names, *pairs):
+    table = pl.DataFrame(pairs, schema={"raw": pl.String, "behavior": pl.String}, orient="row") if pairs else None
+    return taxonomy.Taxonomy(table).look_up(pl.Series(names, dtype=pl.String)).rows()
+
+
+def test_a_name_is_looked_up_as_it_is_first_then_in_any_case():
+    assert look_up(["GYM", "gym", "Gym", "Bar"], ("gym", "Working out"), ("Gym", "Climbing"), ("bar", "Drinking")) == [
+        (None, None, True),  # it may mean either
+        ("gym", "Working out", False), ("Gym", "Climbing", False), ("bar", "Drinking", False)]
+    assert look_up(["GYM"], ("gym", "Working out"), ("Gym", "working OUT")) == [("gym", "Working out", False)]
+    assert look_up(["STRASSE"], ("Straße", "Driving")) == [("Straße", "Driving", False)]
+
+
+def test_without_a_taxonomy_no_name_is_unlisted():
+    assert look_up(["Gym"]) == [(None, None, False)] and look_up([], ("a", "b")) == look_up([]) == []
 
 
 def test_latin_1_is_refused(tmp_path):
