@@ -3,9 +3,10 @@
 import numpy as np
 
 
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`, NaN where `whole` is 0: nothing there to measure."""
-    return np.divide(part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan), where=whole != 0)
+def ratio(part: np.ndarray, whole: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    """`part / whole`, `empty` where `whole` is 0: nothing there to measure."""
+    return np.divide(part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape), float(empty)),
+                     where=whole != 0)
 
 
 def mean(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -84,6 +84,11 @@ class Metric:
         return self.combine is mean
 
     @property
+    def whole(self) -> Part:
+        """The part that counts the windows behind it."""
+        return next((part for part in reversed(self.parts) if part.value in (count, known)), self.parts[-1])
+
+    @property
     def comparable(self) -> bool:
         """Whether the columns are the same for all models, so that two models' sums can be subtracted."""
         return all(part.column != "confidence" for part in self.parts)

@@ -10,7 +10,7 @@ import polars as pl
 
 from stages.common.errors import UserError
 from stages.metrics.adjust import adjusted, tempered
-from stages.metrics.bootstrap import interval, paired_difference, resampled
+from stages.metrics.bootstrap import effective_users, interval, paired_difference, resampled
 from stages.metrics.decisions import choose_tau, choose_temperature, cross_fitted
 from stages.metrics.outcomes import OUTSIDE, outcomes
 from stages.metrics.registry import BY_BEHAVIOR, METRICS, Metric, groups, of_split
@@ -43,13 +43,15 @@ def evaluate_balanced(
     windows. A group without a behaviour in the test set is null.
     """
     members = groups(vocabulary)
-    plain, drawn = _measure("balanced", split, members, (*of_split("balanced"), BY_BEHAVIOR), 1, resamples, rng)
-    accuracy, draws = plain.pop(BY_BEHAVIOR.key), drawn.pop(BY_BEHAVIOR.key)
+    metrics = (*of_split("balanced"), BY_BEHAVIOR)
+    plain, drawn, users = _measure("balanced", split, members, metrics, 1, resamples, rng)
+    accuracy, draws, of_each = (found.pop(BY_BEHAVIOR.key) for found in (plain, drawn, users))
     count = np.bincount(split.label[split.label != OUTSIDE], minlength=vocabulary.height)
-    return _sizes(split) | _with_intervals(plain, drawn) | {
+    return _sizes(split) | _with_intervals(plain, drawn, users) | {
         "behaviors": {name: int((count[member] > 0).sum()) for name, member in members.items()},
         "by_behavior": {
-            name: {"accuracy": _or_null(accuracy[number]), **_bounds(draws[:, number]), "windows": int(count[number])}
+            name: {"accuracy": _or_null(accuracy[number]), **_bounds(draws[:, number], of_each[number]),
+                   "windows": int(count[number])}
             for number, name in enumerate(vocabulary["behavior"])
         },
     }
@@ -141,8 +143,9 @@ def difference(
     for split in TEST:
         sums = [_sums(split, splits[split], members, of_split(split), evaluate.calibration_bins) for splits in pairs]
         left, right = (partial(each.measure, metrics=of_split(split)) for each in sums)
+        users = {metric.key: float(effective_users(sums[0].weight(metric))) for metric in of_split(split)}
         values = paired_difference(left, right, sums[0].user, evaluate.resamples, _generator(seed, split),
-                                   max(each.width for each in sums))
+                                   max(each.width for each in sums), users)
         differences[split] = {
             name: {key: _or_null(number) for key, number in value.items()} for name, value in values.items()
         }
@@ -169,21 +172,25 @@ def _sums(name: str, split: Split, members: dict, metrics: Iterable[Metric], bin
 def _measure(
     name: str, split: Split, members: dict[str, np.ndarray], metrics: Iterable[Metric], bins: int, resamples: int,
     rng: np.random.Generator,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The `metrics` of a split by key, and their values in each resample of its users."""
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The `metrics` of a split by key, their values in each resample of its users, and as how many these count."""
+    metrics = tuple(metrics)
     sums = _sums(name, split, members, metrics, bins)
     values = partial(sums.measure, metrics=metrics)
     plain = {key: value[0] for key, value in values(np.ones((1, len(sums.user)))).items()}
-    return plain, resampled(values, sums.user, resamples, rng, sums.width)
+    users = {metric.key: effective_users(sums.weight(metric, apart=metric is BY_BEHAVIOR)) for metric in metrics}
+    return plain, resampled(values, sums.user, resamples, rng, sums.width), users
 
 
-def _with_intervals(plain: dict[str, float], drawn: dict[str, np.ndarray]) -> dict[str, Any]:
+def _with_intervals(
+    plain: dict[str, float], drawn: dict[str, np.ndarray], users: dict[str, np.ndarray]
+) -> dict[str, Any]:
     values = {name: _or_null(value) for name, value in plain.items()}
-    return values | {"interval": {name: _bounds(draws) for name, draws in drawn.items()}}
+    return values | {"interval": {name: _bounds(draws, users[name]) for name, draws in drawn.items()}}
 
 
-def _bounds(draws: np.ndarray) -> dict[str, float | None]:
-    return {key: _or_null(bound) for key, bound in interval(draws).items()}
+def _bounds(draws: np.ndarray, users: np.ndarray) -> dict[str, float | None]:
+    return {key: _or_null(bound) for key, bound in interval(draws, float(users)).items()}
 
 
 def _or_null(value: float) -> float | None:

@@ -63,6 +63,18 @@ class UserSums:
         totals = self.totals(weights, metrics)
         return {metric.key: self.values(totals, metric) for metric in metrics}
 
+    def weight(self, metric: Metric, apart: bool = False) -> np.ndarray:
+        """How much each user counts in `metric` `(U,)`, 0 where not at all; `apart`, in each of its columns `(U, K)`.
+
+        By windows; in a mean over behaviours, by their share of each behaviour's windows.
+        """
+        of_whole = metric.parts.index(metric.whole)
+        windows = self.columns(metric)[of_whole]
+        if apart:
+            return windows.toarray()
+        each = ratio(np.ones(1), windows.sum(axis=0), empty=0) if metric.linear else np.ones(windows.shape[1])
+        return np.asarray(windows @ each)
+
     def columns(self, metric: Metric) -> list[csr_array]:
         """The sums `(U, K)` that `metric` is made of."""
         return self._columns(self.parts, metric)

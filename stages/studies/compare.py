@@ -10,14 +10,14 @@ training; with one, or without drawing repetitions, it says nothing of the train
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from stages.metrics.bootstrap import interval
+from stages.metrics.bootstrap import effective_users, interval
 from stages.metrics.means import ratio
 from stages.metrics.registry import find
 from stages.metrics.sums import UserSums
@@ -155,7 +155,8 @@ def summarise(
         for row in rows:
             number = [data.numbers.index(repetition) for repetition in sorted(data.sums[row.name])]
             measured[row.name][metric] = Measured(
-                mean=Estimate(**_estimate(_combined(values[row.name], repetitions))),
+                mean=Estimate(**_estimate(_combined(values[row.name], repetitions),
+                                          _users(metric, data.sums[row.name].values(), data.users))),
                 by_repetition=[_or_null(value) for value in values[row.name][number, 0]],
                 difference=differences.get(row.name),
                 paper=(row.paper or {}).get(metric),
@@ -202,9 +203,17 @@ def _combined(values: np.ndarray, repetitions: np.ndarray) -> np.ndarray:
     return ratio((np.where(there, values, 0) * repetitions.T).sum(axis=0), (there * repetitions.T).sum(axis=0))
 
 
-def _estimate(values: np.ndarray) -> dict[str, float | None]:
+def _users(metric: str, sums: Iterable[UserSums], users: int) -> float:
+    """As how many of the study's `users` those count that the repetitions measure."""
+    weight = np.zeros(users)
+    for each in sums:
+        weight[each.user] += each.weight(find(metric))
+    return float(effective_users(weight))
+
+
+def _estimate(values: np.ndarray, users: float) -> dict[str, float | None]:
     """The value in the sample, which is the first of `values` `(1 + R,)`, and the interval of the others."""
-    bounds = interval(values[1:], LEVEL)
+    bounds = interval(values[1:], users, LEVEL)
     return {"value": _or_null(values[0]), "low": _or_null(bounds["low"]), "high": _or_null(bounds["high"])}
 
 
@@ -219,9 +228,9 @@ def _differences(
             continue
         both = values[name] - values[reference]
         beside = np.where(np.isfinite(both), values[reference], np.nan)
-        estimate = _estimate(_combined(both, repetitions))
         relative = ratio(_combined(both[:, :1], repetitions[:1]), _combined(beside[:, :1], repetitions[:1]))
         pairs = [(sums[number], base[number]) for number in data.numbers if number in sums and number in base]
+        estimate = _estimate(_combined(both, repetitions), _users(metric, (pair[0] for pair in pairs), data.users))
         found[name] = Difference(
             **estimate, relative=_or_null(relative[0]), p=paired_test(find(metric), pairs, signs), p_holm=None
         )

@@ -9,9 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from stages.common.draws import stream
 from stages.common.tables import SCHEMAS
 from stages.studies.compare import Comparison, summarise
 from stages.studies.repetitions import Repetition, RowResult
+
+
+ACCURACY = 0.35
+"""The true accuracy of row `old`."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Plan:
         of_repetitions: standard deviation of what a training adds to its row's accuracy.
         shared: how much of a window's luck all rows and repetitions share, 0 to 1.
         folds: whether every repetition has users of its own.
+        uneven: whether users have 1 to 2 `windows` - 1 windows in each test set, instead of `windows`.
     """
 
     effect: float = 0.0
@@ -37,6 +43,7 @@ class Plan:
     of_repetitions: float = 0.0
     shared: float = 0.6
     folds: bool = False
+    uneven: bool = False
 
 
 def vocabulary(size: int) -> pl.DataFrame:
@@ -79,24 +86,28 @@ def rows(plan: Plan, rng: np.random.Generator) -> list[RowResult]:
 
 
 def _log(plan: Plan, number: int, rng: np.random.Generator) -> tuple:
-    count = plan.users * plan.windows * 2
-    user = np.repeat(np.arange(plan.users, dtype=np.uint64), plan.windows * 2) + np.uint64(1000 * number)
+    each = 2 * (rng.integers(1, 2 * plan.windows, plan.users) if plan.uneven else np.full(plan.users, plan.windows))
+    count = int(each.sum())
+    user = np.repeat(np.arange(plan.users, dtype=np.uint64), each) + np.uint64(1000 * number)
     label = rng.integers(0, plan.behaviors, count)
     frame = pl.DataFrame({
         "row": np.arange(count) + count * number,
         "split": np.where(np.arange(count) % 2 == 0, "natural", "balanced"),
         "behavior": [f"behaviour {n}" for n in label],
     })
-    of_user = [np.repeat(rng.uniform(-half, half, plan.users), plan.windows * 2)
-               for half in (plan.between_users, plan.of_users)]
-    return frame, user, label, 0.35 + of_user[0], of_user[1], rng.random(count)
+    of_user = [np.repeat(rng.uniform(-half, half, plan.users), each) for half in (plan.between_users, plan.of_users)]
+    return frame, user, label, ACCURACY + of_user[0], of_user[1], rng.random(count)
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Shares of intervals that cover the truth and of tests with p < .05; estimates and widths `(sets,)`."""
+    """Shares of intervals that cover the truth and of tests with p < .05; estimates and widths `(sets,)`.
+
+    `means` is of the intervals of row `old` itself, if the metric is an accuracy; the rest is of the difference.
+    """
 
     covered: float
+    means: float
     rejected: float
     estimates: np.ndarray
     widths: np.ndarray
@@ -110,14 +121,15 @@ def coverage(
     comparison = Comparison([metric], resamples=resamples, flips=flips, resample_repetitions=resample_repetitions)
     found = []
     for number in range(sets):
-        rng = np.random.default_rng([seed, number])
+        rng = stream(seed, "planted set", number)
         study = summarise(rows(plan, rng), vocabulary(plan.behaviors), "old", comparison, rng)
-        compared = study.rows[1].metrics[metric].difference
+        alone, compared = study.rows[0].metrics[metric].mean, study.rows[1].metrics[metric].difference
         assert compared is not None
-        found.append([compared.value, compared.low, compared.high, compared.p])
-    value, low, high, p = np.array(found, dtype=np.float64).T
+        found.append([compared.value, compared.low, compared.high, compared.p, alone.low, alone.high])
+    value, low, high, p, least, most = np.array(found, dtype=np.float64).T
     covered = (low <= plan.effect) & (plan.effect <= high)
-    return Coverage(covered.mean(), (p < 0.05).mean(), value, high - low)
+    means = (least <= ACCURACY) & (most >= ACCURACY)
+    return Coverage(covered.mean(), means.mean(), (p < 0.05).mean(), value, high - low)
 
 
 def main() -> None:
@@ -125,18 +137,19 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--metric", default="balanced.overall")
-    for name in ("effect", "of_users", "of_repetitions", "users", "repetitions"):
+    for name in ("effect", "of_users", "of_repetitions", "users", "repetitions", "windows"):
         standing = getattr(Plan, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(standing), default=standing)
     parser.add_argument("--folds", action="store_true")
+    parser.add_argument("--uneven", action="store_true", help="users have other numbers of windows")
     parser.add_argument("--users-only", action="store_true", help="draw no repetitions in the bootstrap")
     given = vars(parser.parse_args())
     sets, seed, metric, users_only = (given.pop(name) for name in ("sets", "seed", "metric", "users_only"))
     found = coverage(Plan(**given), sets, seed, metric, resample_repetitions=not users_only)
-    error = found.estimates.std(ddof=1) / np.sqrt(sets)
-    print(f"{sets} sets, {metric}: covered {found.covered:.3f}, p < .05 in {found.rejected:.3f}, "
-          f"mean difference {found.estimates.mean():+.4f} (s.e. {error:.4f}; sd {found.estimates.std(ddof=1):.4f}), "
-          f"mean width {found.widths.mean():.4f}")
+    spread = found.estimates.std(ddof=1)
+    print(f"{sets} sets, {metric}: covered {found.covered:.3f} (means {found.means:.3f}), p < .05 in "
+          f"{found.rejected:.3f}, mean difference {found.estimates.mean():+.4f} (s.e. {spread / np.sqrt(sets):.4f}; sd "
+          f"{spread:.4f}), mean width {found.widths.mean():.4f}")
 
 
 if __name__ == "__main__":

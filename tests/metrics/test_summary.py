@@ -254,3 +254,30 @@ def test_groups_cover_the_vocabulary(vocabulary):
     members = groups(vocabulary)
     assert (members["head"] ^ members["medium"] ^ members["tail"]).all()
     assert (members["anchors"] ^ members["non_anchors"]).all()
+
+
+def alone(log, predictions, users):
+    """Events and predictions of only so many users."""
+    events, found = log[0], predictions()
+    return events, found.filter(events["user"].gather(found["row"]) < users)
+
+
+def test_of_one_user_there_is_no_interval_over_users(log, predictions, vocabulary):
+    """Low and high equal to the figure itself would say that it is certain."""
+    events, found = alone(log, predictions, 1)
+    values = measure(found, events, vocabulary, EVALUATE, 0)
+    for section in (values["natural"], values["balanced"], values["adjusted"]["natural"],
+                    values["calibrated"]["natural"], values["valid"]["plain"]):
+        assert all(bounds == {"low": None, "high": None} for bounds in section["interval"].values())
+    assert all(each["low"] is None is each["high"] for each in values["balanced"]["by_behavior"].values())
+    gap = difference(found, found, events, vocabulary, EVALUATE, 0)
+    assert all(each["low"] is None is each["high"] for split in gap.values() for each in split.values())
+
+
+def test_a_behaviour_whose_windows_are_all_of_one_user_has_no_interval(log, predictions, vocabulary):
+    events, found = log[0], predictions()
+    user = events["user"].gather(found["row"])
+    found = found.filter((found["behavior"] != "taxi") | (user == user[0]))
+    balanced = measure(found, events, vocabulary, EVALUATE, 0)["balanced"]
+    assert balanced["by_behavior"]["taxi"]["low"] is None and balanced["by_behavior"]["video"]["low"] is not None
+    assert balanced["interval"]["overall"]["low"] is not None

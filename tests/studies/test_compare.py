@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.common.errors import UserError
-from stages.metrics.bootstrap import interval, resampled
+from stages.metrics.bootstrap import effective_users, interval, resampled
 from stages.metrics.outcomes import OUTSIDE, outcomes
 from stages.metrics.registry import METRICS, find, groups, of_split
 from stages.metrics.sums import contributions, swapped
@@ -126,7 +126,8 @@ def test_with_one_repetition_the_interval_is_that_of_the_users(study, summary_of
     drawn = resampled(lambda weights: windows.measure(weights, of_split("natural")), user, 4000,
                       np.random.default_rng(5))
     for name in ("rec_w", "prec_w", "log_loss", "ece"):
-        value, expected = found[f"natural.{name}"].mean, interval(drawn[name])
+        users = float(effective_users(windows.weight(METRICS[f"natural.{name}"])))
+        value, expected = found[f"natural.{name}"].mean, interval(drawn[name], users)
         assert (value.low, value.high) == pytest.approx((expected["low"], expected["high"]), abs=0.012)
 
 
