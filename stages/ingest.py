@@ -15,10 +15,12 @@ import polars as pl
 from stages.common import errors, tables
 from stages.common.console import track
 from stages.common.params import Section, Seed
-from stages.common.stage import COUNTS, Stage, place, streamed_table, table
+from stages.common.stage import COUNTS, Stage, optional, place, streamed_table, table
+from stages.common.stage import text as text_file
 from stages.events import taxonomy
 from stages.events.assembly import Log, read_log
 from stages.events.formats import FORMATS
+from stages.events.key import NO_KEY, check_line, read_key, say
 from stages.events.rules import IGNORED, Rule
 from stages.events.settings import Ingest, Simulator, Source
 
@@ -32,18 +34,23 @@ class Params(Section):
     ingest: Ingest
 
 
-def ingest(params: Params, taxonomies: Path, oracle: Path) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """Read the log that `params.source` names, or simulate one: tables `events` and `quarantine`, and the counts.
+def ingest(
+    params: Params, taxonomies: Path, oracle: Path
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], str]:
+    """Read the log that `params.source` names, or simulate one.
 
     Args:
         taxonomies: the folder of taxonomies.
         oracle: where the table `oracle` is written, on the way: it may be larger than memory.
 
+    Returns:
+        The tables `events` and `quarantine`, the counts, and the line of key_check.txt.
+
     Raises:
         UserError: the log cannot be read, too many rows are refused, or what is left is no log of several people who do
             several things.
     """
-    source = params.source
+    source, check = params.source, NO_KEY
     name = "simulator" if source.format == "simulated" else source.path
     if source.format == "simulated":
         if source.top:
@@ -53,7 +60,10 @@ def ingest(params: Params, taxonomies: Path, oracle: Path) -> tuple[pl.DataFrame
     else:
         tables.write(pl.DataFrame(schema=tables.SCHEMAS["oracle"]), "oracle", oracle)
         found = taxonomy.find(source.taxonomy, source.format, taxonomies)
-        log = read_log(FORMATS[source.format], source, taxonomy.read(found) if found else None)
+        names, key = taxonomy.read(found) if found else None, read_key()
+        check = key.check
+        say(key, Path("dvc.lock"))
+        log = read_log(FORMATS[source.format], source, names, key.secret)
     refused = log.quarantine.filter(~pl.col("rule").is_in(IGNORED))
     share = refused.height / max(log.rows - (log.quarantine.height - refused.height), 1)
     if share > params.ingest.max_refused:
@@ -62,7 +72,7 @@ def ingest(params: Params, taxonomies: Path, oracle: Path) -> tuple[pl.DataFrame
             f"{params.ingest.max_refused:.1%}):\n{_explain(refused)}"
         )
     counts = _check_events(log, name)
-    return log.events, log.quarantine, _counts(log, refused, share, source.format, counts.height)
+    return log.events, log.quarantine, _counts(log, refused, share, source.format, counts.height), check_line(check)
 
 
 def _simulate(params: Params, oracle: Path) -> Log:
@@ -156,8 +166,8 @@ def _changed(name: str, events: int, becomes: str | None = None) -> str:
 STAGE = Stage(
     "ingest", __doc__, ingest, Params, reads={"taxonomies": place("folder of taxonomies")},
     writes={"out": table("events"), "quarantine": table("quarantine"), "oracle": streamed_table("oracle"),
-            "counts": COUNTS},
-    message=lambda args, events, quarantine, counts: _summary(counts),
+            "counts": COUNTS, "key_check": optional(text_file("which key the pseudonyms were made with"))},
+    message=lambda args, events, quarantine, counts, check: _summary(counts),
 )
 
 if __name__ == "__main__":

@@ -18,6 +18,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of workers side by side would
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key of the tests' own, the same in each: the user's is none of their business."""
+    path = tmp_path_factory.mktemp("key") / "key"
+    path.write_text("0123456789abcdef" * 4 + "\n")
+    os.environ["BEHAVIORLM_KEY"] = str(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random two-layer Llama, for `model.name`."""

@@ -11,12 +11,14 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
+from stages.common.hashing import pseudonym
+from stages.events.key import read_key
 from stages.events.simulator.log import BEHAVIORS
 from stages.ingest import STAGE, ingest
 from tests.events.helpers import ROOT, ROWS, params_with, table_params, write_log, write_params
 
 TAXONOMIES = ROOT / "data" / "taxonomy"
-Made = namedtuple("Made", "events quarantine counts")
+Made = namedtuple("Made", "events quarantine counts key_check")
 
 
 def read(path, **changes):
@@ -144,7 +146,8 @@ def run(tmp_path, params):
     return subprocess.run(
         [sys.executable, "-m", "stages.ingest", "--params", str(params), "--taxonomies", str(TAXONOMIES),
          "--out", str(tmp_path / "e.parquet"), "--quarantine", str(tmp_path / "q.parquet"),
-         "--oracle", str(tmp_path / "o.parquet"), "--counts", str(tmp_path / "m.json")],
+         "--oracle", str(tmp_path / "o.parquet"), "--counts", str(tmp_path / "m.json"),
+         "--key-check", str(tmp_path / "key_check.txt")],
         cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -194,3 +197,23 @@ def test_events_hold_pseudonyms_only(tmp_path):
     made = read(write_log(tmp_path / "log.csv", ROWS))
     assert made.events["user"].dtype == pl.UInt64 and made.events["user"].n_unique() == 3
     assert "u1" not in made.events.write_csv()
+    # without the key, trying ids finds none of them
+    assert not set(made.events["user"]) & {pseudonym(f"u{number}") for number in range(1000)}
+    assert set(made.events["user"]) == {pseudonym(f"u{number}", read_key().secret) for number in (1, 2, 3)}
+
+
+def test_the_key_is_in_no_output_and_its_check_is_in_one(tmp_path, key):
+    done = run(tmp_path, write_params(tmp_path / "params.yaml", table_params(write_log(tmp_path / "log.csv", ROWS))))
+    assert done.returncode == 0, done.stderr
+    secret = read_key().secret
+    written = [file.read_bytes() for file in tmp_path.iterdir()] + [done.stdout.encode(), done.stderr.encode()]
+    assert not [content for content in written if secret in content or secret.hex().encode() in content]
+    assert (tmp_path / "key_check.txt").read_text() == read_key().check + "\n"
+
+
+def test_a_simulated_log_needs_no_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEHAVIORLM_KEY", str(tmp_path / "absent"))
+    params = params_with(source__format="simulated", simulator__users=30, simulator__days=10)
+    made = Made(*ingest(params, TAXONOMIES, tmp_path / "o.parquet"))
+    assert made.key_check == "none\n"
+    assert set(made.events["user"]) == {pseudonym(f"simulated {number}") for number in range(30)}

@@ -7,6 +7,7 @@ users. Both read a clean CSV or Parquet log (no quotes, no offsets of time) and 
     python -m stages.benchmarks.ingest_pandas vectorised params.yaml log.csv folder
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from stages.common.hashing import bits, pseudonym, uniform
+from stages.events.key import read_key
 from stages.events.rules import CHAT, CONTROL, LONGEST, MISSING, OF_THE_TIME, Rule
 from stages.params import Params, read_all
 
@@ -89,7 +91,7 @@ def _by_value(column: Any, function: Any) -> Any:
 
 
 def _pseudonyms(names: Any) -> Any:
-    return names.str.strip().map(pseudonym).astype("uint64")
+    return names.str.strip().map(functools.partial(pseudonym, key=read_key().secret)).astype("uint64")
 
 
 def _absent(text: Any) -> Any:

@@ -42,6 +42,10 @@ def spread(seed: int, dimension: int | np.ndarray, members: np.ndarray) -> np.nd
     return (uniform(seed, dimension) + members * _ROOTS[dimension]) % 1.0
 
 
-def pseudonym(name: str) -> int:
-    """The 64-bit number that stands for a user: the BLAKE2b digest of the id as it is written in the log."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+def pseudonym(name: str, key: bytes = b"") -> int:
+    """The 64-bit number that stands for a user: the BLAKE2b digest of the id as it is written in the log.
+
+    Args:
+        key: a secret, without which ids can be found by trying; none where ids are no secret.
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), key=key, digest_size=8).digest(), "little")

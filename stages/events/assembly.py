@@ -85,17 +85,18 @@ class _Accepted:
         return np.concatenate(self.columns.pop(name), dtype=kind, casting="unsafe")
 
 
-def read_log(log_format: Format, source: Source, names: pl.DataFrame | None) -> Log:
+def read_log(log_format: Format, source: Source, names: pl.DataFrame | None, key: bytes = b"") -> Log:
     """Read all files of a log.
 
     Args:
         names: a taxonomy (columns `raw`, `behavior`), or None.
+        key: the secret with which users become pseudonyms; none where their ids are no secret.
 
     Raises:
         UserError: a file cannot be read at all; refused rows raise nothing.
     """
     files = reading.find_files(Path(source.path), source.files)
-    values = {"user": Values(_check_users), "place": Values(_check_places),
+    values = {"user": Values(functools.partial(_check_users, key=key)), "place": Values(_check_places),
               "behavior": Values(functools.partial(_check_behaviors, taxonomy=Taxonomy(names),
                                                    unlisted="keep" if names is None else source.unlisted))}
     accepted, refused, rows = _Accepted(), [], 0
@@ -169,8 +170,8 @@ def _short(lines: np.ndarray) -> np.ndarray:
     return lines.astype(np.uint32) if len(lines) and lines[-1] < 2**32 else lines
 
 
-def _check_users(users: pl.Series) -> pl.DataFrame:
-    numbers = pl.Series([pseudonym(user) for user in users.str.strip_chars()], dtype=pl.UInt64)
+def _check_users(users: pl.Series, key: bytes) -> pl.DataFrame:
+    numbers = pl.Series([pseudonym(user, key) for user in users.str.strip_chars()], dtype=pl.UInt64)
     return users.to_frame("text").select(rule=pl.when(_ABSENT).then(pl.lit(Rule.NO_USER.value)), user=numbers)
 
 
