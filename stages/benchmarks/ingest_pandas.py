@@ -95,7 +95,7 @@ def _pseudonyms(names: Any) -> Any:
 
 
 def _absent(text: Any) -> Any:
-    return text.str.strip().str.lower().isin(MISSING)
+    return text.str.strip().isin(MISSING)
 
 
 def _clean(text: Any) -> Any:

@@ -34,7 +34,8 @@ ROWS = {
     "place": pl.String, "behavior": pl.String,
 }
 _REFUSED = {"line": pl.Int64, "rule": pl.String, "text": pl.String}
-_OF_THE_ROW = [Rule.EVENT_TYPE.value, Rule.FIELDS.value, Rule.QUOTES.value, Rule.JSON.value]  # no field is right then
+# found before a field is looked at
+_OF_THE_ROW = [rule.value for rule in (Rule.EVENT_TYPE, Rule.FIELDS, Rule.QUOTES, Rule.JSON, Rule.NESTED, Rule.TEXT)]
 _TEXT = pl.col("text")
 _ABSENT = missing(_TEXT)
 _MEGABYTE = 1e6
@@ -114,6 +115,8 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None, key
         none, refusals = (pl.DataFrame(schema=tables.SCHEMAS[name]) for name in ("events", "quarantine"))
         return Log(none, refusals, 0, len(files))
     events, again, changed = _sorted(accepted, {name: found.known() for name, found in values.items()}, source.top)
+    if source.event_columns:
+        again = again.with_columns(rule=pl.lit(Rule.COPY.value))
     events = log_format.finish(events)
     quarantine = pl.concat([*refused, again]).sort("file", "line")
     paths = pl.Series([file.as_posix() for file in files])

@@ -1,10 +1,10 @@
 """Lines become fields, separated by a character, with or without quotes. A record is a line."""
 
-import csv
 import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -15,12 +15,34 @@ from stages.events.rules import Rule
 _SEPARATORS = ",\t;|"
 
 
-def header(path: Path, wanted: list[str]) -> tuple[str, list[str]]:
-    """Separator and column names of the file's first line: the usual separator that finds most of `wanted`."""
-    _, first = reading.first_line(path)
-    options = [(separator, [name.strip() for name in next(csv.reader([first], delimiter=separator))])
-               for separator in _SEPARATORS]
-    return max(options, key=lambda option: (len(set(option[1]) & set(wanted)), len(option[1])))
+class Header(NamedTuple):
+    """The first line that is not blank: its number, its separator, and the names in it."""
+
+    line: int
+    separator: str
+    names: list[str]
+
+
+def header(path: Path, wanted: list[str]) -> Header:
+    """The file's header; its separator is the usual one that finds most of `wanted`.
+
+    Raises:
+        UserError: the lines end as on old Macs, or all are blank; and as `reading.blocks`.
+    """
+    line, first = reading.first_line(path)
+    if "\r" in first:
+        raise UserError(f"{path}: line {line}: lines that end in a carriage return alone; write line feeds, for example "
+                        "with `tr '\\r' '\\n'`")
+    options = [Header(line, separator, _names(first, separator)) for separator in _SEPARATORS]
+    return max(options, key=lambda option: (len(set(option.names) & set(wanted)), len(option.names)))
+
+
+def _names(line: str, separator: str) -> list[str]:
+    text = pl.Series([line])
+    fields, problem = _fields(text, separator, quotes=True)
+    quotes = problem.item() is None
+    fields = fields if quotes else text.str.split(separator)
+    return _unquote(fields.explode(), quotes).str.strip_chars().to_list()
 
 
 def check_width(
@@ -40,42 +62,44 @@ def check_width(
 
 
 def records(
-    path: Path, names: list[str], separator: str | None, *, quotes: bool = False, header: bool = False,
-    encodings: tuple[str, ...] = ("utf-8",),
+    path: Path, names: list[str], separator: str | None, *, event: list[str] | None = None, quotes: bool = False,
+    header: int = 0, encodings: tuple[str, ...] = ("utf-8",),
 ) -> Iterator[reading.Piece]:
     """The file's records, as strings.
 
     Args:
         separator: a character, or None for any run of white space.
+        event: the names of the fields that make an event; None for all.
         quotes: whether a field may stand in double quotes, a quote within it doubled. A line break within quotes is
             not understood: the lines of such a record get a problem each.
-        header: whether the first line is no record.
+        header: the number of the header's line, if there is one: records stand below it.
 
     Returns:
-        Pieces that make frames with the columns `names`, and `line`, `fingerprint` (a hash of the whole line),
+        Pieces that make frames with the columns `names`, and `line`, `fingerprint` (a hash of the fields of `event`),
         `problem` (null, or a Rule: then all fields are null).
     """
-    for number, block in enumerate(reading.blocks(path)):
-        skip = header and number == 0
-        yield reading.Piece(functools.partial(_records, path, block, names, separator, quotes, skip, encodings),
-                            block.end)
+    hashed = [f"{i}" for i, name in enumerate(names) if event is None or name in event]
+    for block in reading.blocks(path):
+        yield reading.Piece(functools.partial(_records, path, block, names, separator, hashed, quotes, header,
+                                              encodings), block.end)
 
 
 def _records(
-    path: Path, block: reading.Block, names: list[str], separator: str | None, quotes: bool, skip: bool,
-    encodings: tuple[str, ...],
+    path: Path, block: reading.Block, names: list[str], separator: str | None, hashed: list[str], quotes: bool,
+    header: int, encodings: tuple[str, ...],
 ) -> pl.DataFrame:
-    """The block's records; `skip` says whether to leave the first out."""
-    fields = None
+    """The block's records; `hashed` are the places of the fields that make an event."""
+    fields, skip = None, block.first <= header
     if separator is not None and not (quotes and b'"' in block.text):
         fields = _parse_plain(block, len(names), separator, skip)
     if separator is None or fields is None:
-        return _parse_any(reading.block_lines(path, block, encodings).slice(int(skip)), names, separator, quotes)
+        lines = reading.block_lines(path, block, encodings).filter(pl.col("line") > header)
+        return _parse_any(lines, names, separator, hashed, quotes)
     first = block.first + int(skip)
     return pl.DataFrame({
         "line": pl.int_range(first, first + fields.height, dtype=pl.Int64, eager=True),
-        "fingerprint": _fingerprint(fields, separator), "problem": pl.repeat(None, fields.height, dtype=pl.String,
-                                                                             eager=True),
+        "fingerprint": reading.fingerprints(fields, hashed),
+        "problem": pl.repeat(None, fields.height, dtype=pl.String, eager=True),
         **{name: fields[f"{i}"] for i, name in enumerate(names)},
     })
 
@@ -104,21 +128,17 @@ def _parse_plain(block: reading.Block, width: int, separator: str, skip: bool) -
     return None if blank or fields.height != rows else fields
 
 
-def _fingerprint(fields: pl.DataFrame, separator: str) -> pl.Series:
-    """A hash of lines by their fields as they are written: it differs where the lines do."""
-    return fields.hash_rows(seed=ord(separator))
-
-
-def _parse_any(block: pl.DataFrame, names: list[str], separator: str | None, quotes: bool) -> pl.DataFrame:
+def _parse_any(
+    block: pl.DataFrame, names: list[str], separator: str | None, hashed: list[str], quotes: bool
+) -> pl.DataFrame:
     """The records of any lines."""
     fields, problem = _fields(block["text"], separator, quotes)
     wrong = (fields.list.len() != len(names)) & problem.is_null()
     problem = pl.select(pl.when(wrong).then(pl.lit(Rule.FIELDS.value)).otherwise(problem)).to_series()
-    raw = pl.DataFrame({f"{i}": fields.list.get(i, null_on_oob=True) for i in range(len(names))})
-    fingerprint = block["text"].hash() if separator is None else _fingerprint(raw, separator)
-    columns = {name: _unquote(raw[f"{i}"], quotes) for i, name in enumerate(names)}
+    read = pl.DataFrame({f"{i}": _unquote(fields.list.get(i, null_on_oob=True), quotes) for i in range(len(names))})
+    fingerprint = reading.fingerprints(read, hashed)
     return pl.DataFrame({"line": block["line"], "fingerprint": fingerprint, "problem": problem}).with_columns(
-        pl.when(pl.col("problem").is_null()).then(column).alias(name) for name, column in columns.items()
+        pl.when(pl.col("problem").is_null()).then(read[f"{i}"]).alias(name) for i, name in enumerate(names)
     )
 
 

@@ -71,6 +71,11 @@ class Piece(NamedTuple):
         return Piece(lambda: step(self.parse()), self.end)
 
 
+def fingerprints(fields: pl.DataFrame, names: list[str]) -> pl.Series:
+    """A hash of each row, by the fields `names`; one for all where there are none."""
+    return fields.select(names).hash_rows() if names else pl.repeat(0, fields.height, dtype=pl.UInt64, eager=True)
+
+
 def count(text: bytes, byte: bytes) -> int:
     """How often a byte stands in `text`: several times as fast as `bytes.count`."""
     return int(np.count_nonzero(np.frombuffer(text, np.uint8) == byte[0]))
@@ -116,11 +121,24 @@ def blocks(path: Path) -> Iterator[Block]:
 
 
 def first_line(path: Path, encodings: tuple[str, ...] = ("utf-8",)) -> tuple[int, str]:
-    """Number and text of the first line that is not blank; an empty text where all are."""
+    """Number and text of the first line that is not blank.
+
+    Raises:
+        UserError: all are blank; and as `blocks`.
+    """
     for block in blocks(path):
         if (lines := block_lines(path, block, encodings)).height:
             return lines["line"][0], lines["text"][0]
-    return 1, ""
+    raise UserError(f"{path}: all lines are blank; remove the file, or export the log again")
+
+
+def start(path: Path, size: int = 4096) -> bytes:
+    """The first bytes, unpacked; none where that fails, which the reading proper reports."""
+    try:
+        with open(path, "rb") as packed, gzip.open(packed) if is_gzip(path) else packed as file:
+            return file.read(size)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return b""
 
 
 def block_lines(path: Path, block: Block, encodings: tuple[str, ...] = ("utf-8",)) -> pl.DataFrame:

@@ -8,7 +8,8 @@ from stages.common.names import CONTROL
 
 LONGEST = 100  # characters of a label
 
-MISSING = ["", "nan", "null", "none", "n/a"]
+# as programs write nothing; so a person called Nan or Null is one
+MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "none", "None", "NONE", "n/a", "N/A"]
 # the marks of the usual chat templates: ChatML and Llama 3, Llama 2 and Mistral, Gemma, DeepSeek, sentencepiece
 CHAT = r"(?i)<\|[^|]*\|>|<｜[^｜]*｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
 
@@ -27,8 +28,11 @@ class Rule(StrEnum):
     QUOTES = ("quotes that do not close on the line",
               "a record must stand on one line, and a quote within quotes must be doubled")
     JSON = "not a JSON object", "each line must hold one JSON object"
+    NESTED = ("an object, a list, true or false where text or a number is needed",
+              "name a field within it in source.columns, such as data.app")
+    TEXT = "no text: bytes that are no UTF-8, or half a character", "export the column as text in UTF-8"
     EVENT_TYPE = "not an opening", "such rows are no events"
-    NO_USER = "no user", "check source.columns.user"
+    NO_USER = "no user", f"check source.columns.user; an empty field is no user, nor is {', '.join(MISSING[1:])}"
     NO_TIME = "no time", "check source.columns.time"
     TIME = "unreadable time", "check source.time_format"
     TIME_RANGE = "time outside 1990 to 2100", "check source.time_format: unix counts seconds, unix_ms milliseconds"
@@ -41,18 +45,19 @@ class Rule(StrEnum):
     TAXONOMY = "not in the taxonomy", "add the names to the taxonomy, or set source.unlisted to keep or other"
     DUPLICATE = ("duplicate of an earlier row",
                  "rows that agree in every column count once; remove the second copy of the data")
+    COPY = "copy of an earlier event", "rows that agree in source.event_columns count once"
 
 
 # What is wrong is the time: of a row that breaks such a rule, messages and the quarantine show the time as written
 OF_THE_TIME = (Rule.NO_TIME.value, Rule.TIME.value, Rule.TIME_RANGE.value, Rule.OFFSET.value)
 
-# Rows that are no events by the format's own definition: kept in quarantine, not counted as refused
-IGNORED = (Rule.EVENT_TYPE,)
+# Rows that are no events by the format's own definition or the user's: kept in quarantine, not counted as refused
+IGNORED = (Rule.EVENT_TYPE, Rule.COPY)
 
 
 def missing(text: pl.Expr) -> pl.Expr:
-    """Whether a field says nothing: null, blank, or one of the words that programs write for it."""
-    return text.is_null() | text.str.strip_chars().str.to_lowercase().is_in(MISSING)
+    """Whether a field says nothing: null, blank, or one of the words that programs write for it, spelt as they do."""
+    return text.is_null() | text.str.strip_chars().is_in(MISSING)
 
 
 def clean(text: pl.Expr) -> pl.Expr:

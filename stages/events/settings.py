@@ -27,6 +27,7 @@ class Source(Section):
     unlisted: Literal["keep", "refuse", "other"]
     top: Count
     columns: Columns
+    event_columns: list[str]
     time_format: str
     time_zone: str
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from stages.common.hashing import bits, pseudonym
 from stages.events.rules import LONGEST, Rule
 
-MISSING = {"", "nan", "null", "none", "n/a"}
+MISSING = {word for each in ("nan", "null", "none", "n/a") for word in (each, each.upper())} | {"", "NaN", "None"}
 # times that tests write, and what becomes of them
 TIMES = {
     "2024-03-01 09:00:00": datetime(2024, 3, 1, 9), "2024-03-01T09:00": datetime(2024, 3, 1, 9),
@@ -29,10 +29,10 @@ def plain_log(files: list[tuple[str, bytes]], separator: str) -> tuple[list[tupl
                 continue
             fields, rule = _fields(line, separator)
             event, rule, field = _event(fields) if rule is None else (None, rule, "")
-            if rule is None and (event[:2], line) in seen:
+            if rule is None and (event[:2], tuple(fields)) in seen:
                 rule = Rule.DUPLICATE
             if rule is None:
-                seen.add((event[:2], line))
+                seen.add((event[:2], tuple(fields)))
                 events.append(event)
             else:
                 quarantine.append((name, number, str(rule), field if len(field) <= LONGEST else field[:LONGEST] + "…"))
@@ -76,7 +76,7 @@ def _event(fields: list[str]) -> tuple[tuple | None, Rule | None, str]:
 
 
 def _missing(text: str) -> bool:
-    return text.strip().lower() in MISSING
+    return text.strip() in MISSING
 
 
 def _clean(text: str) -> str:

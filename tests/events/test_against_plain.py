@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.events import reading
+from stages.events import parquet, reading
 from stages.events.assembly import read_log
-from stages.events.formats import FORMATS, table
+from stages.events.formats import FORMATS
 from stages.events.order import repeated, stable_order
 from stages.windows import cut as windows
 from tests.events.helpers import table_params
@@ -71,7 +71,7 @@ def test_parquet_is_read_as_csv_whatever_is_read_at_once(tmp_path_factory, rows,
     frame = pl.DataFrame(rows, schema=["user", "time", "place", "behavior"], orient="row")
     frame.write_parquet(folder / "log.parquet", row_group_size=group)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "_ROWS_OF_PARQUET", at_once)
+        patch.setattr(parquet, "_ROWS", at_once)
         log = read_log(FORMATS["table"], table_params(folder / "log.parquet").source, None)
     content = written(rows, ",", csv.QUOTE_ALL, "\n", [])
     events, quarantine = plain_log([((folder / "log.parquet").as_posix(), content)], ",")

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.events import delimited, times
+from stages.events.columns import event_columns
 from stages.events.reading import Piece
 from stages.events.settings import Source
 
@@ -25,7 +26,7 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
         UserError: the file is not in this layout.
     """
     delimited.check_width(path, _NAMES, None, "app_usage")
-    for piece in delimited.records(path, _NAMES, None):
+    for piece in delimited.records(path, _NAMES, None, event=event_columns(path, source, _NAMES)):
         yield piece.then(_rows)
 
 

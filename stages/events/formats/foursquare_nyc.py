@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.events import delimited
+from stages.events.columns import event_columns
 from stages.events.reading import Piece
 from stages.events.rules import missing
 from stages.events.settings import Source
@@ -65,7 +66,8 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
         UserError: the file is not in this layout.
     """
     delimited.check_width(path, _NAMES, "\t", "foursquare_nyc", _ENCODINGS)
-    for piece in delimited.records(path, _NAMES, "\t", encodings=_ENCODINGS):
+    event = event_columns(path, source, _NAMES)
+    for piece in delimited.records(path, _NAMES, "\t", event=event, encodings=_ENCODINGS):
         yield piece.then(_rows)
 
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from stages.common.errors import UserError
 from stages.events import delimited, times
+from stages.events.columns import event_columns, shown
 from stages.events.reading import Piece
 from stages.events.rules import Rule
 from stages.events.settings import Source
@@ -25,13 +26,15 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
     Raises:
         UserError: the file is not in this layout.
     """
-    separator, found = delimited.header(path, _NAMES)
+    head = delimited.header(path, _NAMES)
+    found = head.names
     if absent := [name for name in _NAMES if name not in found]:
         raise UserError(
             f"{path}: no column {absent[0]!r}; source.format lsapp has {', '.join(_NAMES)}, the file has "
-            f"{', '.join(found[:30])}"
+            f"{shown(found)}"
         )
-    for piece in delimited.records(path, found, separator, header=True):
+    event = event_columns(path, source, found)
+    for piece in delimited.records(path, found, head.separator, event=event, header=head.line):
         yield piece.then(_rows)
 
 
