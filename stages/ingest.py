@@ -124,16 +124,21 @@ def _check_events(log: Log, name: str) -> pl.DataFrame:
 def _counts(log: Log, refused: pl.DataFrame, share: float, log_format: str, behaviors: int) -> dict[str, Any]:
     assert log.rows == log.events.height + log.quarantine.height
     user, time = log.events["user"], log.events["time"]
-    by_rule = refused["rule"].value_counts().sort("count", "rule", descending=[True, False])
+    ignored = log.quarantine.filter(pl.col("rule").is_in(IGNORED))
     return {
         "format": log_format, "files": log.files, "rows": log.rows, "events": log.events.height,
-        "refused": {"rows": refused.height, "share": share, "by_rule": dict(by_rule.iter_rows())},
-        "ignored": log.quarantine.height - refused.height,
+        "refused": {"rows": refused.height, "share": share, "by_rule": _by_rule(refused)},
+        "ignored": ignored.height, "ignored_by_rule": _by_rule(ignored),
         "users": 1 + int((user != user.shift()).sum()), "behaviors": behaviors,  # users are sorted
         "places": log.events["place"].n_unique(), "first": time.min().isoformat(), "last": time.max().isoformat(),
         "changed": {kind: {why: names for why, names in of_one.items() if names["names"]}
                     for kind, of_one in log.changed.items()},
     }
+
+
+def _by_rule(rows: pl.DataFrame) -> dict[str, int]:
+    counts = rows["rule"].value_counts().sort("count", "rule", descending=[True, False])
+    return dict(counts.iter_rows())
 
 
 _CHANGED = {  # what became of names, in the order in which it is done
@@ -150,6 +155,8 @@ def _summary(counts: dict[str, Any]) -> str:
     """The line at the end, and one for each way in which names of the log did not stay as they were."""
     lines = [f"ingest: {counts['events']:,} events of {counts['users']:,} users, {counts['behaviors']} behaviours; "
              f"{counts['refused']['rows']:,} rows refused ({counts['format']})"]
+    for what, by_rule in (("refused", counts["refused"]["by_rule"]), ("no events", counts["ignored_by_rule"])):
+        lines += [f"  {what}: {', '.join(f'{rule}: {rows:,}' for rule, rows in by_rule.items())}"] * bool(by_rule)
     for (kind, why), words in _CHANGED.items():
         if found := counts["changed"].get(kind, {}).get(why):
             names = [_changed(**each) for each in found["most"][:_NAMED]]

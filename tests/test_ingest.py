@@ -62,6 +62,16 @@ def test_rows_that_are_no_events_do_not_count_as_refused(tmp_path):
     assert made.counts["refused"]["rows"] == 0
 
 
+def test_what_is_set_aside_is_said_by_rule(tmp_path):
+    rows = [*ROWS, ROWS[0].replace("home", "x"), ROWS[0].replace("work", "x"), "null,2024-03-01 09:00:00,home,Gaming"]
+    params = table_params(write_log(tmp_path / "log.csv", rows), source__event_columns=["user", "time", "behavior"])
+    done = run(tmp_path, write_params(tmp_path / "params.yaml", params))
+    counts = json.loads((tmp_path / "m.json").read_text())
+    assert counts["ignored_by_rule"] == {"copy of an earlier event": 2} and counts["ignored"] == 2
+    said = done.stderr + done.stdout
+    assert "refused: no user: 1\n" in said and "no events: copy of an earlier event: 2\n" in said, said
+
+
 def test_too_many_refused_says_which_rules_and_shows_rows(tmp_path):
     rows = [*ROWS, "secret-9,yesterday,secret place,Gaming", "secret-9,tomorrow,home,secret act"]
     with pytest.raises(UserError) as error:

@@ -174,7 +174,9 @@ def _short(lines: np.ndarray) -> np.ndarray:
 
 
 def _check_users(users: pl.Series, key: bytes) -> pl.DataFrame:
-    numbers = pl.Series([pseudonym(user, key) for user in users.str.strip_chars()], dtype=pl.UInt64)
+    # programs write a column of whole numbers with gaps as floats, to text too
+    names = users.str.strip_chars().str.replace(r"^(-?\d+)\.0$", "$1")
+    numbers = pl.Series([pseudonym(name, key) for name in names], dtype=pl.UInt64)
     return users.to_frame("text").select(rule=pl.when(_ABSENT).then(pl.lit(Rule.NO_USER.value)), user=numbers)
 
 

@@ -31,8 +31,8 @@ def header(path: Path, wanted: list[str]) -> Header:
     """
     line, first = reading.first_line(path)
     if "\r" in first:
-        raise UserError(f"{path}: line {line}: lines that end in a carriage return alone; write line feeds, for example "
-                        "with `tr '\\r' '\\n'`")
+        raise UserError(f"{path}: line {line}: lines that end in a carriage return alone; write line feeds, for "
+                        "example with `tr '\\r' '\\n'`")
     options = [Header(line, separator, _names(first, separator)) for separator in _SEPARATORS]
     return max(options, key=lambda option: (len(set(option.names) & set(wanted)), len(option.names)))
 

@@ -1,7 +1,7 @@
 """Rows of JSON Lines, an object a line: most are read many at a time, those that ask for care one by one.
 
-A field becomes text: a number the shortest text of it (101.0 and 101 are one number), null and NaN nothing. An object, a
-list, `true` and `false` are no text. `data.app` names the field `app` of the object `data`, unless a key is spelt so.
+A field becomes text: a number the shortest text of it (101.0 and 101 are one number), null and NaN nothing. An object,
+a list, `true` and `false` are no text. `data.app` names the field `app` of the object `data`, unless a key is spelt so.
 """
 
 import functools
@@ -14,7 +14,6 @@ from typing import Any
 
 import polars as pl
 
-from stages.common.errors import UserError
 from stages.events import reading
 from stages.events.columns import event_columns, need
 from stages.events.rules import Rule

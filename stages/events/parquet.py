@@ -46,7 +46,7 @@ def read(path: Path, columns: dict[str, str], source: Source) -> Iterator[readin
                      if kinds[name] == pl.Binary}
         size, rows, first = path.stat().st_size, scan.select(pl.len()).collect().item(), 1
         for frame in scan.collect_batches(chunk_size=_ROWS, maintain_order=True):
-            prints = frame.hash_rows() if event is None else reading.fingerprints(frame.select(**event), list(event))
+            prints = frame.hash_rows() if event is None else reading.fingerprints(frame.with_columns(**event), [*event])
             wanted = frame.select(_field(theirs, frame.schema).alias(ours) for ours, theirs in columns.items())
             numbered = wanted.with_columns(pl.int_range(first, first + frame.height, dtype=pl.Int64).alias("line"),
                                            prints.alias("fingerprint"))
@@ -54,11 +54,8 @@ def read(path: Path, columns: dict[str, str], source: Source) -> Iterator[readin
             yield reading.Piece(functools.partial(_rows, numbered, kinds, bytes_are), end)
             first += frame.height
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({_first_line(error)}); export or copy it again") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: not a readable Parquet file ({why}); export or copy it again") from None
 
 
 def _kinds(path: Path, schema: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
@@ -120,7 +117,7 @@ def _compared(
         return None
     others = [name for name in names if name not in (columns["user"], columns["time"])]
     kinds = [_kind(name, schema) for name in others]
-    return {f"{i}": _text(_field(name, schema), kind) if not (kind.is_nested() or kind in (pl.Binary, *_NO_TEXT))
+    return {f"event {i}": _text(_field(name, schema), kind) if not (kind.is_nested() or kind in (pl.Binary, *_NO_TEXT))
             else _field(name, schema) for i, (name, kind) in enumerate(zip(others, kinds, strict=True))}
 
 

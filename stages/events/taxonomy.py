@@ -43,6 +43,8 @@ def read(path: Path) -> pl.DataFrame:
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line}: not UTF-8; save the taxonomy as UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: no readable CSV ({error}); a line of it is a name and its behaviour") from None
     if [name.strip() for name in rows[0]] != ["raw", "behavior"]:
         raise UserError(f"{path}: line 1: {len(rows[0])} fields that are not the header; it must be 'raw,behavior'")
     numbered = [(line, row) for line, row in enumerate(rows[1:], start=2) if any(field.strip() for field in row)]

@@ -88,6 +88,7 @@ def _write_counts(paths: Paths, events: pl.DataFrame, known: pl.DataFrame, count
     write_json(paths.data / "counts" / "ingest.json", {
         "format": "simulated", "files": 0, "rows": events.height + 7, "events": events.height,
         "refused": {"rows": 5, "share": 5 / events.height, "by_rule": {"time": 3, NASTY: 2}}, "ignored": 2,
+        "ignored_by_rule": {"not an opening": 2},
         "users": events["user"].n_unique(), "behaviors": known.height, "places": 13,
         "first": events["time"].min().isoformat(), "last": events["time"].max().isoformat(),
     })
