@@ -13,6 +13,7 @@ from stages.common.params import Seed, read_yaml
 from stages.common.stage import Stage, place, text
 from stages.common.stage import json as json_file
 from stages.events.settings import Source
+from stages.metrics.caveats import caveats
 from stages.metrics.registry import METRICS
 from stages.model.resolve import Manifest, read_manifest
 from stages.model.settings import Lora
@@ -68,6 +69,7 @@ def card(
         "Means over test users that occur in no other split, with 95 % intervals from a bootstrap over users. "
         "`natural`: windows as they come; `balanced`: the same number of windows of each behaviour. `adjusted`: the "
         f"most likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency.",
+        *(f"{said[:1].upper()}{said[1:]}." for said in caveats(metrics)),
         "## Lineage", _lineage_table(stages), "## Settings", _settings(params, stages),
         "## Use", f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         f"base = AutoModelForCausalLM.from_pretrained({_base(manifest)!r})\n"
@@ -108,7 +110,8 @@ def _base(manifest: Manifest) -> str:
 def _results(metrics: Mapping[str, Any], log: str) -> list[EvalResult]:
     return [
         EvalResult(task_type=_TASK, dataset_type=log, dataset_name=log, dataset_split=section,
-                   dataset_args={"windows": metrics[section]["windows"], "users": metrics[section]["users"]},
+                   dataset_args={key: metrics[section].get(key, 0)
+                                 for key in ("windows", "users", "outside_vocabulary")},
                    metric_type=each.key, metric_name=each.label, metric_value=round(metrics[section][each.key], 6))
         for each in _SHOWN if metrics[section := each.split][each.key] is not None
     ]

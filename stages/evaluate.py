@@ -9,6 +9,7 @@ from stages.common.errors import UserError
 from stages.common.files import read_json
 from stages.common.params import Section, Seed
 from stages.common.stage import Kind, Stage, csv_folder, json, table
+from stages.metrics.caveats import caveats
 from stages.metrics.curves import curves
 from stages.metrics.registry import headline, headline_text
 from stages.metrics.settings import Evaluate
@@ -58,7 +59,8 @@ STAGE = Stage(
     | {"facts": Kind("what stage predictions counted beside its table (JSON)", read=_read_facts)},
     writes={"metrics": json("the few figures that DVC lists (JSON)"), "evaluation": json("all metrics (JSON)"),
             "plots": csv_folder("folder for the CSV files that plots draw")},
-    message=lambda args, metrics, evaluation, plots: f"{args.predictions.stem}: {headline_text(metrics)}",
+    message=lambda args, metrics, evaluation, plots:
+        "\n".join([f"{args.predictions.stem}: {headline_text(metrics)}", *caveats(evaluation)]),
 )
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from stages.common.params import Section, Seed
 from stages.common.stage import Kind, Stage, table, table_folder
 from stages.events.simulator.log import BEHAVIORS
 from stages.metrics.adjust import adjusted
+from stages.metrics.caveats import caveats
 from stages.metrics.registry import headline, headline_text
 from stages.metrics.settings import Evaluate
 from stages.metrics.summary import measure
@@ -109,14 +110,18 @@ def _write_each(contents: Mapping[str, Any], folder: Path) -> None:
         write_json(folder / f"{name}.json", contents.get(name, {}), DIGITS)
 
 
+def _message(args: Any, predictions: Any, metrics: Mapping[str, Any], evaluations: Mapping[str, Any]) -> str:
+    lines = [f"{name}: {headline_text(figures)}" for name, figures in metrics.items()]
+    return "\n".join(lines + caveats(evaluations["majority"]))  # the same windows, and so the same words, for all
+
+
 STAGE = Stage(
     "reference", __doc__, reference, Params,
     reads={name: table(name) for name in ("events", "windows", "vocabulary")} | {"oracle": table("oracle", lazy=True)},
     writes={"out": table_folder("predictions", "folder for each baseline's table of predictions"),
             "metrics": Kind("folder for the few figures of each that DVC lists (JSON)", write=_write_each),
             "evaluation": Kind("folder for all metrics of each (JSON)", write=_write_each)},
-    message=lambda args, predictions, metrics, evaluations:
-        "\n".join(f"{name}: {headline_text(figures)}" for name, figures in metrics.items()),
+    message=_message,
 )
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Events -> windows of (history, next event), split by user, and the vocabulary of the training users.
 
 Writes the tables `windows` and `vocabulary` and a JSON of counts: windows and users of each split, users too short for
-a window, the skew of the vocabulary, labels outside it, and the behaviours of which the balanced test set wanted more
-windows than there are.
+a window and their events, the skew of the vocabulary, labels outside it, and the behaviours of which the balanced test
+set wanted more windows than there are, or has none.
 """
 
 from typing import Any
@@ -15,6 +15,8 @@ from stages.common.params import Section, Seed
 from stages.common.stage import COUNTS, Stage, csv, table
 from stages.windows import cut as windows
 from stages.windows.settings import Windowing
+
+_NAMED = 5  # behaviours, at most, in the printed line
 
 
 class Params(Section):
@@ -44,7 +46,7 @@ def windowing(
         )
     made = windows.make_windows(log, split, vocabulary["behavior"], seed, settings.min_history, settings.natural,
                            settings.balanced_per_behavior)
-    counts = _counts(made, vocabulary, split, usable, settings.balanced_per_behavior)
+    counts = _counts(made, vocabulary, split, usable, log.lengths, settings.balanced_per_behavior)
     return made.table, vocabulary, frequencies(vocabulary), counts
 
 
@@ -69,18 +71,29 @@ def _check_users(usable: np.ndarray, split: np.ndarray, lengths: np.ndarray, set
         )
 
 
-def _counts(made: windows.Windows, vocabulary: pl.DataFrame, user_split: np.ndarray, usable: np.ndarray, wanted: int):
-    group = vocabulary["group"]
+def _counts(
+    made: windows.Windows, vocabulary: pl.DataFrame, user_split: np.ndarray, usable: np.ndarray, lengths: np.ndarray,
+    wanted: int,
+) -> dict[str, Any]:
+    group, natural, short = vocabulary["group"], len(made.rows["natural"]), lengths[~usable]
     return {
-        "windows": {name: len(rows) for name, rows in made.rows.items()},
+        # there is a split of strange validation windows only where there are any
+        "windows": {name: len(rows) for name, rows in made.rows.items() if len(rows) or name != windows.VALID_OUTSIDE},
         "users": {name: int((user_split[usable] == name).sum()) for name in ("train", "valid", "test")}
-        | {"too_short": int((~usable).sum())},
+        | {"too_short": len(short)},
+        "too_short": {"users": len(short), "share_of_users": len(short) / len(lengths), "events": int(short.sum()),
+                      "share_of_events": float(short.sum() / lengths.sum())},
         "behaviors": vocabulary.height, "anchors": int(vocabulary["is_anchor"].sum()),
         **{name: int((group == name).sum()) for name in ("head", "medium", "tail")},
         "largest_share": vocabulary["share"][0], "smallest_share": vocabulary["share"][-1],
-        "out_of_vocabulary": {"windows": sum(made.out_of_vocabulary.values()), "by_behavior": made.out_of_vocabulary},
+        "out_of_vocabulary": {
+            "windows": sum(made.out_of_vocabulary.values()), "natural": made.natural_outside,
+            "natural_share": made.natural_outside / natural if natural else None,
+            "by_behavior": made.out_of_vocabulary,
+        },
         "balanced_shortfall": {
             "wanted": wanted, "had": {name: count for name, count in made.balanced.items() if count < wanted},
+            "without": [name for name, count in made.balanced.items() if not count],
         },
     }
 
@@ -94,8 +107,22 @@ def frequencies(vocabulary: pl.DataFrame) -> pl.DataFrame:
 
 
 def _message(args: Any, windows: Any, vocabulary: pl.DataFrame, plot: pl.DataFrame, counts: dict[str, Any]) -> str:
+    """The sizes; then what is left out or cannot be got right, a line each, where there is any."""
     sizes = ", ".join(f"{count:,} {name}" for name, count in counts["windows"].items())
-    return f"windows: {sizes}; {counts['behaviors']} behaviours, {counts['anchors']} of them anchors"
+    lines = [f"windows: {sizes}; {counts['behaviors']} behaviours, {counts['anchors']} of them anchors"]
+    outside, short, without = counts["out_of_vocabulary"], counts["too_short"], counts["balanced_shortfall"]["without"]
+    if outside["natural"]:
+        lines.append(f"{outside['natural']:,} natural windows ({outside['natural_share']:.1%}) are of behaviours that "
+                     "no training user has: every model misses them")
+    if short["users"]:
+        lines.append(f"{short['users']:,} users ({short['share_of_users']:.1%}) with {short['share_of_events']:.1%} of "
+                     "the events are too short for a window (windowing.min_history), and are neither trained on nor "
+                     "tested")
+    if without:
+        more = f" and {len(without) - _NAMED:,} more" if len(without) > _NAMED else ""
+        lines.append(f"{len(without):,} of {counts['behaviors']:,} behaviours have no balanced window: "
+                     f"{', '.join(without[:_NAMED])}{more}")
+    return "\n".join(lines)
 
 
 STAGE = Stage(

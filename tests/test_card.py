@@ -53,6 +53,17 @@ def test_the_hubs_library_reads_base_licence_and_results():
     assert {result.dataset_type for result in data.eval_results} == {"table"}
 
 
+def test_windows_that_nobody_can_get_right_and_too_few_users_are_said_below_the_table():
+    both = {name: section | {"outside_vocabulary": 4} if name == "natural" else section
+            for name, section in metrics().items()}
+    text = card("dpo", MANIFEST, ADAPTER, both, LOCK, params_with(source__format="table"))
+    assert "57.1 % of the natural windows are of behaviours that no training user has" in text
+    assert "Intervals over 3 users in the natural test set and 3 users in the balanced test set: under 10" in text
+    (natural,) = {result.dataset_args["outside_vocabulary"] for result in ModelCard(text).data.eval_results
+                  if result.dataset_split == "natural"}
+    assert natural == 4
+
+
 def test_the_lineage_is_what_the_adapter_follows_from_and_in_order():
     assert list(lineage(LOCK, "models/dpo")) == ["ingest", "sft", "selection", "dpo"]
     assert list(lineage(LOCK, "models/sft")) == ["ingest", "sft"]

@@ -31,6 +31,8 @@ def test_tables_and_metrics_agree():
     assert tables.check(vocabulary, "vocabulary", "x").equals(vocabulary)
     assert metrics["windows"] == dict(made["split"].value_counts().iter_rows())
     assert metrics["users"]["too_short"] == 5
+    assert metrics["too_short"] == pytest.approx({"users": 5, "share_of_users": 5 / 65, "events": 15,
+                                                  "share_of_events": 15 / 1815})
     assert sum(metrics["users"].values()) == 65
     assert metrics["windows"]["train"] == 25 * metrics["users"]["train"]
     assert metrics["behaviors"] == 3 == metrics["head"] == metrics["anchors"]
@@ -49,6 +51,34 @@ def test_a_label_that_only_test_users_know_is_reported():
     assert "z" not in vocabulary["behavior"]
     assert metrics["out_of_vocabulary"]["by_behavior"] == {"z": metrics["out_of_vocabulary"]["windows"]}
     assert metrics["out_of_vocabulary"]["windows"] > 0
+    outside = metrics["out_of_vocabulary"]["natural"]
+    assert outside > 0 and metrics["out_of_vocabulary"]["natural_share"] == outside / metrics["windows"]["natural"]
+
+
+def test_what_is_left_out_or_never_right_is_said(tmp_path):
+    """Printed lines: of one real log 58 % of the people were too short, of another 57 % of the windows outside."""
+    events = log([30] * 40 + [3] * 20)
+    user = events["user"].to_numpy()
+    test = pl.Series(split_users(user, 0) == "test")
+    train = pl.Series(split_users(user, 0) == "train")
+    events = events.with_columns(behavior=pl.when(test & (pl.col("behavior") == "a")).then(pl.lit("z")).when(
+        train & (pl.col("behavior") == "b")).then(pl.lit("d")).otherwise("behavior"))
+    tables.write(events, "events", tmp_path / "e.parquet")
+    done = run(tmp_path, params_with(), tmp_path / "e.parquet")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "m.json").read_text())
+    outside, short = counts["out_of_vocabulary"], counts["too_short"]
+    assert "d" in counts["balanced_shortfall"]["without"]
+    said = " ".join(done.stderr.split())
+    assert f"{outside['natural']} natural windows ({outside['natural_share']:.1%}) are of behaviours that no" in said
+    assert f"{short['users']} users ({short['share_of_users']:.1%}) with {short['share_of_events']:.1%} of the" in said
+    assert "behaviours have no balanced window: " in said and " d" in said.partition("no balanced window:")[2]
+
+
+def test_where_nothing_is_left_out_one_line_is_printed(tmp_path):
+    tables.write(log([30] * 60), "events", tmp_path / "e.parquet")
+    done = run(tmp_path, params_with(), tmp_path / "e.parquet")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(("lengths", "says"), [

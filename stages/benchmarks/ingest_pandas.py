@@ -127,7 +127,7 @@ def _usual_windows(events: Any, params: Params) -> tuple[Any, Any]:
     least, windows = settings.min_history, {}
     for split, of_users in histories.items():
         found = pd.concat([each.iloc[least:].assign(position=range(least, len(each))) for each in of_users])
-        windows[split] = found[found["behavior"].isin(vocabulary["behavior"])]
+        windows[split] = found.assign(known=found["behavior"].isin(vocabulary["behavior"]))
     return _table(windows, params), vocabulary
 
 
@@ -138,10 +138,9 @@ def _vectorised_windows(events: Any, params: Params) -> tuple[Any, Any]:
     split = _split(users.to_numpy().astype(np.uint64), params.data_seed)[codes]
     vocabulary = _vocabulary(events["behavior"][split == "train"], settings.anchor_threshold)
     position = events.groupby(codes, sort=False).cumcount()
-    usable = (position >= settings.min_history) & events["behavior"].isin(vocabulary["behavior"])
-    test = usable & (split == "test")
-    windows = {name: events.loc[usable & (split == name), []] for name in ("train", "valid")}
-    windows["test"] = events[test].assign(position=position[test])
+    usable, known = position >= settings.min_history, events["behavior"].isin(vocabulary["behavior"])
+    windows = {name: events.loc[usable & (split == name), []].assign(known=known) for name in ("train", "valid")}
+    windows["test"] = events[usable & (split == "test")].assign(position=position, known=known)
     return _table(windows, params), vocabulary
 
 
@@ -165,9 +164,11 @@ def _table(windows: dict[str, Any], params: Params) -> Any:
     drawn = test.assign(natural=bits(seed, _NATURAL, *keys), balanced=bits(seed, _BALANCED, *keys))
     drawn = drawn.sort_values("natural", kind="stable")
     size = min(settings.natural, len(drawn) // 2)
-    natural, rest = drawn[:size], drawn[size:].sort_values("balanced", kind="stable")
+    natural, rest = drawn[:size], drawn[size:].query("known").sort_values("balanced", kind="stable")
     balanced = rest.groupby("behavior").head(settings.balanced_per_behavior)
-    rows = {"train": windows["train"], "valid": windows["valid"], "natural": natural, "balanced": balanced}
+    train, valid = windows["train"], windows["valid"]
+    rows = {"train": train, "valid": valid.query("known"), "valid_outside": valid.query("not known"),
+            "natural": natural, "balanced": balanced}
     return pd.concat([pd.DataFrame({"row": np.sort(part.index), "split": name}) for name, part in rows.items()],
                      ignore_index=True)
 

@@ -1,6 +1,14 @@
 """Every metric: what it adds up over windows, and what it makes of the sums. A new metric is one entry of `METRICS`.
 
 Evaluation, its bootstrap, studies, the report and the model cards all read this table.
+
+A natural window may be of a behaviour that no training user has, outside the vocabulary: no model has a probability for
+it. It counts as missed, whatever was answered, in all that asks how often an answer is right: accuracy, HR@k, MRR (rank
+infinite, so 0), calibration error (confidence in a wrong answer) and the accuracies and area of the surest. In the
+support-weighted precision it has a behaviour of its own that is never predicted, as scikit-learn counts it. Log-loss
+alone leaves it out, since -log 0 would be infinite for every model: it is of the windows inside the vocabulary. The
+share of windows outside stands beside the figures, as `outside_vocabulary_share` and, where it is not 0, as `outside`
+in the headline. The balanced set holds behaviours of the vocabulary only.
 """
 
 from collections.abc import Callable, Mapping
@@ -132,7 +140,6 @@ def covered_accuracy(covered: np.ndarray, right: np.ndarray, share: float) -> np
     return accuracy_at(covered, right, np.array([share]))[:, 0]
 
 
-# a label outside the vocabulary counts as missed, but for the log-loss, which has nothing to say of it
 _OVER_WINDOWS, _SUREST_FIRST = Part(count), (Part(count, "confidence"), Part(hit, "confidence"))
 # accuracy of each behaviour, or its HR@3, averaged over a group of them; one without a window is left out
 _BY_BEHAVIOR = (Part(hit, "label"), Part(count, "label"))
@@ -147,7 +154,7 @@ METRICS = {metric.name: metric for metric in (
     Metric("natural.hr_at_5", "HR@5", (Part(lambda windows: windows.hit_at(5)), _OVER_WINDOWS)),
     # mean of 1 / rank
     Metric("natural.mrr", "MRR", (Part(lambda windows: 1 / windows.rank), _OVER_WINDOWS)),
-    # mean -log p of the label in nats
+    # mean -log p of the label in nats, over the windows inside the vocabulary
     Metric("natural.log_loss", "log-loss", (Part(surprise), Part(known)), lower_is_better=True, headline="loss"),
     Metric("natural.ece", "calibration error", (Part(lambda windows: windows.confidence - windows.hit, "bin"),
                                                 _OVER_WINDOWS), calibration_error, lower_is_better=True),
@@ -196,6 +203,8 @@ def of_split(split: str) -> tuple[Metric, ...]:
 def headline(evaluation: Mapping, adjusted: bool = True) -> dict[str, float | None]:
     """The few figures of a model that DVC lists, and τ, out of what `measure` makes: three digits behind the point.
 
+    `outside` is among them where natural windows are outside the vocabulary: their share.
+
     Args:
         adjusted: whether those after logit adjustment, `<name>_τ`, and τ are among them.
     """
@@ -205,6 +214,8 @@ def headline(evaluation: Mapping, adjusted: bool = True) -> dict[str, float | No
         moved = evaluation["adjusted"]
         found |= {f"{name}_τ": moved[metric.split][metric.key] for name, metric in shown if metric.adjusted}
         found["τ"] = moved["tau"]
+    if share := evaluation["natural"].get("outside_vocabulary_share"):
+        found["outside"] = share
     return {name: value if value is None else round(value, 3) for name, value in found.items()}
 
 

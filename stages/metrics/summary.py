@@ -157,11 +157,13 @@ def _generator(seed: int, split: str) -> np.random.Generator:
     return np.random.default_rng([seed, *split.encode()])
 
 
-def _sizes(split: Split) -> dict[str, int]:
+def _sizes(split: Split) -> dict[str, Any]:
+    outside = split.label == OUTSIDE
     return {
         "windows": len(split.user),
         "users": len(np.unique(split.user)),
-        "outside_vocabulary": int((split.label == OUTSIDE).sum()),
+        "outside_vocabulary": int(outside.sum()),
+        "outside_vocabulary_share": float(outside.mean()) if len(outside) else None,
     }
 
 

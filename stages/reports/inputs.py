@@ -1,7 +1,7 @@
 """What the report is made of, read from where the pipeline leaves it; what is not there yet stays out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,8 @@ def _studies(folder: Path, workspace_is_simulated: bool) -> list[dict[str, Any]]
         content = _json(path)
         try:
             given = {**content.get("setting", {}), **content.get("set", {}), **content.get("overrides", {})}
-            summary = Summary.from_json({key: content[key] for key in Summary.__dataclass_fields__})
+            wanted = [each.name for each in fields(Summary) if each.default is MISSING or each.name in content]
+            summary = Summary.from_json({key: content[key] for key in wanted})
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not what stages.study writes ({error}); run `python -m stages.study "
                             f"{path.stem} --report-only`") from None

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from stages.common.console import console
 from stages.common.files import atomic_file
+from stages.metrics.caveats import caveats
 from stages.metrics.registry import LOWER_IS_BETTER
 from stages.reports import labels, results
 from stages.reports.drawing import COLOURS, TEMPLATES, Picture, clean
@@ -27,7 +28,7 @@ def render(template: str, **values: Any) -> str:
         "number": table.number, "signed": lambda value: table.number(value, sign=True), "estimate": table.estimate,
         "difference": table.difference, "metric_name": table.metric_name, "percent": labels.percent,
         "capitalised": labels.capitalised, "column_head": labels.column_head, "thousands": "{:,}".format,
-        "legend": table.legend, "parsed": results.parsed, "gap_closed": gap_closed,
+        "legend": table.legend, "caveats": caveats, "parsed": results.parsed, "gap_closed": gap_closed,
     }
     made.tests |= {"in_paper": results.in_paper, "lower_is_better": LOWER_IS_BETTER.__contains__}
     return made.get_template(template).render(colours=COLOURS, **values)

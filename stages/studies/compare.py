@@ -106,6 +106,7 @@ class Summary:
         repetitions: the numbers of all rows' repetitions, ascending.
         users: test users over all repetitions.
         windows: test windows of each split at each of `repetitions`.
+        outside: natural windows outside the vocabulary, likewise; None where they were left out, as they were once.
     """
 
     reference: str
@@ -118,6 +119,7 @@ class Summary:
     users: int
     windows: dict[str, list[int]]
     rows: list[RowSummary]
+    outside: list[int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Nested dicts and lists that JSON knows; what could not be measured is null."""
@@ -167,6 +169,7 @@ def summarise(
         [RowSummary(row.name, row.label or row.name, [each.number for each in ordered],
                     [dict(each.facts) for each in ordered], measured[row.name])
          for row in rows for ordered in [sorted(row.repetitions, key=lambda repetition: repetition.number)]],
+        data.outside,
     )
 
 

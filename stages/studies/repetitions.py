@@ -56,11 +56,15 @@ class RowResult:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows' sums by repetition number, over users numbered alike in all of them."""
+    """The rows' sums by repetition number, over users numbered alike in all of them.
+
+    `outside` are the natural windows outside the vocabulary, at each of `numbers`.
+    """
 
     numbers: list[int]
     users: int
     windows: dict[str, list[int]]
+    outside: list[int]
     sums: dict[str, dict[int, UserSums]]
 
 
@@ -130,7 +134,10 @@ def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups |
     }
     numbers = sorted(keys)
     windows = {split: [int((keys[number][1]["split"] == split).sum()) for number in numbers] for split in SPLITS}
-    return Prepared(numbers, len(every), windows, sums)
+    natural = [keys[number][1].filter(split="natural")["behavior"] for number in numbers]
+    outside = [int((~labels.is_in(known[number][0].implode())).sum())
+               for number, labels in zip(numbers, natural, strict=True)]
+    return Prepared(numbers, len(every), windows, outside, sums)
 
 
 def _behaviors(

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from stages.common.console import console as standard_console
 from stages.common.errors import UserError
+from stages.metrics.caveats import of_outside, of_users
 from stages.metrics.registry import LOWER_IS_BETTER, find
 from stages.studies.compare import Difference, Estimate, Summary
 from stages.studies.definitions import Gap
@@ -88,6 +89,7 @@ def legend(summary: Summary, validation: bool = False) -> str:
                            for low, high, split in ranges)
     text = (f"{count} repetition{'s' * (count != 1)}, {summary.users:,} test users, {windows} windows"
             f"{' each' * (count > 1)}. ")
+    text += "".join(f"{_sentence(said)} " for said in _said(summary))
     if summary.resamples:
         text += f"Intervals: {level}, {summary.resamples:,} bootstrap resamples of {drawn}, the same for all rows. "
     text += ("p: the trained models as they are, users' predictions swapped between the two rows, corrected after Holm "
@@ -98,6 +100,19 @@ def legend(summary: Summary, validation: bool = False) -> str:
         text += (" validation: mean accuracy over behaviours on the balanced validation windows, for adjusted logits "
                  "cross-fitted (each half of the users under the τ of the other); to choose by, not to believe.")
     return text
+
+
+def _said(summary: Summary) -> list[str]:
+    """What must be said beside the figures."""
+    if summary.outside is None:
+        outside = ["made before windows of behaviours that no training user has were measured: they are left out"]
+    else:
+        outside = of_outside(summary.outside, summary.windows["natural"])
+    return outside + of_users({"combined": summary.users})
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def markdown(summary: Summary, title: str, caption: str, validation: bool = False) -> str:

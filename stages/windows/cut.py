@@ -15,6 +15,9 @@ from stages.common.hashing import bits, uniform
 FOLDS = 10
 HEAD, TAIL = 0.05, 0.01  # shares of the training events: above is head, below is tail (Table 3 of the paper)
 
+VALID_OUTSIDE = "valid_outside"
+"""Split of validation users' windows whose behaviour no training user has: measured, and nothing is trained on them."""
+
 _SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 _SPLIT, _NATURAL, _BALANCED = range(200, 203)  # what a hash is for
 
@@ -87,11 +90,20 @@ def vocabulary(counts: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
 
 @dataclass
 class Windows:
-    """The rows of each split's windows and what did not get into them."""
+    """The rows of each split's windows, and what is rare or strange among them.
+
+    Attributes:
+        rows: by split. Only `natural` and `valid_outside` hold targets outside the vocabulary, the latter no others.
+        out_of_vocabulary: windows of validation and test users whose behaviour no training user has, by behaviour;
+            whether a test set drew them or not.
+        natural_outside: how many of `natural` are such windows.
+        balanced: windows of each behaviour of the vocabulary in the balanced set.
+    """
 
     rows: dict[str, np.ndarray]
-    out_of_vocabulary: dict[str, int]  # windows of valid and test users whose label no training user has
-    balanced: dict[str, int]  # windows of each behaviour in the balanced set
+    out_of_vocabulary: dict[str, int]
+    natural_outside: int
+    balanced: dict[str, int]
 
     @property
     def table(self) -> pl.LazyFrame:
@@ -107,31 +119,38 @@ def make_windows(
     """Windows of all splits.
 
     The natural test set is drawn first, uniformly, and takes at most half of the test users' windows: only so it is
-    "as it comes", and each behaviour loses the same share to it on average. The balanced set takes what it wants of the
-    rest. (Drawn first, the balanced set would leave no rare behaviour for the natural one.)
+    "as it comes", and each behaviour loses the same share to it on average. That includes behaviours that no training
+    user has: no model can foresee them, and without them its figures would be of easier people than come. The balanced
+    set takes what it wants of the rest, of the vocabulary's behaviours. (Drawn first, the balanced set would leave no
+    rare behaviour for the natural one.)
 
     Args:
         split: `train`, `valid` or `test` of each user `(U,)`.
-        behaviors: labels of the vocabulary; a target outside it makes no window.
+        behaviors: labels of the vocabulary.
     """
     long_enough = _long_enough(log.lengths, min_history)
     numbers = np.arange(len(behaviors))  # of each label, -1 outside the vocabulary
     place = log.labels.replace_strict(behaviors, numbers, default=-1, return_dtype=pl.Int64).to_numpy()
-    usable = long_enough & (place >= 0)[log.behavior]
-    lost = pl.Series("number", log.behavior[long_enough & ~usable]).value_counts()
-    lost = lost.select(log.labels.gather(lost["number"]), "count").sort("count", "behavior", descending=[True, False])
+    known = (place >= 0)[log.behavior]
+    usable, outside = long_enough & known, long_enough & ~known
+    strange = pl.Series("number", log.behavior[outside]).value_counts()
+    strange = strange.select(log.labels.gather(strange["number"]), "count")
+    strange = strange.sort("count", "behavior", descending=[True, False])
 
-    test = np.flatnonzero(usable & log.per_event(split == "test"))
+    test = np.flatnonzero(long_enough & log.per_event(split == "test"))
     keys, number = _keys(log, test), place[log.behavior[test]]
     order = np.argsort(bits(seed, _NATURAL, *keys), kind="stable")
     size = min(natural, len(test) // 2)
     as_it_comes, rest = order[:size], order[size:]
+    rest = rest[number[rest] >= 0]
     rest = rest[np.argsort(bits(seed, _BALANCED, *keys)[rest], kind="stable")]
     balanced = rest[first_of_each(number[rest], balanced_per_behavior)]
     rows = {name: np.flatnonzero(usable & log.per_event(split == name)) for name in ("train", "valid")}
+    rows[VALID_OUTSIDE] = np.flatnonzero(outside & log.per_event(split == "valid"))
     rows |= {"natural": np.sort(test[as_it_comes]), "balanced": np.sort(test[balanced])}
     counts = np.bincount(number[balanced], minlength=len(behaviors))
-    return Windows(rows, dict(lost.iter_rows()), dict(zip(behaviors.to_list(), counts.tolist(), strict=True)))
+    return Windows(rows, dict(strange.iter_rows()), int((number[as_it_comes] < 0).sum()),
+                   dict(zip(behaviors.to_list(), counts.tolist(), strict=True)))
 
 
 def _long_enough(lengths: np.ndarray, min_history: int) -> np.ndarray:

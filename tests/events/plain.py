@@ -95,25 +95,26 @@ def _label_rule(text: str) -> Rule | None:
 def plain_windows(
     events: list[tuple], split: dict[int, str], seed: int, min_history: int, natural: int, per_behavior: int,
 ) -> tuple[dict[str, list[int]], dict[str, int]]:
-    """Rows of each split's windows, and windows lost by label, for sorted events and the split of each user."""
+    """Rows of each split's windows, and windows outside the vocabulary by label, for sorted events and splits."""
     known = {event[3] for event in events if split[event[0]] == "train"}
-    rows, lost, seen, test = {"train": [], "valid": []}, {}, {}, []
+    rows, strange, seen, test = {"train": [], "valid": [], "valid_outside": []}, {}, {}, []
     for row, (user, time, _, behavior) in enumerate(events):
         position = seen[user] = seen.get(user, -1) + 1
         if position < min_history:
             continue
         if behavior not in known:
-            lost[behavior] = lost.get(behavior, 0) + 1
-        elif split[user] == "test":
+            strange[behavior] = strange.get(behavior, 0) + 1
+        if split[user] == "test":
             micros = (time - datetime(1970, 1, 1)).total_seconds() * 1_000_000
             draws = [int(bits(seed, purpose, user, int(micros), position)) for purpose in (201, 202)]
             test.append((draws, behavior, row))
         else:
-            rows[split[user]].append(row)
+            rows[split[user] if behavior in known else "valid_outside"].append(row)
     test.sort(key=lambda window: window[0][0])
     size, taken = min(natural, len(test) // 2), {}
     rows["natural"] = sorted(row for _, _, row in test[:size])
     for _, behavior, row in sorted(test[size:], key=lambda window: window[0][1]):
-        taken.setdefault(behavior, []).append(row)
+        if behavior in known:
+            taken.setdefault(behavior, []).append(row)
     rows["balanced"] = sorted(row for of_one in taken.values() for row in of_one[:per_behavior])
-    return rows, lost
+    return rows, strange

@@ -12,7 +12,7 @@ from sklearn.metrics import (
 
 from stages.metrics.means import mean
 from stages.metrics.outcomes import OUTSIDE, outcomes
-from stages.metrics.registry import METRICS, groups, headline
+from stages.metrics.registry import METRICS, groups, headline, headline_text
 from tests.events.helpers import ROOT
 from tests.metrics.weighted import weighted
 
@@ -200,3 +200,30 @@ def test_a_new_metric_is_one_entry_in_one_file(tmp_path):
     assert done.stdout.splitlines() == [
         "1.0 {'low': 1.0, 'high': 1.0} 1.0", "HR@10, natural 1.0"
     ], done.stderr
+
+
+def test_windows_outside_the_vocabulary_are_missed_by_all_but_the_log_loss(predict):
+    """Every figure of n windows and as many outside, beside that of the n alone; the shares that the module states."""
+    label = np.random.default_rng(0).integers(0, 4, 60)
+    log_p = predict(label, 4)
+    inside, half = outcomes(log_p, label), outcomes(np.tile(log_p, (2, 1)), np.r_[label, np.full(60, OUTSIDE)])
+    for name in ("rec_w", "prec_w", "hr_at_3", "hr_at_5", "mrr"):
+        assert weighted(f"natural.{name}", half) <= 0.5
+    for name in ("rec_w", "hr_at_3", "hr_at_5", "mrr"):
+        assert weighted(f"natural.{name}", half) == pytest.approx(weighted(f"natural.{name}", inside) / 2)
+    assert weighted("natural.log_loss", half) == pytest.approx(weighted("natural.log_loss", inside))
+    answer = half.predicted
+    expected = precision_score(np.where(half.label == OUTSIDE, 4, half.label), answer, average="weighted",
+                               zero_division=0)
+    assert weighted("natural.prec_w", half) == pytest.approx(expected)
+    assert weighted("natural.aurc", half) > weighted("natural.aurc", inside)
+    assert weighted("natural.accuracy_at_50", half) < weighted("natural.accuracy_at_50", inside)
+
+
+def test_the_headline_names_the_share_outside_the_vocabulary_where_there_is_one():
+    section = {metric.key: 0.25 for metric in METRICS.values()} | {"outside_vocabulary_share": 0.0}
+    evaluation = {"natural": section, "balanced": section, "adjusted": {"natural": section, "balanced": section,
+                                                                        "tau": 1.0}}
+    assert "outside" not in headline(evaluation)
+    some = headline(evaluation | {"natural": section | {"outside_vocabulary_share": 0.5678}})
+    assert some["outside"] == 0.568 and headline_text(some).endswith("outside 0.568")

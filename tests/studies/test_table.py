@@ -174,3 +174,18 @@ def test_the_validation_score_in_the_terminal(two_rows, width):
     # among the means only, once
     assert text.count("validation ") >= 1 and text.count(".250") == 1 and text.count(".450") == 1
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_share_of_windows_outside_the_vocabulary_stands_in_the_legend(two_rows):
+    """And older summaries, which left such windows out, say so."""
+    natural = two_rows.windows["natural"]
+    assert "outside" not in legend(replace(two_rows, outside=[0] * len(natural)))
+    half = replace(two_rows, outside=[count // 2 for count in natural])
+    assert "50.0 % of the natural windows are of behaviours that no training user has" in legend(half)
+    assert "they are left out" in legend(replace(two_rows, outside=None))
+
+
+def test_few_users_are_said_in_the_legend(two_rows):
+    few = legend(replace(two_rows, users=7))
+    assert "Intervals over 7 users" in few and "under 10" in few
+    assert "One user" in legend(replace(two_rows, users=1))

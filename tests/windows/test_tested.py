@@ -45,6 +45,16 @@ def test_every_behaviour_gets_what_there_is():
         assert len(frame.filter(split="valid_balanced", behavior=behavior)) == min(2, there)
 
 
+def test_validation_windows_outside_the_vocabulary_are_measured_as_they_come():
+    events, windows = log(valid=400)
+    outside = (pl.col("row") < 400) & (pl.col("row") % 2 == 0)
+    windows = windows.with_columns(split=pl.when(outside).then(pl.lit("valid_outside")).otherwise("split"))
+    frame = chosen.tested(events, windows, Predictions(valid_natural=150, valid_per_behavior=100), 0)
+    natural = frame.filter(split="valid_natural")["row"]
+    assert len(natural) == 150 and 0.35 < (natural % 2 == 0).mean() < 0.65
+    assert (frame.filter(split="valid_balanced")["row"] % 2 == 1).all()
+
+
 def test_the_seed_chooses_the_validation_windows_and_the_order_of_the_windows_does_not():
     events, windows = log()
     one = chosen.tested(events, windows, PARAMS, 0)
