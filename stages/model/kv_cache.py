@@ -15,12 +15,22 @@ class KVCache:
         """Begin with what was read before; it is copied, with room for more, once something is read behind it."""
         self.size = past[0][0].shape[2]
         self.layers = list(past)
+        self.bytes = 0  # of the buffers that are this cache's own
 
     def reserve(self, more: int) -> None:
         """Make room for `more` tokens behind the present ones."""
-        if self.size + more > self.layers[0][0].shape[2]:
-            room = 2 * (self.size + more)
-            self.layers = [tuple(_grow(part, self.size, room) for part in layer) for layer in self.layers]
+        if not self._has_room(more):
+            room = _room(self.size + more)
+            for number, layer in enumerate(self.layers):  # one by one, so that not all are held twice
+                self.layers[number] = tuple(_grow(part, self.size, room) for part in layer)
+            self.bytes = sum(part.nbytes for layer in self.layers for part in layer)
+
+    def bytes_with(self, more: int) -> int:
+        """What `bytes` is after `reserve(more)`."""
+        if self._has_room(more):
+            return self.bytes
+        # what one token takes is the same in all layers
+        return sum(part[:, :, :1].nbytes for layer in self.layers for part in layer) * _room(self.size + more)
 
     def past(self) -> KeysAndValues:
         """Views of all that is kept."""
@@ -34,6 +44,13 @@ class KVCache:
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer[:, :, self.size : self.size + more] = part
         self.size += more
+
+    def _has_room(self, more: int) -> bool:
+        return self.size + more <= self.layers[-1][0].shape[2]
+
+
+def _room(size: int) -> int:
+    return size + size // 4 + 32
 
 
 def _grow(part: torch.Tensor, size: int, room: int) -> torch.Tensor:

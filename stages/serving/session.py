@@ -4,12 +4,15 @@ A prompt of layout `stream` grows at its end, so the keys and values of everythi
 when the oldest event falls out of the history; so the history grows from L to 2 L events, while a second context, which
 begins L events later, follows at some distance and takes over when the first is full. Each event is read twice in its
 life, and nothing is ever read again, unless the limit of tokens comes before 2 L events: then the later half is read
-anew.
+anew. Or unless keys and values were let go of to make room for others': then the events, which stay, are read anew at
+the next question, the same ones as if nothing had been let go of.
 """
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -37,16 +40,15 @@ class Scored:
 
 @dataclass
 class _Context:
-    """The user's events behind the prefix: how many they are, and their tokens that are not read yet."""
+    """The user's latest events behind the prefix: how many they are, their tokens, and what of them is read."""
 
     cache: KVCache
     events: int = 0
-    pending: list[int] = field(default_factory=list)
+    tokens: int = 0
 
-    @property
-    def end(self) -> int:
-        """Position behind the last event."""
-        return self.cache.size + len(self.pending)
+    def append(self, event: Sequence[int]) -> None:
+        self.events += 1
+        self.tokens += len(event)
 
 
 class SharedModel:
@@ -88,14 +90,16 @@ class Session:
 
     def __init__(self, shared: SharedModel):
         self.shared, self.tree = shared, shared.tree
-        self.recent: deque[tuple[list[int], int]] = deque(maxlen=2 * shared.length)
-        self.prior = np.zeros(self.tree.answers)
+        # tokens of the latest events, and which candidate each was; all else can be made of them again
+        self.recent: deque[Sequence[int]] = deque(maxlen=2 * shared.length)
+        self.done: deque[int] = deque(maxlen=2 * shared.length)
+        self.prior = np.zeros(self.tree.answers, dtype=np.float32)
         self.current: _Context
         self.following: _Context | None
         # what the last prediction read and may still be of use: its context, and tokens of answers behind it
         self.context: list[int]
         self.read: np.ndarray
-        self._restart([])
+        self._restart(0)
 
     def append(self, event: Sequence[int], candidate: int) -> None:
         """The user did something.
@@ -104,29 +108,44 @@ class Session:
             event: tokens of its label, and of its context before or behind it.
             candidate: which it was, -1 for none of them.
         """
-        event, context = list(event), self.context
-        self.recent.append((event, candidate))
+        self._remember(event, candidate)
         if self.following is None and self.current.events >= self.shared.length:
             self.following = _Context(KVCache(self.shared.past))
-        came_true = context and event[: len(context)] == context and not self.current.pending
-        self._drop_answers(0 if came_true else len(context))
-        self.current.pending += event[len(context) :] if came_true else event
-        self.current.events += 1
-        if self.following is not None:
-            self.following.pending += event
-            self.following.events += 1
-        if self.current.events >= 2 * self.shared.length or self._history_tokens() > self.shared.room:
+        came_true = list(event[: len(self.context)]) == self.context  # then it stays, and is read already
+        self._drop_answers(0 if came_true else len(self.context))
+        for context in filter(None, (self.current, self.following)):
+            context.append(event)
+        if self.current.events >= 2 * self.shared.length or self.current.tokens > self.shared.room:
             self._shorten()
 
     def extend(self, events: Iterable[tuple[Sequence[int], int]]) -> None:
         """Append many: only the last L are read, at the next prediction."""
-        self.recent.extend([(list(event), candidate) for event, candidate in events])
-        self._restart(list(self.recent)[-self.shared.length :])
+        for event, candidate in events:
+            self._remember(event, candidate)
+        self._restart(min(len(self.recent), self.shared.length))
 
     def history(self) -> list[int]:
         """Tokens of the events that the last prediction saw, and of those since, oldest first."""
-        events = list(self.recent)[len(self.recent) - self.current.events :]
-        return [token for event, _ in events for token in event]
+        return self._tokens(self.current)
+
+    @property
+    def bytes(self) -> int:
+        """Of the keys and values that are kept for this user alone."""
+        return sum(context.cache.bytes for context in (self.current, self.following) if context)
+
+    def bytes_to_answer(self, context: Sequence[int]) -> int:
+        """What `bytes` is, at most, while and after a question with this context is answered."""
+        current, following = self.current, self.following
+        needed = current.cache.bytes_with(self._unread(current) + len(context) + len(self.tree.tokens) + 1)
+        if following:
+            needed += following.cache.bytes_with(self._unread(following))
+        return needed
+
+    def let_go(self) -> None:
+        """Keep the events alone, without keys and values: the next question reads them anew, to the same answer."""
+        self.context, self.read = [], np.zeros(0, dtype=np.int64)
+        for context in filter(None, (self.current, self.following)):
+            context.cache = KVCache(self.shared.past)
 
     @torch.inference_mode()
     def score(self, context: Sequence[int], top: int | None = None) -> Scored:
@@ -137,9 +156,9 @@ class Session:
                 with bounds. None: all, exactly.
         """
         self._drop_answers(len(self.context))
-        while self.current.events and self._history_tokens() + len(context) > self.shared.room:
+        while self.current.events and self.current.tokens + len(context) > self.shared.room:
             self._shorten()
-        if not context and not self.current.pending:
+        if not context and not self._unread(self.current):
             self._unread_last()
         log_p = np.full(len(self.tree.step_source), np.nan)  # of each step of the tree
         self._read_prompt(context, np.arange(len(self.tree.tokens)) if top is None else self._guess(), log_p)
@@ -151,16 +170,16 @@ class Session:
             self._read_answers(np.setdiff1d(np.flatnonzero(self.shared.nodes[needed].any(axis=0)), self.read), log_p)
         best = np.argsort(-np.where(complete, bound, -np.inf), kind="stable")[:top]
         ceiling, floor = np.logaddexp.reduce(bound), np.logaddexp.reduce(bound[complete])
-        self.prior = np.exp(bound - ceiling)
+        self.prior = np.exp(bound - ceiling).astype(np.float32)
         return Scored(best, np.exp(bound[best] - ceiling), np.exp(bound[best] - floor))
 
     def _read_prompt(self, context: Sequence[int], nodes: np.ndarray, log_p: np.ndarray) -> None:
         """Read what is pending, the context, some answer tokens, and the second context's events, all at once."""
-        current, following, prompt = self.current, self.following, [*self.current.pending, *context]
-        if following and len(following.pending) < _TOKENS_AHEAD:
+        current, following, prompt = self.current, self.following, [*self._pending(self.current), *context]
+        if following and self._unread(following) < _TOKENS_AHEAD:
             following = None  # it waits
-        ahead = following.pending if following else []
-        end, size = current.end + len(context), len(prompt) + len(nodes)
+        ahead = self._pending(following) if following else []
+        end, size = self.shared.begin + current.tokens + len(context), len(prompt) + len(nodes)
         allowed = np.tri(size, dtype=bool)
         allowed[len(prompt) :, len(prompt) :] = self.tree.ancestors[np.ix_(nodes, nodes)]
         ids = np.concatenate([prompt, self.tree.tokens[nodes], ahead])
@@ -172,9 +191,7 @@ class Session:
         if following:
             segments.append(Segment(following.cache, len(ahead)))
         hidden = self._read(ids, positions, segments)
-        if following:
-            following.pending = []
-        current.pending, self.context, self.read = [], list(context), nodes
+        self.context, self.read = list(context), nodes
         self._score_steps(hidden[len(prompt) - 1 : size], np.concatenate([[-1], nodes]), log_p)
 
     def _read_answers(self, nodes: np.ndarray, log_p: np.ndarray) -> None:
@@ -202,7 +219,6 @@ class Session:
         cache = self.current.cache
         cache.reserve(1)  # makes the copy that is written to, not the prefix that all sessions share
         cache.size -= 1
-        self.current.pending = [self.recent[-1][0][-1] if self.current.events else self.shared.last]
 
     def _score_steps(self, hidden: torch.Tensor, sources: np.ndarray, log_p: np.ndarray) -> None:
         """Fill in the log-probability of each step of the tree that leaves from one of `sources` (-1: the prompt)."""
@@ -227,7 +243,7 @@ class Session:
 
     def _guess(self) -> np.ndarray:
         """Tokens of the answers that are likely to be needed, by the last prediction and the history."""
-        done = np.array([candidate for _, candidate in self.recent if candidate >= 0], dtype=np.int64)
+        done = np.array([candidate for candidate in self.done if candidate >= 0], dtype=np.int64)
         counts = np.bincount(done, minlength=self.tree.answers)
         nodes = np.zeros(len(self.tree.tokens), dtype=bool)
         for candidate in np.argsort(-(self.prior + counts / max(len(done), 1)), kind="stable"):
@@ -237,22 +253,36 @@ class Session:
             nodes = more
         return np.flatnonzero(nodes)
 
-    def _history_tokens(self) -> int:
-        """Tokens of the events that the next prediction sees."""
-        return self.current.end - self.shared.begin
+    def _remember(self, event: Sequence[int], candidate: int) -> None:
+        self.recent.append(event if isinstance(event, array) else array("I", event))
+        self.done.append(candidate)
+
+    def _tokens(self, context: _Context) -> list[int]:
+        """Tokens of a context's events, oldest first."""
+        return list(chain.from_iterable(islice(self.recent, len(self.recent) - context.events, None)))
+
+    def _unread(self, context: _Context) -> int:
+        """How many of a context's tokens are not read yet; what answers read must be cut off before."""
+        return self.shared.begin + context.tokens - context.cache.size
+
+    def _pending(self, context: _Context) -> list[int]:
+        """The tokens that are not read yet; where there are no events, the prefix's last may be among them."""
+        unread = self._unread(context)
+        return [self.shared.last, *self._tokens(context)][-unread:] if unread else []
 
     def _shorten(self) -> None:
         """Go on with the second context, or read the later half of the events anew where that is longer."""
         kept = self.current.events // 2
         if self.following is None or self.following.events < kept:  # the limit came before it was of use
-            self._restart(list(self.recent)[len(self.recent) - kept :])
+            self._restart(kept)
         else:
             self.current, self.following = self.following, None
 
-    def _restart(self, events: list[tuple[list[int], int]]) -> None:
+    def _restart(self, events: int) -> None:
+        """Have the latest `events` events read anew, or as many of them as there is room for."""
         self.current, self.following = _Context(KVCache(self.shared.past)), None
         self.context, self.read = [], np.zeros(0, dtype=np.int64)
-        while sum(len(event) for event, _ in events) > self.shared.room and events:
-            events = events[1:]
-        self.current.events = len(events)
-        self.current.pending = [token for event, _ in events for token in event]
+        for event in islice(reversed(self.recent), events):
+            if self.current.tokens + len(event) > self.shared.room:
+                break
+            self.current.append(event)

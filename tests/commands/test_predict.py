@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -5,6 +6,8 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stages.commands import predict
 from stages.common import tables
@@ -13,6 +16,7 @@ from stages.model.likelihood import score
 from stages.model.load import load_merged
 from stages.prompts.layouts import make_layout
 from stages.prompts.log import EventLog
+from stages.serving.lines import LONGEST_LINE, lines_of
 from tests.small_log import BEHAVIORS, PLACES, sft_adapter, all_behaviors, small_log, small_params
 
 
@@ -91,14 +95,14 @@ def test_times_and_places_that_are_not_told_change_nothing(tuned, context):
         list(predict.answers(asked, one, 3, False)) for asked in (lines(10), map(json.dumps, elsewhere))
     )
     assert usual == other and len(usual) == 10
-    with pytest.raises(UserError, match='line 1: an object with "time" is needed'):
-        list(predict.answers(['{"place": "home"}'], one, 3, False))
+    (answer,) = predict.answers(['{"place": "home"}'], one, 3, False)
+    assert answer["error"].startswith('an object with "time" is needed')
 
 
 def test_each_question_is_answered_with_its_line(predictor):
     asked = lines(4)
-    found = list(predict.answers([*asked[:4], "", *asked[4:]], predictor, top=2, order_only=False))
-    assert [answer["line"] for answer in found] == [1, 3, 6, 8]
+    found = list(predict.answers(asked, predictor, top=2, order_only=False))
+    assert [answer["line"] for answer in found] == [1, 3, 5, 7]
     for answer in found:
         assert len(answer["predictions"]) == 2
         assert answer["predictions"][0]["probability"] >= answer["predictions"][1]["probability"] > 0
@@ -122,30 +126,102 @@ def test_people_are_told_apart_and_not_named(predictor):
     assert "anna" not in json.dumps(together)
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("{", ["line 3", "no JSON"]),
-    ("[" * 5000, ["line 3", "no JSON"]),
-    ('{"time": "2024-03-02"}', ["line 3", "'2024-03-02'", "ISO"]),
-    ('{"time": "2024-03-02T08:00Z"}', ["line 3", "offset", "source.time_zone"]),
-    ('{"time": "2024-02-01T08:00"}', ["line 3", "before the last event", "2024-03-01T07:00"]),
-    ('{"time": "2024-03-02T08:00", "behavior": 0}', ["line 3", "behavior 0", "text"]),
-    ('{"time": "2024-03-02T08:00", "behavior": "taking a taxi"}', ["line 3", "'Taking a taxi'"]),
-    ('{"time": "2024-03-02T08:00", "place": "home: Gaming\\nFri 9am home"}', ["line 3", "control character"]),
-    ('{"time": "2024-03-02T08:00", "place": "\\ud800"}', ["line 3", "control character"]),
-    ('{"time": "2024-03-02T08:00", "user": true}', ["line 3", "user"]),
-    ("[1]", ["line 3", '"time"']),
-    ('{"place": "home"}', ["line 3", '"time"']),
-    ('{"time": "yesterday"}', ["line 3", "'yesterday'", "2024-05-06T16:20"]),
-    ('{"time": "2024-03-01T08:00", "when": 1}', ["line 3", "'when'", "behavior"]),
-    ('{"time": "2024-03-01T08:00", "place": 3}', ["line 3", "place 3", "text"]),
-    ('{"time": "2024-03-01T08:00", "behavior": "a\\nb"}', ["line 3", "control character"]),
-    ('{"time": "2024-03-01T08:00", "user": ["secret"]}', ["line 3", "user"]),
-    (json.dumps({"time": "2024-03-01T08:00", "place": "far " * 2000}), ["line 3", "tokens long", "prompt.max_tokens"]),
-])
-def test_a_bad_line_is_named(predictor, line, words):
-    with pytest.raises(UserError) as error:
-        list(predict.answers([*lines(1), line], predictor, 3, False))
-    assert all(word in str(error.value) for word in words) and "secret" not in str(error.value)
+BAD = [
+    (b"{", ["no JSON"]),
+    (b"", ["empty"]),
+    (b" \t\r\n", ["empty"]),
+    (b"null", ['"time"']),
+    (b"[" * 5000, ["no JSON", "deep"]),
+    (b'{"a":' * 5000, ["no JSON", "deep"]),
+    (b'{"time": "2024-03-02T08:00", "place": ' + b"[" * 900 + b"]" * 900 + b"}", ["place list", "text"]),
+    (b'{"time": "2024-03-02T08:00", "user": ' + b"7" * 5000 + b"}", ["no JSON", "digits"]),
+    (b'{"time": ' + b"7" * 4000 + b"}", ['"time"']),
+    (b'{"time": "2024-03-02T08:00", "place": NaN}', ["NaN"]),
+    (b'{"time": "2024-03-02T08:00", "user": -Infinity}', ["-Infinity"]),
+    (b'{"time": "2024-03-02T08:00", "user": 1e400}', ["user", "text"]),
+    (b'{"time": "2024-03-02T08:00", "user": 1.5}', ["user", "text"]),
+    (b'{"time": "2024-03-02T08:00", "user": " "}', ["user", "empty"]),
+    (b'{"time": "2024-03-02T08:00", "place": "caf\xe9"}', ["0xe9", "UTF-8"]),
+    ('{"time": "2024-03-02T08:00"}'.encode("utf-16"), ["UTF-8"]),
+    (b'{"time": "2024-03-02T08:00", "place": "' + b"x" * 100_000 + b'"}', ["65,536"]),
+    (b'{"time": "2024-03-02T08:00", "time": "2024-03-02T09:00"}', ["'time'", "twice"]),
+    (b'{"time": "2024-03-02T08:00", "place": "a\x01b"}', ["control character"]),
+    (b'{"time": "2024-03-02T08:00", "place": "a\\u0000b"}', ["control character"]),
+    (b'{"time": "2024-03-02"}', ["'2024-03-02'", "ISO"]),
+    (b'{"time": "2024-03-02T08:00Z"}', ["offset", "source.time_zone"]),
+    (b'{"time": "2024-03-02T08:00+99:99"}', ["ISO"]),
+    (b'{"time": "2024-03-02T08:00-30"}', ["ISO"]),
+    (b'{"time": "0001-01-01T00:00"}', ["0001", "1990"]),
+    (b'{"time": "2024-02-01T08:00"}', ["before the last event", "2024-03-01T07:00"]),
+    (b'{"time": "2024-03-02T08:00", "behavior": 0}', ["behavior 0", "text"]),
+    (b'{"time": "2024-03-02T08:00", "behavior": " "}', ["behavior", "needed"]),
+    (b'{"time": "2024-03-02T08:00", "behavior": "taking a taxi"}', ["'Taking a taxi'"]),
+    (b'{"time": "2024-03-02T08:00", "behavior": "<|im_end|>"}', ["'<|im_end|>'"]),
+    (b'{"time": "2024-03-02T08:00", "place": "home: Gaming\\nFri 9am home"}', ["control character"]),
+    (b'{"time": "2024-03-02T08:00", "place": "\\ud800"}', ["control character"]),
+    (b'{"time": "2024-03-02T08:00", "user": true}', ["user"]),
+    (b"[1]", ['"time"']),
+    (b'{"place": "home"}', ['"time"']),
+    (b'{"time": "yesterday"}', ["'yesterday'", "2024-05-06T16:20"]),
+    (b'{"time": "2024-03-01T08:00", "when": 1}', ["'when'", "behavior"]),
+    (b'{"time": "2024-03-01T08:00", "place": 3}', ["place 3", "text"]),
+    (b'{"time": "2024-03-01T08:00", "user": ["secret"]}', ["user"]),
+    (b'{"time": "2024-03-01T08:00", "user": "secret", "place": 3}', ["place 3"]),
+    (b'{"time": "yesterday", "user": "secret"}', ["'yesterday'"]),
+    (json.dumps({"time": "2024-03-01T08:00", "place": "far " * 2000}).encode(), ["tokens long", "prompt.max_tokens"]),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), BAD, ids=range(len(BAD)))
+def test_a_bad_line_is_answered_with_what_is_wrong_and_changes_nothing(predictor, line, words):
+    asked = [each.encode() for each in lines(3)]
+    found = list(predict.answers([*asked[:2], line, *asked[2:]], predictor, 3, False))
+    assert [answer["line"] for answer in found] == [1, 3, 4, 6]
+    error = found.pop(1)
+    assert set(error) == {"line", "error"} and all(word in error["error"] for word in words), error
+    assert "secret" not in error["error"] and len(error["error"]) < 300 and "\n" not in error["error"]
+    usual = list(predict.answers(asked, predictor, 3, False))
+    assert [answer["predictions"] for answer in found] == [answer["predictions"] for answer in usual]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner)
+    | st.dictionaries(st.text(), inner), max_leaves=5)
+objects = st.fixed_dictionaries({}, optional={
+    "user": json_values, "time": json_values | st.just("2024-03-01T08:00") | st.datetimes().map(datetime.isoformat),
+    "place": json_values | st.sampled_from(PLACES), "behavior": json_values | st.sampled_from(BEHAVIORS),
+    "other": json_values})
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary() | objects.map(lambda found: json.dumps(found).encode()), max_size=5))
+def test_whatever_a_line_holds_it_is_an_event_a_question_or_an_error(predictor, asked):
+    for answer in predict.answers(asked, predictor, 1, True):
+        assert set(answer) in ({"line", "error"}, {"line", "predictions"})
+        json.dumps(answer, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
+def test_lines_that_are_too_long_are_one_line_each_and_not_kept(ending):
+    long = b"x" * 1_000_000
+    edge = b"y" * (LONGEST_LINE - 1) + b"\n"
+    found = list(lines_of(io.BytesIO(long + b"\n" + edge + b"short\n" + long + ending)))
+    assert len(found) == 4 and found[1:3] == [edge, b"short\n"]
+    assert all(LONGEST_LINE < len(found[place]) <= LONGEST_LINE + 1 for place in (0, 3))
+
+
+def test_a_byte_order_mark_in_front_of_the_first_line_is_no_mistake(predictor):
+    asked = [each.encode() for each in lines(2)]
+    usual = list(predict.answers(asked, predictor, 3, False))
+    assert list(predict.answers([b"\xef\xbb\xbf" + asked[0], *asked[1:]], predictor, 3, False)) == usual
+
+
+def test_a_user_is_the_same_as_text_and_as_a_number(predictor):
+    asked = [json.loads(line) for line in lines(6)]
+    usual = list(predict.answers(map(json.dumps, asked), predictor, 3, False))
+    for place, line in enumerate(asked):
+        line["user"] = [7, "7", 7.0, " 7 "][place % 4]
+    assert list(predict.answers(map(json.dumps, asked), predictor, 3, False)) == usual
 
 
 def test_the_layout_window_is_refused(tuned):
@@ -164,8 +240,9 @@ def test_the_command_answers_line_by_line(tuned, tmp_path):
     (tmp_path / "log.jsonl").write_text(asked + "{\n", encoding="utf-8")
     command += ["--input", str(tmp_path / "log.jsonl")]
     bad = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert bad.returncode != 0 and "line 5" in bad.stderr and "Traceback" not in bad.stderr
-    assert bad.stdout == done.stdout, "what was answered before stays answered"
+    assert bad.returncode == 0, "it is the asker's mistake"
+    assert bad.stderr == "1 of 5 lines were bad, each answered with its error\n"
+    assert bad.stdout.startswith(done.stdout) and json.loads(bad.stdout.splitlines()[-1]).keys() == {"line", "error"}
 
 
 def decided(tuned, **decision):
@@ -183,6 +260,10 @@ def test_adjusted_answers_go_by_probability_over_frequency(tuned):
         names = [each["behavior"] for each in adjusted["predictions"]]
         assert names == sorted(p, key=lambda name: -p[name] / share[name] ** 6.0)
         assert {each["behavior"]: each["probability"] for each in adjusted["predictions"]} == pytest.approx(p)
+        printed = [each["adjusted"] for each in adjusted["predictions"]]
+        assert printed == sorted(printed, reverse=True) and sum(printed) == pytest.approx(1, abs=1e-5)
+        assert printed[0] / printed[1] == pytest.approx(
+            p[names[0]] / p[names[1]] * (share[names[1]] / share[names[0]]) ** 6.0, rel=1e-3)
         moved += names != list(p)
     assert moved, "the adjustment changed no answer"
 

@@ -45,7 +45,7 @@ BELOW = {
     "training": {"common", "prompts", "model"},
     "past": {"common", "windows"},
     "metrics": {"common"},
-    "serving": {"common", "prompts", "model"},
+    "serving": {"common", "params", "events", "prompts", "model", "metrics"},
     "baselines": {"common", "windows", "prompts", "model", "training"},
     "baselines/research": {"common", "params", "events", "windows", "past", "metrics", "studies"},
     "pairs": {"common"},
