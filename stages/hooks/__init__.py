@@ -1,1 +1,3 @@
-"""What of DVC is changed: `-S` reads symbols and recipes, and a checkout does not ask for baselines never run."""
+"""What of DVC is changed: `-S` knows symbols, recipes and keys, a checkout asks for no baselines never run, and a log
+that is not there, or would not be in an experiment's copy, is named.
+"""

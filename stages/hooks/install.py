@@ -1,4 +1,4 @@
-"""Wraps two functions of DVC as soon as DVC loads their modules.
+"""Wraps functions of DVC as soon as DVC loads their modules.
 
 This folder is installed a second time, as the top-level package `behaviorlm_hooks` with this file as its `__init__`,
 and with a `.pth` that calls `install` at every start of Python in the environment. Hence this file imports only `sys`
@@ -7,7 +7,7 @@ at the top, and the other files are loaded only when DVC loads what they wrap.
 
 import sys
 
-# module of DVC: its function, the file here that wraps it, and what goes without it
+# module of DVC: its function, the file here that wraps it (and the function there), and what goes without it
 HOOKS = {
     "dvc.utils.cli_parse": (
         "to_path_overrides", "overrides",
@@ -16,6 +16,10 @@ HOOKS = {
     "dvc.repo.checkout": (
         "checkout", "checkout", "`dvc checkout` asks for baselines that have not run; add --allow-missing",
     ),
+    "dvc.repo.experiments.run": (
+        "run", "source:queued", "an experiment is queued though its copy lacks the log; `dvc add` it first",
+    ),
+    "dvc.repo.reproduce": ("reproduce", "source:missing", "a source.path that leads nowhere is not named"),
 }
 
 
@@ -55,4 +59,5 @@ def _wrap(module) -> None:
         return
     from importlib import import_module
 
-    setattr(module, name, import_module(f"{__package__}.{file}").wrapped(original))
+    file, _, wrapper = file.partition(":")
+    setattr(module, name, getattr(import_module(f"{__package__}.{file}"), wrapper or "wrapped")(original))

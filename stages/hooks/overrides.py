@@ -5,8 +5,10 @@ to become its key, and the recipe the values that it stands for, before Hydra se
 """
 
 from collections.abc import Container
+from difflib import get_close_matches
 from json import dumps
-from os.path import dirname, join
+from os.path import dirname, exists, join
+from re import fullmatch
 from unicodedata import normalize
 
 SYMBOLS = {
@@ -69,13 +71,57 @@ def wrapped(original):
 
     def to_path_overrides(path_params):
         overrides = original(path_params)
-        return {path: _read(several, path, _sections(path)) for path, several in overrides.items()}
+        return {path: check(_read(several, path, _sections(path)), path) for path, several in overrides.items()}
 
     return to_path_overrides
 
 
 def _read(overrides: list[str], path: str, known: Container[str]) -> list[str]:
     return [translate(each, known) for each in expand(overrides, path, known)]
+
+
+def check(overrides: list[str], path: str) -> list[str]:
+    """The overrides, all of keys that the file has: Hydra's advice for others, `+`, gives a key that stages refuse.
+
+    Raises:
+        InvalidArgumentError: there is no such key; names the one that was meant.
+    """
+    from dvc.exceptions import DvcException, InvalidArgumentError
+    from dvc.utils.serialize import load_yaml
+
+    try:
+        found = load_yaml(path) if exists(RECIPES) else None
+    except (OSError, DvcException):
+        found = None  # for DVC to report
+    if not isinstance(found, dict):
+        return overrides
+    for override in overrides:
+        key = override.partition("=")[0].strip().lstrip("+~")
+        if key and fullmatch(r"[\w.-]+", key) and not _has(found, key.split(".")):
+            close = get_close_matches(key, _keys(found), n=1, cutoff=0.7)
+            hint = f"did you mean {close[0]}?" if close else "the file says which there are"
+            raise InvalidArgumentError(f"-S {override}: {path} has no {key}; {hint}")
+    return overrides
+
+
+def _has(found, parts: list[str]) -> bool:
+    """Whether a key is there; what stands in a list is left to Hydra."""
+    for part in parts:
+        if not isinstance(found, dict):
+            return isinstance(found, list)
+        if part not in found:
+            return False
+        found = found[part]
+    return True
+
+
+def _keys(found: dict, before: str = "") -> list[str]:
+    """All keys, with those above them: `sft`, `sft.epochs`."""
+    keys = []
+    for key, value in found.items():
+        keys.append(f"{before}{key}")
+        keys += _keys(value, f"{before}{key}.") if isinstance(value, dict) else []
+    return keys
 
 
 def _recipes(path: str) -> dict[str, dict]:

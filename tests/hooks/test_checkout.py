@@ -31,6 +31,16 @@ def test_a_checkout_does_not_ask_for_baselines_that_have_not_run(two_pipelines):
 
 
 @installed
+def test_applying_an_experiment_says_nothing_of_baselines_that_have_not_run(two_pipelines):
+    for arguments in ("config user.name t", "config user.email t@example.org", "add -A", "commit -qm start"):
+        subprocess.run(["git", *arguments.split()], cwd=two_pipelines, check=True)
+    (two_pipelines / "dvc.yaml").write_text((two_pipelines / "dvc.yaml").read_text("utf-8").replace("echo", "echo 1"))
+    dvc(two_pipelines, "exp", "run", "--name", "one", "dvc.yaml")
+    output = dvc(two_pipelines, "exp", "apply", "one")
+    assert output == "Changes for experiment 'one' have been applied to your current workspace.\n"
+
+
+@installed
 @pytest.mark.parametrize(("lost", "named", "missing"), [
     (True, (), "main.txt"), (False, (f"{BASELINES}:baseline",), "baseline.txt"),
 ])

@@ -53,7 +53,7 @@ def test_a_dvc_that_has_changed_is_named_on_stderr(site, body, warned, place):
 
 
 def test_every_hook_is_installed():
-    wrapping = {f"stages/hooks/{file}.py" for _, file, _ in HOOKS.values()}
+    wrapping = {f"stages/hooks/{file.partition(':')[0]}.py" for _, file, _ in HOOKS.values()}
     assert {source for source in COPIES if source.endswith(".py")} == {"stages/hooks/install.py"} | wrapping
 
 

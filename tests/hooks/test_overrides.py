@@ -9,7 +9,7 @@ from dvc.exceptions import DvcException, InvalidArgumentError
 from ruamel.yaml import YAML
 
 from stages.common.params import dotted_keys
-from stages.hooks.overrides import RECIPES, SYMBOLS, expand, translate
+from stages.hooks.overrides import RECIPES, SYMBOLS, check, expand, translate
 from stages.params import Params
 from tests.contract.imports import ROOT
 from tests.hooks.installed import dvc, installed
@@ -104,6 +104,44 @@ def test_recipes_of_another_project_are_left_alone(tmp_path, recipes, known):
     assert expand(["recipe=one"], str(tmp_path / "params.yaml"), known) == ["recipe=one"]
 
 
+@pytest.fixture
+def ours(beside, monkeypatch):
+    """A params file of a repository with recipes, which is the working folder, as DVC sees it."""
+    monkeypatch.chdir(Path(beside).parent)
+    Path("params.yaml").write_text("seed: 0\nsft: {epochs: 1, rates: [1, 2]}\nstudy: {a: {b: null}}\n", "utf-8")
+    return "params.yaml"
+
+
+@pytest.mark.parametrize(("override", "says"), [
+    ("sft.epoch=1", "-S sft.epoch=1: params.yaml has no sft.epoch; did you mean sft.epochs?"),
+    ("+sft.epoch=1", "did you mean sft.epochs?"),
+    ("++sft.epoch=1", "did you mean sft.epochs?"),
+    ("~sft.epoch", "did you mean sft.epochs?"),
+    ("sfft.epochs=1,2", "-S sfft.epochs=1,2: params.yaml has no sfft.epochs; did you mean sft.epochs?"),
+    ("sed=1", "did you mean seed?"),
+    ("sft.epochs.first=1", "params.yaml has no sft.epochs.first; did you mean sft.epochs?"),
+    ("learning-rate=1", "params.yaml has no learning-rate; the file says which there are"),
+])
+def test_a_key_that_is_not_there_is_refused_with_the_one_that_was_meant(ours, override, says):
+    with pytest.raises(InvalidArgumentError) as error:
+        check(["seed=1", override], ours)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize("override", [
+    "sft.epochs=1", "+sft.epochs=1", "~sft.epochs", "sft={epochs: 1}", "study.a.b=1", "sft.rates.0=1", "a@b=1", "", "=",
+])
+def test_keys_that_are_there_and_what_only_hydra_knows_pass(ours, override):
+    assert check([override], ours) == [override]
+
+
+def test_files_of_another_project_are_not_checked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("seed: 0\n", "utf-8")
+    assert check(["anything=1"], "params.yaml") == ["anything=1"]
+    assert check(["anything=1"], "none.yaml") == ["anything=1"]
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     """A repository with our params and one stage, which copies them."""
@@ -155,6 +193,14 @@ def test_a_recipe_reaches_the_stage_through_dvc_and_what_is_set_beside_it_wins(p
 def test_dvc_reports_a_wrong_recipe_as_its_own_errors(project, recipe, says):
     output = dvc(project, "exp", "run", "--queue", "-S", f"recipe={recipe}", refused=True)
     assert says in output and "Traceback" not in output
+
+
+@installed
+@pytest.mark.parametrize("how", [(), ("--queue",)])
+def test_dvc_reports_a_wrong_key_by_the_one_that_was_meant(project, how):
+    output = dvc(project, "exp", "run", *how, "-S", "sft.epoch=1", refused=True)
+    assert "ERROR: -S sft.epoch=1: params.yaml has no sft.epoch; did you mean sft.epochs?" in output
+    assert "+sft.epoch" not in output and "Traceback" not in output
 
 
 @installed

@@ -1,0 +1,97 @@
+"""A log that a queued experiment's copy would lack is named before, and one that is not there by its key."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from stages.hooks.source import OURS
+from tests.contract.imports import ROOT
+from tests.hooks.installed import dvc, installed
+
+SOURCE = "source:\n  format: {format}\n  path: {path}\n  files: '*.csv'\n"
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A repository with one stage that reads the log, which nobody has told Git or DVC of."""
+    root = tmp_path / "repository"
+    (root / "data/raw").mkdir(parents=True)
+    (root / OURS).parent.mkdir(parents=True)
+    shutil.copy(ROOT / OURS, root / OURS)
+    (root / "data/raw/README.md").write_text("Logs.\n", encoding="utf-8")
+    (root / "params.yaml").write_text(SOURCE.format(format="table", path="data/raw"), encoding="utf-8")
+    (root / "dvc.yaml").write_text(
+        "stages:\n  read:\n    cmd: cp ${source.path}/log.csv read.csv\n    deps: ['${source.path}']\n"
+        "    outs: [read.csv]\n", encoding="utf-8")
+    for arguments in ("init -q", "config user.name t", "config user.email t@example.org"):
+        subprocess.run(["git", *arguments.split()], cwd=root, check=True)
+    dvc(root, "init", "--quiet")
+    commit(root)
+    (root / "data/raw/log.csv").write_text("a,b\n", encoding="utf-8")
+    return root
+
+
+def commit(root):
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+    subprocess.run(["git", "commit", "-qm", "more"], cwd=root, check=True)
+
+
+def queue(root, *overrides, refused=True):
+    return dvc(root, "exp", "run", "--queue", *(part for each in overrides for part in ("-S", each)), refused=refused)
+
+
+@installed
+@pytest.mark.parametrize("how", ["--queue", "--temp"])
+def test_a_log_that_nobody_knows_is_named_before_it_is_missing_in_the_copy(project, how):
+    output = dvc(project, "exp", "run", how, refused=True)
+    assert "neither DVC nor Git knows data/raw/log.csv" in output and "`dvc add data/raw/log.csv` first" in output
+    dvc(project, "exp", "run")  # the workspace has it
+
+
+@installed
+@pytest.mark.parametrize("known", ["dvc", "git", "taken along"])
+def test_a_log_that_dvc_or_git_knows_is_queued(project, known):
+    if known == "dvc":
+        dvc(project, "add", "data/raw/log.csv")
+    if known != "taken along":
+        commit(project)
+        assert "Queued" in queue(project, refused=False)
+    else:
+        assert "Queued" in dvc(project, "exp", "run", "--queue", "-C", "data/raw/log.csv")
+
+
+@installed
+def test_every_log_of_a_sweep_is_looked_for(project):
+    dvc(project, "add", "data/raw/log.csv")
+    (project / "other").mkdir()
+    (project / "other/log.csv").write_text("a,b\n", encoding="utf-8")
+    assert "knows other/log.csv" in queue(project, "source.path=data/raw,other")
+    assert "source.path: nowhere: no such file or folder" in queue(project, "source.path='nowhere'")
+    assert "source.path: ../logs: lies outside" in queue(project, "params.yaml:source.path=../logs")
+
+
+@installed
+def test_logs_elsewhere_and_simulated_ones_need_nobody(project, tmp_path):
+    (tmp_path / "log.csv").write_text("a,b\n", encoding="utf-8")
+    assert "Queued" in queue(project, f"source.path={tmp_path / 'log.csv'}", refused=False)
+    assert "Queued" in queue(project, "source.format=simulated", refused=False)
+
+
+@installed
+def test_a_source_path_that_leads_nowhere_is_named_by_its_key(project):
+    says = "ERROR: source.path: nowhere: no such file or folder; set it in params.yaml to the log"
+    assert says in dvc(project, "exp", "run", "-S", "source.path=nowhere", refused=True)
+    (project / "params.yaml").write_text(SOURCE.format(format="table", path="nowhere"), encoding="utf-8")
+    assert says in dvc(project, "repro", refused=True)
+
+
+@installed
+def test_other_failures_are_reported_as_dvc_does(project):
+    (project / "data/raw/log.csv").unlink()
+    output = dvc(project, "repro", refused=True)
+    assert "failed to run: cp" in output and "source.path:" not in output
+    (project / OURS).unlink()  # another project
+    (project / "params.yaml").write_text(SOURCE.format(format="table", path="nowhere"), encoding="utf-8")
+    output = dvc(project, "repro", refused=True)
+    assert "failed to reproduce 'read'" in output and "source.path:" not in output
