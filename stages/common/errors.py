@@ -11,6 +11,9 @@ from stages.common.console import console
 
 
 _USERS_FAULTS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# what Polars, safetensors (both say what Rust says) and torch.save make of it: none of them keeps the number
+_FULL_IN_WORDS = tuple(f"(os error {number})" for number in _FULL) + ("unexpected pos", "file write failed")
 
 
 class UserError(ValueError):
@@ -18,6 +21,16 @@ class UserError(ValueError):
 
     The message names the file, row or key, the value found, and what would be right.
     """
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether something could not be written for want of space, by whatever library."""
+    return getattr(error, "errno", None) in _FULL or any(words in str(error) for words in _FULL_IN_WORDS)
+
+
+def full_disk(place: object) -> str:
+    """What is said when there is no space at a place."""
+    return f"{place}: no space left on the disk; free some and run the same command again"
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -29,10 +42,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         main()
     except UserError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _fail(f"{error.filename or 'disk'}: no space left on the disk; free some and run the same command again")
-        if error.filename and isinstance(error, _USERS_FAULTS):
+    except Exception as error:
+        if is_full_disk(error):
+            _fail(full_disk(getattr(error, "filename", None) or "disk"))
+        if isinstance(error, _USERS_FAULTS) and error.filename:
             _fail(f"{error.filename}: {error.strerror}")
         raise
     except KeyboardInterrupt:

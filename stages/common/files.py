@@ -13,9 +13,22 @@ from typing import Any
 
 from filelock import lock_descriptor
 
+from stages.common.errors import UserError, full_disk, is_full_disk
+
 
 DIGITS = 6
 """Significant digits of figures in JSON."""
+
+
+@contextmanager
+def _space_for(path: Path) -> Iterator[None]:
+    """Say where there was no space, whatever wrote there."""
+    try:
+        yield
+    except Exception as error:
+        if is_full_disk(error):
+            raise UserError(full_disk(path)) from error
+        raise
 
 
 @contextmanager
@@ -25,12 +38,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
     The old file, if any, stays untouched until then. A link at `path` (DVC's cache may be linked) is replaced, not
     written through.
     """
-    path = _ready(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
+    with _space_for(path):
+        path = _ready(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
     part = Path(name)
     try:
-        with _in_the_making(part):
+        with _space_for(path), _in_the_making(part):
             yield part
             part.chmod(0o644)
             os.replace(part, path)
@@ -41,10 +55,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes the place of `path` when the block ends well."""
-    path = _ready(path)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    with _space_for(path):
+        path = _ready(path)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
-        with _in_the_making(part):
+        with _space_for(path), _in_the_making(part):
             yield part
             part.chmod(0o755)
             if path.is_symlink() or path.is_file():

@@ -3,9 +3,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from stages.common.errors import UserError, run
+from stages.common.files import atomic_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +43,43 @@ def test_a_full_disk_is_a_users_matter(capsys):
     assert ending(OSError(errno.ENOSPC, "No space left on device", "data/scores.parquet")) == 1
     err = capsys.readouterr().err
     assert "data/scores.parquet: no space left on the disk" in err and "run the same command again" in err
+
+
+FULL = Path("/dev/full")  # on Linux: whatever is written there meets a full disk
+
+
+def written_by_torch(part):
+    raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")  # on a full disk
+
+
+WRITERS = {
+    "Parquet": lambda part: pl.DataFrame({"a": range(1000)}).lazy().sink_parquet(part),
+    "CSV": lambda part: pl.DataFrame({"a": range(1000)}).write_csv(part), "text": lambda part: part.write_text("x"),
+    "torch": written_by_torch,
+}
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_one_line_whatever_writes(tmp_path, capsys, writer):
+    def main():
+        with atomic_file(tmp_path / "out") as part:
+            part.unlink()
+            part.symlink_to(FULL)
+            WRITERS[writer](part)
+
+    with pytest.raises(SystemExit, match="1"):
+        run(main)
+    said = f"error: {tmp_path / 'out'}: no space left on the disk; free some and run the same command again\n"
+    assert capsys.readouterr().err == said
+    assert not list(tmp_path.iterdir())
+
+    def without_a_file():
+        WRITERS[writer](FULL)
+
+    with pytest.raises(SystemExit, match="1"):
+        run(without_a_file)
+    assert "no space left on the disk" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [
