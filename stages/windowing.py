@@ -13,7 +13,9 @@ import polars as pl
 from stages.common import errors
 from stages.common.params import Section, Seed
 from stages.common.stage import COUNTS, Stage, csv, table
+from stages.prompts.settings import Prompt
 from stages.windows import cut as windows
+from stages.windows.room import check_room
 from stages.windows.settings import Windowing
 
 _NAMED = 5  # behaviours, at most, in the printed line
@@ -22,6 +24,7 @@ _NAMED = 5  # behaviours, at most, in the printed line
 class Params(Section):
     data_seed: Seed
     windowing: Windowing
+    prompt: Prompt
 
 
 def windowing(
@@ -30,7 +33,8 @@ def windowing(
     """The tables `windows` and `vocabulary`, the shares that a plot draws, and the counts.
 
     Raises:
-        UserError: no user has enough events, a split has no usable user, or the training users know one behaviour only.
+        UserError: no user has enough events, a split has no usable user, or the training users know one behaviour only,
+            or more than a prompt can name.
     """
     settings, seed = params.windowing, params.data_seed
     log = windows.read_histories(events.lazy())
@@ -44,6 +48,7 @@ def windowing(
             f"the training users know only one behaviour, {vocabulary['behavior'][0]!r}: there is nothing to predict; "
             "check source.columns.behavior and source.taxonomy in params.yaml"
         )
+    check_room(vocabulary["behavior"].to_list(), params.prompt.max_tokens)
     made = windows.make_windows(log, split, vocabulary["behavior"], seed, settings.min_history, settings.natural,
                            settings.balanced_per_behavior)
     counts = _counts(made, vocabulary, split, usable, log.lengths, settings.balanced_per_behavior)

@@ -105,6 +105,14 @@ def test_one_behaviour():
         windowing(log([30] * 40, ["a"]), params_with())
 
 
+def test_more_behaviours_than_a_prompt_can_name_are_refused_here():
+    """It was found out by `instructions`, after the conversations had been made: logs of 482 to 2,040 names."""
+    events = log([900] * 20, [f"Visiting venue {number}" for number in range(600)])
+    with pytest.raises(UserError, match=r"600 behaviours of the training users alone take .* tokens.*source.top"):
+        windowing(events, params_with())
+    assert windowing(events, params_with(prompt__max_tokens=4096))[1].height == 600
+
+
 def run(tmp_path, params, events):
     return subprocess.run(
         [sys.executable, "-m", "stages.windowing", "--params", str(write_params(tmp_path / "params.yaml", params)),

@@ -93,7 +93,8 @@ class Layout(ABC):
 
     def too_long(self, tokens: int, place: str = "") -> UserError:
         """The error for prompts that no shortening of the history can save; `place`: what makes this one long."""
-        cure = "raise it, or merge behaviours by a taxonomy" + (place and f", or shorten places ({place})")
+        cure = ("raise it, keep the most frequent behaviours by source.top, or merge behaviours by source.taxonomy"
+                + (place and f", or shorten places ({place})"))
         return UserError(f"prompt.max_tokens: {self.max_tokens}: instruction and {len(self.candidates)} candidates "
                          f"alone take {tokens} tokens; {cure}")
 

@@ -10,6 +10,8 @@ from transformers import AutoTokenizer
 
 from stages.common.errors import UserError
 from stages.prompts.layout import prompts
+from stages.windows.cut import vocabulary
+from stages.windows.room import least_tokens
 from tests.small_log import BEHAVIORS, small_log
 
 settings_here = settings(
@@ -210,3 +212,14 @@ def test_a_span_is_exactly_an_answer(layout_of, kind, context):
     counts = np.bincount(layout.log.behavior[rows], minlength=len(BEHAVIORS))
     found = [behavior for sequence in sequences for behavior in sequence.behaviors]
     assert np.bincount(found, minlength=len(BEHAVIORS)).tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("words", ["Coffee Shop", "咖啡店", "Café crème", "C++", "7-Eleven", "Why? Because!", "9am"])
+def test_no_layout_takes_fewer_tokens_than_windowing_says_at_least(layout_of, kind, context, words):
+    """`check_room` refuses by a bound: it must never refuse a vocabulary that fits."""
+    names = [f"{words} {letter}" for letter in "abcdefghijkl"] + [words]
+    events = small_log()
+    events = events.with_columns(behavior=pl.Series([names[row % len(names)] for row in range(events.height)]))
+    counts = pl.DataFrame({"behavior": names, "train_events": [10] * len(names)})
+    made = layout_of(events, kind, vocabulary=vocabulary(counts, 0.01), context=context)
+    assert least_tokens(names) <= min(len(made.prompt(row)) for row in range(3, 8))
