@@ -11,6 +11,7 @@ import torch
 
 from stages.common import tables
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.files import sha256
 from stages.common.params import Section, Seed
@@ -45,7 +46,7 @@ def auxiliary(params: Auxiliary, model: Path, prompts: Path, seed: int) -> tuple
             f"auxiliary.max_tokens: {params.max_tokens}: all {len(found)} conversations of {params.source} are longer; "
             f"the shortest has {lengths.min()} tokens"
         )
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "auxiliary conversations")
     kept = np.sort(rng.permutation(fitting)[: params.conversations])
     frame = pl.DataFrame({"turns": [found[i] for i in kept]}, schema=tables.SCHEMAS["conversations"])
     counts = {

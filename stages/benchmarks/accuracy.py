@@ -15,6 +15,7 @@ from stages.benchmarks.data import Inputs
 from stages.benchmarks.timing import Comparison, Row
 from stages.benchmarks.training import Clock, train
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.model.likelihood import score
 from stages.model.load import load_merged, save_adapter
 from stages.model.resolve import read_manifest
@@ -55,7 +56,7 @@ def validation_rows(inputs: Inputs, count: int) -> np.ndarray:
     """Rows of validation windows as they come, a seeded choice."""
     rows = inputs.rows("valid")
     rows = rows[inputs.log.behavior[rows] < inputs.log.vocabulary_size]
-    return np.sort(np.random.default_rng([inputs.params.seed, 15]).permutation(rows)[:count])
+    return np.sort(stream(inputs.params.seed, "benchmark validation windows").permutation(rows)[:count])
 
 
 def train_ours(inputs: Inputs, rows: np.ndarray, rate: float, seconds: float) -> tuple[Trainer, Clock, float]:
@@ -72,7 +73,7 @@ def train_baseline(
 ) -> tuple[Trainer, Clock, float]:
     """The baseline's trainer after `seconds`, its clock, and the windows that its steps took."""
     enough = int(2 * choice.rate * seconds) + 8 * choice.batch
-    labels = np.random.default_rng([inputs.params.seed, 16]).permutation(inputs.labels_among(rows))[:enough]
+    labels = stream(inputs.params.seed, "benchmark training windows").permutation(inputs.labels_among(rows))[:enough]
     a_step = max(8, choice.batch * (2 if choice.packing else 1))
     trainer = sft.baseline_trainer(inputs, sft.baseline_windows(inputs, labels), choice,
                                    max_steps=max(1, round(choice.rate * seconds / a_step)))

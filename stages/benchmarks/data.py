@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from stages.common import tables
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.model.load import load_tokenizer
 from stages.params import Params, read_all
@@ -109,7 +110,7 @@ class Inputs:
         rows = self.rows("train")
         _, stretch = np.unique(self.stream.sequence_starts(rows), return_inverse=True)
         labels = np.bincount(stretch, weights=np.isin(self.log.behavior[rows], self.trained))
-        order = np.random.default_rng([seed, 11]).permutation(len(labels))
+        order = stream(seed, "benchmark stretches").permutation(len(labels))
         enough = int(np.searchsorted(np.cumsum(labels[order]), targets)) + 1
         return rows[np.isin(stretch, order[:enough])]
 

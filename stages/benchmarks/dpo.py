@@ -22,6 +22,7 @@ from stages.benchmarks.data import Inputs
 from stages.benchmarks.timing import Comparison, Row, alternate, now
 from stages.benchmarks.training import NO_VALIDATION, baseline_arguments, train
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.model.load import load_adapter, new_adapter, save_adapter
 from stages.model.resolve import read_manifest
 from stages.training.dpo_trainer import MICRO_BATCH, PairCollator, PairTrainer
@@ -73,7 +74,7 @@ def compare(inputs: Inputs, ours_only: bool = False) -> Comparison:
 
 def pairs(inputs: Inputs, count: int) -> Dataset:
     """Training windows with the truth chosen and another behaviour rejected; both seeded."""
-    rng = np.random.default_rng([inputs.params.seed, 14])
+    rng = stream(inputs.params.seed, "benchmark dpo pairs")
     rows = rng.permutation(inputs.rows("train"))
     # a behaviour that only other users have is no candidate
     known = inputs.log.behavior[rows] < inputs.log.vocabulary_size

@@ -20,6 +20,7 @@ from stages.benchmarks.sft import peak_rows
 from stages.benchmarks.timing import Comparison, Row, alternate, rate
 from stages.benchmarks.training import fastest
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.model.likelihood import score, shared_prefix
 from stages.model.load import load_merged
 from stages.prompts.layout import prompts
@@ -75,7 +76,7 @@ def exactness(inputs: Inputs, asked: Tokens, batch: int) -> Row:
 
 def windows(inputs: Inputs, count: int) -> Tokens:
     """Prompts of training windows, a seeded choice: what the stage `scoring` reads."""
-    rows = np.random.default_rng([inputs.params.seed, 13]).permutation(inputs.rows("train"))[:count]
+    rows = stream(inputs.params.seed, "benchmark scoring windows").permutation(inputs.rows("train"))[:count]
     return prompts(inputs.stream, rows.tolist())
 
 

@@ -20,6 +20,7 @@ from stages.benchmarks.machine import peak
 from stages.benchmarks.timing import Comparison, Row, alternate
 from stages.benchmarks.training import NO_VALIDATION, baseline_arguments, fastest, listening, train
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.model.likelihood import shared_prefix
 from stages.model.load import load_base, new_adapter
 from stages.prompts.layout import table
@@ -106,7 +107,7 @@ def peak_rows(
 
 def our_sequences(inputs: Inputs, rows: np.ndarray) -> pl.DataFrame:
     """Streams that hold each of `rows` as a target once."""
-    return table(inputs.stream.sequences(rows, len(rows), np.random.default_rng(inputs.params.seed)))
+    return table(inputs.stream.sequences(rows, len(rows), stream(inputs.params.seed, "benchmark sequences")))
 
 
 def count_targets(inputs: Inputs, sequences: pl.DataFrame) -> int:
@@ -117,7 +118,7 @@ def count_targets(inputs: Inputs, sequences: pl.DataFrame) -> int:
 def chosen_windows(inputs: Inputs) -> Dataset:
     """A seeded choice of labelled windows among our targets, one prompt and completion each."""
     rows = inputs.labels_among(inputs.stretches(inputs.sizes.sft_targets, inputs.params.seed))
-    order = np.random.default_rng([inputs.params.seed, 12]).permutation(rows)
+    order = stream(inputs.params.seed, "benchmark sft windows").permutation(rows)
     return baseline_windows(inputs, order[: inputs.sizes.sft_windows])
 
 

@@ -7,8 +7,8 @@ import numpy as np
 # The numbers that these purposes had before they had names. A new purpose needs no line here, since a change of this
 # file runs every stage again: its number follows from its name.
 _NUMBERS = {
-    "instructions train": 0,
-    "instructions valid": 1, "sft auxiliary": 1,  # one number for two purposes, kept so that results stay as they are
+    "instructions train": 0, "auxiliary conversations": 0,  # the same: numpy reads a seed alone as a seed and 0
+    "instructions valid": 1, "sft auxiliary": 1,  # one number for two purposes, kept so that adapters stay as they are
     "scoring pool": 2,
     "selection": 3,
     "dpo validation": 4,
@@ -17,7 +17,7 @@ _NUMBERS = {
     "llara curriculum": 7,
     "allmrec events": 8, "tallrec conversations": 8,  # the same
     "api windows": 9,
-    "report examples": 11, "benchmark stretches": 11,  # the same
+    "report examples": 11,
     "benchmark sft windows": 12,
     "benchmark scoring windows": 13,
     "benchmark dpo pairs": 14,

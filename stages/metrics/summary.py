@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.metrics.adjust import adjusted, tempered
 from stages.metrics.bootstrap import effective_users, interval, paired_difference, resampled
@@ -154,7 +155,7 @@ def difference(
 
 def _generator(seed: int, split: str) -> np.random.Generator:
     """One for each split, so that what is measured of one does not change the users drawn of another."""
-    return np.random.default_rng([seed, *split.encode()])
+    return stream(seed, f"bootstrap {split}")
 
 
 def _sizes(split: Split) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from stages.common.draws import stream
 from stages.reports.inputs import Inputs
 
 GROUPS = ("head", "medium", "tail")
 SHOWN_EVENTS = 4
 TOP = 3
 
-_STREAM = 11  # of this choice among those of the same seed
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def examples(inputs: Inputs) -> list[Example]:
         return []
     number = {name: place for place, name in enumerate(inputs.vocabulary["behavior"])}
     windows = predictions.filter(pl.col("behavior").is_in(list(number)), split="balanced").sort("row")
-    order = np.random.default_rng([inputs.params.data_seed, _STREAM]).permutation(windows.height)
+    order = stream(inputs.params.data_seed, "report examples").permutation(windows.height)
     wanted = {(group, right) for group in GROUPS for right in (True, False)}
     found: dict[tuple[str, bool], Example] = {}
     for place in order.tolist():

@@ -13,6 +13,7 @@ from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 
 from stages.common import tables
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.metrics.decisions import decided
 from stages.studies.compare import Comparison, Summary, summarise
@@ -117,7 +118,7 @@ def compare(
         masks = tail_groups(results, first.commit, vocabularies[value])
         groups = {str(name): masks[name] for name in study.groups}
     comparison = Comparison(study.metrics, groups, resamples, resample_repetitions=study.repeat == "seed")
-    return summarise(rows, dict(sorted(vocabularies.items())), study.reference, comparison, np.random.default_rng(seed))
+    return summarise(rows, dict(sorted(vocabularies.items())), study.reference, comparison, stream(seed, "study"))
 
 
 def _chosen(found: list[Experiment], done: Mapping[str, Finished], results: Results, row: StudyRow) -> Experiment:

@@ -227,3 +227,14 @@ def test_the_headline_names_the_share_outside_the_vocabulary_where_there_is_one(
     assert "outside" not in headline(evaluation)
     some = headline(evaluation | {"natural": section | {"outside_vocabulary_share": 0.5678}})
     assert some["outside"] == 0.568 and headline_text(some).endswith("outside 0.568")
+
+
+def test_the_least_difference_of_two_headlines_is_no_zero_for_dvc():
+    """`dvc metrics diff` rounds to so many digits without --precision; a headline must have fewer."""
+    from dvc.commands.metrics import DEFAULT_PRECISION
+
+    section = {metric.key: 0.123456789 for metric in METRICS.values()}
+    evaluation = {"natural": section, "balanced": section, "adjusted": {"natural": section, "balanced": section,
+                                                                        "tau": 0.125}}
+    for value in headline(evaluation).values():
+        assert value == round(value, DEFAULT_PRECISION - 1)

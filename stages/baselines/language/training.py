@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from stages.baselines.sequential.training import mean_reciprocal_rank
 from stages.common.console import track
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.model.likelihood import score
 from stages.prompts.layout import TokenSequence
@@ -116,7 +117,8 @@ def train(
         weight.requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
-    orders = [np.random.default_rng([seed, epoch]).permutation(len(samples)).tolist() for epoch in range(plan.epochs)]
+    orders = [stream(seed, "language batches", epoch).permutation(len(samples)).tolist()
+              for epoch in range(plan.epochs)]
     batches = list(enumerate(order[start : start + plan.batch_size] for order in orders
                              for start in range(0, len(order), plan.batch_size)))
     steps = len(batches)

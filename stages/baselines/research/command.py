@@ -11,6 +11,7 @@ from torch import nn
 
 from stages.common import tables
 from stages.common.console import track
+from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.params import PARAMS
 
@@ -39,7 +40,7 @@ def read_log(args: argparse.Namespace) -> tuple[pl.DataFrame, pl.DataFrame, pl.D
 def of_users(events: pl.DataFrame, windows: pl.DataFrame, most: int | None) -> pl.DataFrame:
     """`windows` without the training windows of all but `most` training users, a draw that holds smaller draws."""
     user, train = events["user"].to_numpy()[windows["row"].to_numpy()], (windows["split"] == "train").to_numpy()
-    drawn = np.random.default_rng(0).permutation(np.unique(user[train]))[:most]
+    drawn = stream(0, "research users").permutation(np.unique(user[train]))[:most]
     return windows.filter(pl.Series(~train | np.isin(user, drawn)))
 
 

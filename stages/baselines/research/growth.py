@@ -33,6 +33,7 @@ from stages.baselines.systems.bert4rec import Collapsed, fit_bert4rec
 from stages.baselines.systems.llmesr import fit_llmesr
 from stages.common import tables
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
 from stages.events.simulator.log import BEHAVIORS
@@ -117,7 +118,7 @@ def summaries(task: Task, baselines: Sequence[Answering], resamples: int = RESAM
         adjusted = [Repetition(0, decided(frame, share, tau), users, each.facts)]
         moved.append(RowResult(each.name, f"{each.name}, τ = {tau:g}", adjusted))
     comparison = Comparison(METRICS, resamples=resamples)
-    return [summarise(part, task.vocabulary, REFERENCE, comparison, np.random.default_rng(task.params.data_seed))
+    return [summarise(part, task.vocabulary, REFERENCE, comparison, stream(task.params.data_seed, "growth"))
             for part in (plain, moved)]
 
 

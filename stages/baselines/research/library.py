@@ -35,6 +35,7 @@ from stages.baselines.sequential.sasrec import SASRec
 from stages.baselines.sequential.training import fit, mean_reciprocal_rank, predict
 from stages.baselines.systems import bert4rec
 from stages.common.console import console
+from stages.common.draws import stream
 from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
 from stages.metrics.bootstrap import Metrics, paired_difference
@@ -176,7 +177,7 @@ def compare(name: str, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: 
                 seconds[side] += time.monotonic() - began
                 found[side].append(answers(scores(rows), label))
     ours, theirs = map(means, found)
-    gaps = paired_difference(ours, theirs, user, RESAMPLES, np.random.default_rng(0))
+    gaps = paired_difference(ours, theirs, user, RESAMPLES, stream(0, "library differences"))
     for metric, gap in gaps.items():
         one, other = (float(side(np.ones((1, len(rows))))[metric][0]) for side in (ours, theirs))
         print(f"{name} {metric}: ours {one:.4f}, RecBole's {other:.4f}, difference {gap['difference']:+.4f} "
