@@ -28,7 +28,7 @@ def find_files(path: Path, pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder; set source.path in params.yaml to the log")
+        raise UserError(f"{path}: no such file or folder; {_cure('set source.path in params.yaml to the log')}")
     try:
         found = sorted(path.glob(pattern))
     except (ValueError, NotImplementedError) as error:
@@ -40,10 +40,18 @@ def find_files(path: Path, pattern: str) -> list[Path]:
     ]
     if not files:
         raise UserError(
-            f"{path}: no log in this folder matches {pattern!r}; put one there, or set source.path and source.files in "
-            "params.yaml"
+            f"{path}: no log in this folder matches {pattern!r}; "
+            + _cure("put one there, or set source.path and source.files in params.yaml")
         )
     return files
+
+
+def _cure(usual: str) -> str:
+    """`usual`, but in the copy of the repository in which a queued experiment runs."""
+    if ".dvc/tmp/exps/" in Path.cwd().as_posix():
+        return ("this is a queued experiment's copy, which has only what Git and DVC know: `dvc add` the log in your "
+                "own repository and queue the run again")
+    return usual
 
 
 def is_gzip(path: Path) -> bool:

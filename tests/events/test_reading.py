@@ -29,6 +29,15 @@ def test_no_file(tmp_path, path, pattern, says):
         reading.find_files(tmp_path / path, pattern)
 
 
+@pytest.mark.parametrize("path", ["absent", "."])
+def test_in_a_queued_experiments_copy_a_log_is_missing_because_dvc_does_not_know_it(tmp_path, monkeypatch, path):
+    copy = tmp_path / ".dvc/tmp/exps/tmpabc"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(UserError, match="copy.*`dvc add` the log"):
+        reading.find_files(copy / path, "*.csv")
+
+
 def test_lines_are_numbered_from_one_over_blocks_and_blank_lines(tmp_path, monkeypatch):
     file = tmp_path / "log.csv"
     file.write_bytes(b"\xef\xbb\xbfone\r\n\ntwo, \xc3\xa9\n   \nthree\nlast")
