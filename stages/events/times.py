@@ -5,6 +5,7 @@ events of the two hours then stand interleaved, since the table of events knows 
 """
 
 import difflib
+import functools
 from datetime import datetime
 from zoneinfo import available_timezones
 
@@ -41,6 +42,7 @@ def check(time_format: str, time_zone: str) -> None:
         )
 
 
+@functools.cache
 def _known(time_zone: str) -> bool:
     return time_zone in available_timezones()
 

@@ -1,6 +1,8 @@
 """What tests of logs share: params with changes, and small logs written to files."""
 
+import functools
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,14 @@ ROWS = [
 ]
 
 
+@functools.cache
+def _content() -> dict[str, Any]:
+    return read_all(ROOT / "params.yaml").model_dump(by_alias=True)
+
+
 def params_with(**changes: Any) -> Params:
     """The repository's params with changes, such as `source__time_zone="UTC"` or `seed=1`."""
-    content = read_all(ROOT / "params.yaml").model_dump(by_alias=True)
+    content = deepcopy(_content())
     for key, value in changes.items():
         section = content
         *parents, last = key.split("__")
