@@ -1,9 +1,8 @@
 """Stage `dpo`: the SFT adapter goes on learning from pairs of its own mistakes (the paper's B-Tuning, 3.3 and Eq. 4).
 
-Runs on several devices by `accelerate launch -m stages.dpo ...`; an interrupted run goes on where it was.
+Runs on several devices by `torchrun -m stages.dpo ...`; an interrupted run goes on where it was.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import polars as pl
 from datasets import Dataset
 from trl import DPOConfig
 
+from stages.common import launch
 from stages.common.draws import first_of_each, stream
 from stages.common.errors import UserError
 from stages.common.params import Seed
@@ -35,7 +35,7 @@ class Params(PromptParams):
 
 def dpo(
     events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, pairs: pl.DataFrame, params: Params,
-    model: Path, scratch: Path, micro_batch: int = MICRO_BATCH,
+    model: Path, scratch: Path, micro_batch: int = MICRO_BATCH, history: Path | None = None,
 ) -> tuple[PairTrainer, dict]:
     """Tune the adapter in `model` on `pairs`; returns the trainer, its model at the best validation, and the counts.
 
@@ -48,7 +48,7 @@ def dpo(
     policy = load_adapter(model)
     config = DPOConfig(**arguments(params.dpo, len(samples), scratch, params.seed, micro_batch))
     # a prefix read by itself is a second forward pass, which gradient synchronisation between devices does not allow
-    collator = PairCollator(policy.dtype, share_prefix=int(os.environ.get("WORLD_SIZE", "1")) == 1)
+    collator = PairCollator(policy.dtype, share_prefix=launch.count() == 1)
     trainer, found = fit(
         lambda callbacks: PairTrainer(
             model=policy, args=config, train_dataset=samples, eval_dataset=samples.select([0]),
@@ -56,7 +56,7 @@ def dpo(
             schedule=params.dpo, validate=validation(events, windows, log, layout, params.dpo, params.seed),
         ),
         f"DPO ({params.dpo.objective})", scratch, "eval_overall", greater_is_better=True,
-        patience=params.dpo.patience,
+        patience=params.dpo.patience, history=history,
     )
     counts = {"pairs": len(samples), "objective": params.dpo.objective, "events_dropped": layout.dropped}
     return trainer, counts | found
@@ -110,7 +110,7 @@ def _mean_over(values: np.ndarray, behavior: np.ndarray) -> float:
     return float(np.mean([values[behavior == b].mean() for b in np.unique(behavior)]))
 
 
-def compute(model: Path, **given: Any) -> tuple | None:
+def compute(model: Path, **given: Any) -> tuple:
     trainer, counts = dpo(model=model, **given)
     return outputs(trainer.accelerator.unwrap_model(trainer.model), trainer.state.log_history, counts, model)
 
@@ -120,7 +120,7 @@ STAGE = Stage(
     reads={name: table(name) for name in ("events", "windows", "vocabulary", "pairs")}
     | {"model": place("folder of the SFT adapter")},
     writes={"out": adapter_folder("folder for the DPO adapter"), "history": history_csv(), "counts": COUNTS},
-    options={"micro_batch": micro_batch_option(MICRO_BATCH, "pairs")}, resumes=True,
+    options={"micro_batch": micro_batch_option(MICRO_BATCH, "pairs")}, resumes=True, shares=True,
     message=lambda args, adapter, history, counts: "DPO ({objective}): validation accuracy, mean over behaviours, "
         "{first_validation:.3f} -> {best_validation:.3f} at step {best_step} of {steps}".format(**counts),
 )

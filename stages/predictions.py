@@ -45,7 +45,7 @@ STAGE = Stage(
     "predictions", __doc__, predictions, Params,
     reads={name: table(name) for name in ("events", "windows", "vocabulary")}
     | {"model": place("folder with base.json, and an adapter if it has one")},
-    writes={"out": table("predictions"), "counts": COUNTS},
+    writes={"out": table("predictions"), "counts": COUNTS}, shares=True,
     message=lambda args, frame, counts: f"{args.model.name}: {counts['windows']:,} windows",
 )
 

@@ -95,7 +95,7 @@ STAGE = Stage(
     "scoring", __doc__, scoring, Params,
     reads={name: table_file(name) for name in ("events", "windows", "vocabulary")}
     | {"model": place("folder of the SFT adapter")},
-    writes={"out": table_file("scores"), "counts": COUNTS},
+    writes={"out": table_file("scores"), "counts": COUNTS}, shares=True,
     message=lambda args, frame, counts:
         f"scored {counts['windows']:,} windows, {counts['accuracy']:.1%} predicted right",
 )

@@ -1,7 +1,7 @@
 """Stage `sft`: a LoRA adapter learns the behaviours that `sft.labels` names (anchors: the paper's A-Tuning, 3.2).
 
 `sft.logit_adjustment` changes the loss (stages/training/adjustment.py); `sft.labels: none` trains nothing. Runs on
-several devices by `accelerate launch -m stages.sft ...`; an interrupted run goes on where it was.
+several devices by `torchrun -m stages.sft ...`; an interrupted run goes on where it was.
 """
 
 from pathlib import Path
@@ -37,7 +37,7 @@ class Params(Section):
 
 def sft(
     instructions: dict[str, pl.DataFrame], vocabulary: pl.DataFrame, params: Params, model: Path, scratch: Path,
-    micro_batch: int = MICRO_BATCH,
+    micro_batch: int = MICRO_BATCH, history: Path | None = None,
 ) -> tuple[SequenceTrainer, dict]:
     """Train an adapter; returns the trainer, its model at the best validation, and the counts.
 
@@ -51,6 +51,7 @@ def sft(
         model: folder with base.json.
         scratch: folder of checkpoints.
         micro_batch: most sequences in one forward pass; changes speed and memory only.
+        history: where what has been logged can be watched, if anywhere.
 
     Raises:
         UserError: there is nothing to train on, to validate on or to mix in, or no adjustment fits the labels' tokens.
@@ -75,6 +76,7 @@ def sft(
             processing_class=tokenizer, callbacks=callbacks, schedule=params.sft, adjustment=adjustment,
         ),
         f"SFT ({params.sft.labels})", scratch, "eval_loss", greater_is_better=False, patience=params.sft.patience,
+        history=history,
     )
     counts |= {"sequences": len(train), "labels": params.sft.labels, "trained_behaviors": len(trained)}
     return trainer, counts | found
@@ -90,7 +92,7 @@ def untuned(params: Params, model: Path) -> tuple[PeftModel, dict]:
     return new_adapter(model, params.lora, params.seed), {"labels": params.sft.labels} | dict.fromkeys(nothing, 0)
 
 
-def compute(params: Params, model: Path, **given: Any) -> tuple | None:
+def compute(params: Params, model: Path, **given: Any) -> tuple:
     """`sft` or `untuned`, as `sft.labels` says."""
     if params.sft.labels == "none":
         adapter, counts = untuned(params, model)
@@ -151,7 +153,8 @@ STAGE = Stage(
                                          ("train", "valid", "auxiliary")),
            "vocabulary": table("vocabulary"), "model": place("folder with base.json")},
     writes={"out": adapter_folder("folder for the SFT adapter"), "history": history_csv(LOGGED), "counts": COUNTS},
-    options={"micro_batch": micro_batch_option(MICRO_BATCH, "sequences")}, resumes=True, message=_message,
+    options={"micro_batch": micro_batch_option(MICRO_BATCH, "sequences")}, resumes=True, shares=True,
+    message=_message,
 )
 
 if __name__ == "__main__":

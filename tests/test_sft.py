@@ -17,6 +17,7 @@ from stages import sft as stage
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import DIGITS
+from stages.common.stage import UNFINISHED
 from stages.model.settings import Lora
 from stages.instructions import instructions
 from stages.model.likelihood import score
@@ -282,6 +283,8 @@ def test_command(sequences, tiny_base, tiny_model, tmp_path, monkeypatch):
         stage.STAGE.main()
     (scratch,) = (tmp_path / "cache" / "checkpoints").iterdir()
     assert latest_in(scratch) and not (tmp_path / "sft").exists() and not (tmp_path / "sft.json").exists()
+    half = pl.read_csv(tmp_path / "sft.csv")
+    assert half["step"].to_list() == [0, 1] and half[UNFINISHED].to_list() == [2, 2], "it grows, and says so"
     stage.STAGE.main()
     assert not scratch.exists(), "checkpoints are removed when the result is safe"
     assert sorted(path.name for path in (tmp_path / "sft").iterdir()) == [

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from stages.common import launch
 from stages.common.files import cache_folder
 from stages.common.locks import alone
 
@@ -24,6 +25,9 @@ def checkpoints(stage: str, key: str) -> Iterator[Path]:
     and need not train again.
     """
     folder = checkpoint_folder(stage, key)
+    if not launch.is_first():  # the first has it for all
+        yield folder
+        return
     awaited = folder / _AWAITED
 
     def ask() -> None:

@@ -8,10 +8,13 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from stages.common import launch
+
 # what is printed is data too: `:x:` in a label is no picture, and `[red]` no colour
 _as_it_is = partial(Console, highlight=False, markup=False, emoji=False)
 
-console = _as_it_is(stderr=True)
+# of several processes the first speaks
+console = _as_it_is(stderr=True, quiet=not launch.is_first())
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -23,7 +26,7 @@ class Track:
         self.title, self.total, self.done = title, total, 0.0
         self._start = self._printed = time.monotonic()
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and not console.quiet:
             self._bar = Progress(
                 _text("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                 _text("left"), TimeRemainingColumn(), _text("{task.fields[note]}"), console=console,
@@ -34,14 +37,17 @@ class Track:
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Record `amount` more of the work as done; `note` stands behind the bar (a loss, a rate)."""
         self.done += amount
+        if self._bar is not None or time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
+            self.show(note)
+
+    def show(self, note: str = "") -> None:
+        """Say where the work stands, now."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, note=note)
             return
-        now = time.monotonic()
-        if now - self._printed >= _SECONDS_BETWEEN_LINES:
-            self._printed = now
-            left = (now - self._start) / self.done * (self.total - self.done) if self.done else float("nan")
-            console.print(f"{self.title}: {self.done:,.0f} of {self.total:,.0f}, {duration(left)} left {note}".rstrip())
+        self._printed = time.monotonic()
+        left = (self._printed - self._start) / self.done * (self.total - self.done) if self.done else float("nan")
+        console.print(f"{self.title}: {self.done:,.0f} of {self.total:,.0f}, {duration(left)} left {note}".rstrip())
 
     def close(self) -> None:
         """Take the bar down and leave one line with the total time."""

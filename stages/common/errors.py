@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from rich.text import Text
 
+from stages.common import launch
 from stages.common.console import console
 
 
@@ -36,10 +37,14 @@ def full_disk(place: object) -> str:
 def run(main: Callable[[], None]) -> NoReturn:
     """Call a stage's `main` and exit: 0, 1 for a user's mistake or a full disk, 130 for Ctrl-C.
 
-    Anything else is a defect of ours and keeps its traceback.
+    Anything else is a defect of ours and keeps its traceback. Of several processes one says what is wrong, for all.
     """
     try:
         main()
+    except SystemExit as ended:  # of argparse
+        if ended.code and not launch.is_first():
+            launch.after_the_cause()
+        raise
     except UserError as error:
         _fail(str(error))
     except Exception as error:
@@ -47,12 +52,21 @@ def run(main: Callable[[], None]) -> NoReturn:
             _fail(full_disk(getattr(error, "filename", None) or "disk"))
         if isinstance(error, _USERS_FAULTS) and error.filename:
             _fail(f"{error.filename}: {error.strerror}")
+        launch.after_the_cause()
         raise
     except KeyboardInterrupt:
+        if not launch.is_first():
+            sys.exit(130)
         _fail("stopped; run the same command again to go on", status=130)
+    except Exception:
+        launch.after_the_cause()  # may be that another process has ended
+        raise
     sys.exit(0)
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:
+    if not launch.is_first():
+        launch.after_the_cause()
+        console.quiet, message = False, f"process {launch.number()} of {launch.count()}: {message}"
     console.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
     sys.exit(status)

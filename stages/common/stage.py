@@ -12,15 +12,16 @@ The function gets by name what was read, `params` and the options; what it retur
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
 
-from stages.common import tables
+from stages.common import launch, tables
 from stages.common.checkpoints import checkpoints
 from stages.common.console import console
 from stages.common.errors import run
@@ -32,6 +33,8 @@ _EPILOG = (
     "`dvc repro{}` runs this stage with the paths that stand in {}, after the stages that it needs; settings are keys "
     "of params.yaml."
 )
+UNFINISHED = "unfinished"
+"""A column that an output has while its stage has not ended, and which stays where the stage was killed."""
 _DIGITS = 6  # behind the point, of a number in a CSV
 
 
@@ -42,6 +45,8 @@ class Kind:
     Attributes:
         help: of its option.
         reading: opened for as long as the function computes, where something is read only then.
+        grows: the function gets the path, and may write there what it has so far, with the column
+            `UNFINISHED`.
         streamed: the function gets the path and writes it on the way; the file appears when all has ended well.
         optional: its option may be left out: the function then gets None, or what it made is not written.
     """
@@ -50,6 +55,7 @@ class Kind:
     read: Callable[[Path], Any] = Path
     write: Callable[[Any, Path], None] | None = None
     reading: Callable[[Path], AbstractContextManager] = nullcontext
+    grows: bool = False
     streamed: bool = False
     optional: bool = False
 
@@ -123,13 +129,15 @@ class Stage:
         name: of its script.
         description: the script's docstring.
         compute: the function; it returns what is written, a tuple in the order of `writes`, or the thing itself where
-            there is one; None in a process beside the one that writes.
+            there is one.
         params: the sections of params.yaml that it uses. DVC lists the same.
         reads: the inputs, by their options' names.
         writes: the outputs, likewise.
         options: further options by name, each with keyword arguments of `add_argument`: what cannot change a result.
         resumes: whether `compute` gets `scratch`, a folder outside the workspace that is found again by the same
             params, inputs and code only, and goes when the outputs are safe; one run at a time has it.
+        shares: whether several processes share the work (common/processes.py), of which the first writes; else the
+            first does it alone.
         message: the line at the end, from the command line's arguments and what was computed.
         pipeline: the dvc.yaml that it stands in; none for what is run by hand.
     """
@@ -142,6 +150,7 @@ class Stage:
     writes: Mapping[str, Kind]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     resumes: bool = False
+    shares: bool = False
     message: Callable[..., str] | None = None
     pipeline: str = "dvc.yaml"
 
@@ -159,7 +168,9 @@ class Stage:
 
     def main(self) -> None:
         """Do what the command line says."""
-        args = self.parser().parse_args()
+        args = self._arguments()
+        if not self.shares and not self._does_it_alone():
+            return
         params = read_params(self.params, args.params)
         # what is wrong with another stage's section shows now, not hours later; by name, since no stage depends on it
         import_module("stages.params").read_all(args.params)
@@ -168,17 +179,22 @@ class Stage:
             name: None if paths[name] is None else kind.read(paths[name]) for name, kind in self.reads.items()
         }
         given |= {name: getattr(args, name) for name in self.options}
+        given |= {name: paths[name] for name, kind in self.writes.items() if kind.grows}
         with ExitStack() as stack:
             if self.resumes:
                 key = fingerprint(params.model_dump(), [*filter(None, map(paths.get, self.reads)), CODE])
                 given["scratch"] = stack.enter_context(checkpoints(self.name, key))
+            if launch.count() > 1:
+                from stages.common.processes import together  # imports torch
+
+                stack.enter_context(together())
             for name, kind in {**self.reads, **self.writes}.items():
                 if paths[name] is not None:
                     stack.enter_context(kind.reading(paths[name]))
                 if kind.streamed:
                     given[name] = stack.enter_context(atomic_file(paths[name]))
             made = self.compute(**given, params=params)
-            if made is None:
+            if not launch.is_first():
                 return
             results = made if isinstance(made, tuple) else (made,)
             written = {name: kind.write for name, kind in self.writes.items() if kind.write}
@@ -187,6 +203,20 @@ class Stage:
                     write(result, paths[name])
         if self.message:
             console.print(self.message(args, *results), soft_wrap=True)
+
+    def _arguments(self) -> argparse.Namespace:
+        if launch.is_first():
+            return self.parser().parse_args()
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            return self.parser().parse_args()
+
+    def _does_it_alone(self) -> bool:
+        """Whether this is the process that does what several cannot share."""
+        first = launch.is_first()
+        if launch.count() > 1:
+            console.print(f"{self.name}: one process does this, and the {launch.count() - 1} beside it nothing")
+        launch.forget()
+        return first
 
     def run(self) -> NoReturn:
         """`main`, as a process: it exits."""

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from stages.common import launch
 from stages.common.console import track
+from stages.common.processes import put_together
 from stages.model.kv_cache import KeysAndValues
 from stages.model.reader import Reader
 from stages.model.readers import make_reader
@@ -38,6 +40,8 @@ def score(
 ) -> Scores:
     """Score every answer after every prompt: s(y) = sum of log P(token | prompt, earlier tokens), terminator included.
 
+    Several processes share the prompts, and each gets all scores.
+
     Args:
         model: a causal language model, with adapters merged, beside it, or none.
         prompts: N token lists, none empty.
@@ -50,12 +54,16 @@ def score(
     tree = AnswerTree.build(answers)
     shared = common_prefix(prompts)
     past = prefill(reader, torch.tensor(prompts[0][:shared], dtype=torch.long, device=device))
-    log_p = np.empty((len(prompts), len(answers)), dtype=np.float32)
-    embedding = np.empty((len(prompts), model.config.hidden_size), dtype=np.float32)
+    log_p = np.zeros((len(prompts), len(answers)), dtype=np.float32)
+    embedding = np.zeros((len(prompts), model.config.hidden_size), dtype=np.float32)
     prefixes = _group_by_prefix(prompts)
     sizes = {i: len(prompts[i]) - shared for i in prefixes}
-    with track(title, len(prompts)) as progress:
-        for batch in _batches(sorted(prefixes, key=lambda i: -len(prompts[i])), sizes, shared, limit):
+    # each process takes whole batches of those that one alone would read: the same numbers, to the bit
+    batches = _batches(sorted(prefixes, key=lambda i: -len(prompts[i])), sizes, shared, limit)
+    batches = batches[launch.number() :: launch.count()]
+    title += f" (process 1 of {launch.count()})" * (launch.count() > 1)
+    with track(title, sum(len(prefixes[longest]) for batch in batches for longest in batch)) as progress:
+        for batch in batches:
             hidden, own = _read_prompts(reader, [prompts[i][shared:] for i in batch], shared, past, device)
             windows = [(place, i) for place, longest in enumerate(batch) for i in prefixes[longest]]
             for chunk in _chunks(windows, len(tree.tokens), shared + sizes[batch[0]], limit):
@@ -70,6 +78,8 @@ def score(
                     log_p[i] = step_log_probs(each, tree, head).log_softmax(dim=0).cpu().numpy()
                 embedding[rows] = torch.nn.functional.normalize(last.float(), dim=-1).cpu().numpy()
                 progress.advance(len(chunk))
+    put_together(log_p)
+    put_together(embedding)
     return Scores(log_p, embedding)
 
 

@@ -12,6 +12,7 @@ from stages.common import tables
 from stages.common.errors import UserError
 from stages.common.files import read_json
 from stages.common.params import read_yaml
+from stages.common.stage import UNFINISHED
 from stages.params import Params, read_all
 from stages.studies.compare import Estimate, Summary
 from stages.studies.definitions import MODELS, predictions_file
@@ -117,7 +118,8 @@ def read_inputs(paths: Paths) -> Inputs:
     base = paths.find(BASE)
     return Inputs(
         params=read_all(paths.params), metrics=metrics, counts=counts,
-        history={stage: frame for stage, frame in history.items() if frame is not None and "step" in frame.columns},
+        history={stage: frame for stage, frame in history.items()
+                 if frame is not None and "step" in frame.columns and UNFINISHED not in frame.columns},
         plots={name: frame for name, frame in plots.items() if frame is not None and frame.height},
         **{name: tables.read(name, path) if complete else pl.DataFrame() for name, path in read.items()},
         predictions={n: tables.read("predictions", path) for n, path in predictions.items()} if complete else {},

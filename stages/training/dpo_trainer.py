@@ -6,15 +6,19 @@ What is overridden of TRL's trainer stands in trainer.py.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
-from torch.utils.data import DataLoader
 from trl import DPOTrainer
 
+from stages.common import launch
 from stages.common.console import track
+from stages.common.processes import put_together
 from stages.model.likelihood import common_prefix, prefill
 from stages.model.readers import make_reader
 from stages.model.tree import AnswerTree, pack, step_log_probs
+from stages.training.filling import filled, with_filler
 from stages.training.objectives import OBJECTIVES, PairLogProbs
 from stages.training.settings import Dpo
 from stages.training.trainer import WarmupCosine
@@ -22,6 +26,7 @@ from stages.training.trainer import WarmupCosine
 # Pairs in one forward pass by default: they share one reading of what their prompts begin with, in 8 GB of memory.
 MICRO_BATCH = 8
 _REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+_KNOWN = (*_REFERENCE, "counts")
 
 
 class PairCollator:
@@ -41,7 +46,7 @@ class PairCollator:
         return {
             "prefix": torch.tensor(prompts[0][:shared], dtype=torch.long), "input_ids": packed.input_ids,
             "positions": packed.positions, "mask": packed.mask, "last": packed.last, "trees": trees,
-        } | {name: torch.tensor([e[name] for e in examples]) for name in _REFERENCE if name in examples[0]}
+        } | {name: torch.tensor([e[name] for e in examples]) for name in _KNOWN if name in examples[0]}
 
 
 class PairTrainer(WarmupCosine, DPOTrainer):
@@ -64,19 +69,33 @@ class PairTrainer(WarmupCosine, DPOTrainer):
             policy.delete_adapter("ref")  # TRL's copy of the adapter, which nobody should save
         if self.objective.uses_reference:
             self.train_dataset = self._with_reference(self.train_dataset)
+        self.pairs = len(self.train_dataset)
+        self.train_dataset = with_filler(self.train_dataset.add_column("counts", [True] * self.pairs),
+                                         {"counts": False})
 
     def _with_reference(self, pairs: Dataset) -> Dataset:
         """`pairs`, and the log-probabilities of their answers under the adapter as it is now."""
-        loader = self.accelerator.prepare(
-            DataLoader(pairs, batch_size=self.args.per_device_train_batch_size, collate_fn=self.data_collator))
-        policy, found = self.accelerator.unwrap_model(self.model), []
+        size, policy = self.args.per_device_train_batch_size, self.accelerator.unwrap_model(self.model)
+        found = np.zeros((len(pairs), 2), dtype=np.float32)
+        own = range(0, len(pairs), size)[launch.number() :: launch.count()]
         with track("reference log-probabilities", len(pairs)) as bar, torch.no_grad(), self.accelerator.autocast():
-            for batch in loader:
-                found.append(self.accelerator.gather_for_metrics(pair_log_probs(policy, batch)).cpu())
-                bar.advance(len(found[-1]))
-        for name, column in zip(_REFERENCE, torch.cat(found).unbind(dim=1), strict=True):
-            pairs = pairs.add_column(name, column.numpy())
+            for start in own:
+                rows = range(start, min(start + size, len(pairs)))
+                batch = self._prepare_inputs(self.data_collator([pairs[row] for row in rows]))
+                found[rows] = pair_log_probs(policy, batch).cpu()
+                bar.advance(len(rows))
+            put_together(found)
+            bar.advance(len(pairs) - bar.done)
+        for name, column in zip(_REFERENCE, found.T, strict=True):
+            pairs = pairs.add_column(name, column)
         return pairs
+
+    def _get_train_sampler(self, train_dataset=None):
+        if launch.count() == 1:
+            return super()._get_train_sampler(train_dataset)
+        # as Accelerate draws on one device, from the pairs without the filler
+        drawn = SeedableRandomSampler(range(self.pairs), data_seed=self.args.data_seed)
+        return filled(drawn, self.schedule.batch_size)
 
     def _prepare_dataset(self, dataset: Dataset, *args, **kwargs) -> Dataset:
         return dataset
@@ -94,19 +113,26 @@ class PairTrainer(WarmupCosine, DPOTrainer):
         return metrics
 
     def _get_num_items_in_batch(self, batch_samples, device):
-        """Pairs in this device's share of an optimizer step: the last forward pass of an epoch may have fewer."""
-        return sum(len(batch["last"]) for batch in batch_samples)
+        """Pairs in an optimizer step, on all devices: the last one of an epoch may have fewer."""
+        own = sum(int(batch["counts"].sum()) for batch in batch_samples)
+        return int(self.accelerator.gather(torch.tensor([own], device=device)).sum())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean over the batch's pairs, scaled so that those of an optimizer step add up to the mean over its pairs."""
-        pairs = PairLogProbs(*pair_log_probs(model, inputs).unbind(dim=1), *(inputs.get(name) for name in _REFERENCE))
-        loss = self.objective.loss(pairs, self.schedule)
-        self._record(pairs)
-        share = len(inputs["last"]) / num_items_in_batch if num_items_in_batch else 1.0
-        return share * loss
+        """Mean over the batch's pairs, scaled so that those of an optimizer step add up to the mean over its pairs.
 
-    def _record(self, pairs: PairLogProbs) -> None:
-        """Log means over the batch's pairs beside the loss."""
+        On several devices, whose gradients are averaged, times their number.
+        """
+        log_p, counts = pair_log_probs(model, inputs), inputs["counts"]
+        self._record(PairLogProbs(*log_p.unbind(dim=1), *(inputs.get(name) for name in _REFERENCE)), counts)
+        if not counts.any():
+            return 0.0 * log_p.sum()
+        reference = (inputs[name][counts] if name in inputs else None for name in _REFERENCE)
+        loss = self.objective.loss(PairLogProbs(*log_p[counts].unbind(dim=1), *reference), self.schedule)
+        own = int(counts.sum()) * self.accelerator.num_processes
+        return own / num_items_in_batch * loss if num_items_in_batch else loss
+
+    def _record(self, pairs: PairLogProbs, counts: torch.Tensor) -> None:
+        """Log means over the pairs that count in this forward pass, on all devices, beside the loss."""
         values = {"logps/chosen": pairs.chosen, "logps/rejected": pairs.rejected}
         if self.objective.uses_reference:
             margins = pairs.margins(self.schedule.beta)
@@ -117,8 +143,9 @@ class PairTrainer(WarmupCosine, DPOTrainer):
                 "probability_change/rejected": pairs.rejected.exp() - pairs.ref_rejected.exp(),
             }
         for name, value in values.items():
-            mean = self.accelerator.gather(value.detach()).mean().item()
-            self._metrics["train" if self.model.training else "eval"][name].append(mean)
+            known = self.accelerator.gather(value.detach().where(counts, torch.nan))
+            if len(known := known[~known.isnan()]):
+                self._metrics["train" if self.model.training else "eval"][name].append(known.mean().item())
 
 
 def pair_log_probs(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:

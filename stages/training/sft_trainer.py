@@ -1,14 +1,17 @@
 """SFT on TRL's SFTTrainer; what is overridden of it stands in trainer.py."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from stages.common.draws import stream
-from stages.training.adjustment import LogitAdjustment
-from stages.training.sequences import collate, summed_loss
+from stages.training.adjustment import NO_NODE, LogitAdjustment
+from stages.training.filling import filled, with_filler
+from stages.training.sequences import IGNORED, collate, summed_loss
 from stages.training.settings import Sft
 from stages.training.trainer import WarmupCosine
 
@@ -42,10 +45,13 @@ class SequenceTrainer(WarmupCosine, SFTTrainer):
     def __init__(self, *args, schedule: Sft, adjustment: LogitAdjustment | None = None, **kwargs):
         self.schedule, self.adjustment = schedule, adjustment
         super().__init__(*args, data_collator=collate, **kwargs)
+        self.lengths = list(self.train_dataset["length"])
+        self.train_dataset = with_filler(self.train_dataset, _nothing(self.train_dataset))
 
     def _get_train_sampler(self, train_dataset=None):
         # groups of a whole optimizer step, whatever the devices and the micro-batch
-        return SeededByLength(self.schedule.batch_size, list(self.train_dataset["length"]), self.args.data_seed)
+        sampler = SeededByLength(self.schedule.batch_size, self.lengths, self.args.data_seed)
+        return filled(sampler, self.schedule.batch_size)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Loss summed over the labelled tokens, divided by their number in the whole optimizer step."""
@@ -54,3 +60,11 @@ class SequenceTrainer(WarmupCosine, SFTTrainer):
         if num_items_in_batch is None:
             return loss / max(1, tokens)
         return loss / num_items_in_batch * devices
+
+
+def _nothing(samples: Dataset) -> dict[str, Any]:
+    """A sequence without a label."""
+    size = 2
+    values = {"input_ids": samples[0]["input_ids"][:size], "labels": [IGNORED] * size, "length": size,
+              "nodes": [NO_NODE] * size}
+    return {name: values[name] for name in samples.column_names}

@@ -5,7 +5,8 @@ All that is overridden of TRL and transformers, and why:
     create_scheduler         both  the rate is that of loop.py, as everywhere: up from the least rate and back to it
     compute_loss             both  the head is applied where a label is and nowhere else, and what prompts begin with is
                                    read once; SFT's is the same number as TRL's, DPO's too (tests hold both)
-    _get_train_sampler       SFT   the order follows from seed and epoch alone, so that a resumed run has the same
+    _get_train_sampler       SFT   the order follows from seed and epoch alone, so that a resumed run has the same;
+                             both  on several devices the last step of an epoch is filled up (filling.py)
     _prepare_dataset         DPO   the samples are token ids; TRL would tokenise, and has no option to leave it out
     _get_num_items_in_batch  DPO   pairs are counted, so that accumulated batches of unequal size count as one would
     loss_is_scaled_for_ga    DPO   says that compute_loss has done so
@@ -16,7 +17,6 @@ All that is overridden of TRL and transformers, and why:
 
 import csv
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -29,10 +29,12 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from stages.common import launch
 from stages.common.console import Track, console
 from stages.common.errors import UserError
 from stages.common.files import atomic_file, read_json, write_json
-from stages.common.stage import Kind, at_least_1
+from stages.common.processes import meet, told
+from stages.common.stage import UNFINISHED, Kind, at_least_1
 from stages.model.load import compute_dtype
 from stages.model.resolve import read_manifest
 from stages.training.loop import Validations, copied, warmup_cosine
@@ -56,7 +58,7 @@ def arguments(params: Training, samples: int, folder: Path, seed: int, micro_bat
     Raises:
         UserError: `batch_size` cannot be shared evenly among the devices.
     """
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
+    devices = launch.count()
     if params.batch_size % devices:
         raise UserError(f"batch_size: {params.batch_size}: not a multiple of the {devices} devices of this run")
     share = params.batch_size // devices
@@ -106,7 +108,7 @@ class KeepBest(TrainerCallback):
 
     def __init__(self, folder: Path, metric: str, greater_is_better: bool, patience: int):
         self.metric, self._best, self._record = metric, folder / "best.safetensors", folder / "validations.json"
-        found = read_json(self._record) if self._record.exists() else {}
+        found = told(read_json(self._record) if self._record.exists() else {})
         self.validations = Validations(patience, greater_is_better, {int(step): found[step] for step in found})
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
@@ -122,8 +124,9 @@ class KeepBest(TrainerCallback):
             control.should_training_stop = True
 
     def restore(self, model: PeftModel) -> None:
-        """Put the best adapter's weights back into `model`."""
-        set_peft_model_state_dict(model, load_file(self._best), adapter_name="default")
+        """Put the best adapter's weights back into `model`, in the process that writes it."""
+        if launch.is_first():
+            set_peft_model_state_dict(model, load_file(self._best), adapter_name="default")
 
 
 class Checkpoints(TrainerCallback):
@@ -133,7 +136,18 @@ class Checkpoints(TrainerCallback):
         self.folder, self._saved = folder, time.monotonic()
 
     def latest(self) -> str | None:
-        """The newest whole checkpoint, if any; broken ones are removed."""
+        """The newest whole checkpoint, if any, the same in all processes; broken ones are removed.
+
+        Raises:
+            UserError: this process does not see it.
+        """
+        newest = told(self._newest() if launch.is_first() else None)
+        if newest and not Path(newest).exists():
+            raise UserError(f"{newest}: not seen from here; processes on several machines need one folder for their "
+                            "checkpoints: set BEHAVIORLM_CACHE to a shared one")
+        return newest
+
+    def _newest(self) -> str | None:
         whole = []
         for path in self.folder.glob("checkpoint-*"):
             if (path / _COMPLETE).exists():
@@ -143,11 +157,12 @@ class Checkpoints(TrainerCallback):
         return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None
 
     def on_step_end(self, args, state, control, **kwargs):
-        if time.monotonic() - self._saved >= _SECONDS_BETWEEN_CHECKPOINTS:
+        if told(time.monotonic() - self._saved >= _SECONDS_BETWEEN_CHECKPOINTS):
             control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
         self._saved = time.monotonic()
+        meet()  # the others' random numbers are saved too
         if state.is_world_process_zero:
             (self.folder / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
 
@@ -156,13 +171,22 @@ class ShowProgress(TrainerCallback):
     """Optimizer steps as a progress bar with the time left and the latest loss."""
 
     def __init__(self, title: str):
-        self.title, self._note = title, ""
+        self.title, self._note, self._validated = title, "", 0
         self._bar: Track | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             self._bar = Track(self.title, state.max_steps)
             self._bar.done = state.global_step
+            self._bar.show("the first validation comes before the first step" if args.eval_on_start else "")
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        self._validated += 1
+        if self._bar:
+            self._bar.advance(0, note=f"validation {self._validated} of {len(eval_dataloader)} {self._note}".rstrip())
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self._validated = 0
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         values = {key: (logs or {}).get(key) for key in ("loss", "eval_loss", "eval_overall")}
@@ -177,18 +201,31 @@ class ShowProgress(TrainerCallback):
             self._bar.close()
 
 
+class WatchedHistory(TrainerCallback):
+    """Writes the history while it grows, with the column `UNFINISHED`, which the whole one has not."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_log(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            write_history(state.log_history, self.path, unfinished=state.max_steps)
+
+
 def fit(
     make_trainer: Callable[[list[TrainerCallback]], Trainer], title: str, folder: Path, metric: str,
-    greater_is_better: bool, patience: int,
+    greater_is_better: bool, patience: int, history: Path | None = None,
 ) -> tuple[Trainer, dict[str, Any]]:
     """Train, resuming from `folder` where it holds a whole checkpoint; the trainer's model ends as its best validation.
 
     Returns the trainer, and what the counts of both stages share. `make_trainer` gets the callbacks. The caller removes
-    `folder` when the result is safe.
+    `folder` when the result is safe. What has been logged stands at `history` meanwhile, if there is one.
     """
+    console.print(f"{title}: loading the model")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints, best = Checkpoints(folder), KeepBest(folder, metric, greater_is_better, patience)
-    trainer = make_trainer([checkpoints, best, ShowProgress(title)])
+    watched = [WatchedHistory(history)] if history else []
+    trainer = make_trainer([checkpoints, best, ShowProgress(title), *watched])
     for unwanted in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(unwanted)
     if start := checkpoints.latest():
@@ -204,31 +241,35 @@ def fit(
     }
 
 
-def outputs(adapter: PeftModel, history: list[dict], counts: dict[str, Any], model: Path) -> tuple | None:
-    """What a stage that trains on the folder `model` writes, its base's manifest beside the adapter.
-
-    None in processes of `accelerate launch` other than the first.
-    """
-    return None if int(os.environ.get("RANK", "0")) else ((adapter, read_manifest(model)), history, counts)
+def outputs(adapter: PeftModel, history: list[dict], counts: dict[str, Any], model: Path) -> tuple:
+    """What a stage that trains on the folder `model` writes, its base's manifest beside the adapter."""
+    return (adapter, read_manifest(model)), history, counts
 
 
 def history_csv(columns: Sequence[str] = ()) -> Kind:
     """A CSV with all that a trainer logged; `columns` are there even where nothing was."""
-    return Kind("CSV with one row a logged step", write=lambda history, path: write_history(history, path, columns))
+    return Kind("CSV with one row a logged step; it grows while training runs", grows=True,
+                write=lambda history, path: write_history(history, path, columns))
 
 
-def write_history(history: list[dict[str, Any]], path: Path, columns: Sequence[str] = ()) -> None:
-    """One row a step with everything logged there, training and validation side by side; empty where unknown."""
+def write_history(
+    history: list[dict[str, Any]], path: Path, columns: Sequence[str] = (), unfinished: int | None = None
+) -> None:
+    """One row a step with everything logged there, training and validation side by side; empty where unknown.
+
+    `unfinished`: the steps that training is to take, in a column of that name, while it has not ended.
+    """
     rows: dict[int, dict[str, Any]] = {}
     for entry in history:
         if "train_runtime" not in entry:
             rows.setdefault(entry["step"], {}).update(entry)
     logged = {key for row in rows.values() for key in row} | set(columns)
     with atomic_file(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["step", "epoch", *sorted(logged - _HIDDEN)], restval="", extrasaction="ignore",
-                                lineterminator="\n")
+        mark = {} if unfinished is None else {UNFINISHED: unfinished}
+        writer = csv.DictWriter(file, ["step", "epoch", *sorted(logged - _HIDDEN), *mark], restval="",
+                                extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows[step] for step in sorted(rows))
+        writer.writerows(rows[step] | mark for step in sorted(rows))
 
 
 def micro_batch_option(default: int, samples: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from stages.common import tables
+from stages.common import launch, tables
 from stages.common.checkpoints import checkpoint_folder
 from stages.common.errors import UserError
 from stages.common.params import Section, Seed
@@ -94,9 +94,26 @@ def test_a_stage_of_another_pipeline_names_it_and_one_of_none_names_none():
     assert "dvc repro" not in stage(pipeline="").parser().format_help()
 
 
-def test_a_process_beside_the_one_that_writes_writes_nothing(run):
-    run(stage(compute=lambda **given: None))
+def test_of_processes_that_share_the_work_the_first_writes(run, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    run(stage(shares=True))
     assert not Path("o.parquet").exists() and not Path("counts.json").exists()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_several_processes_cannot_share_the_first_does_alone(run, monkeypatch, capsys, number):
+    for name, value in {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    seen = []
+
+    def compute(**given):
+        seen.append((launch.count(), launch.number()))
+        return count(**given)
+
+    run(stage(compute=compute))
+    assert seen == [(1, 0)] * (number == 0), "for it and for the libraries it is alone"
+    assert Path("o.parquet").exists() == (number == 0)
+    assert capsys.readouterr().err.splitlines()[0] == "count: one process does this, and the 1 beside it nothing"
 
 
 def test_what_fails_leaves_neither_a_streamed_table_nor_the_others(run):
