@@ -42,6 +42,8 @@ class SequenceTrainer(WarmupCosine, SFTTrainer):
     the best at what was trained for.
     """
 
+    train_dataset: Dataset
+
     def __init__(self, *args, schedule: Sft, adjustment: LogitAdjustment | None = None, **kwargs):
         self.schedule, self.adjustment = schedule, adjustment
         super().__init__(*args, data_collator=collate, **kwargs)
