@@ -96,7 +96,7 @@ def test_two_that_train_equal_one(run, stage):
         np.testing.assert_allclose(after[name], weights, atol=1e-5, rtol=0)
     first, second = (json.loads((folder / "counts.json").read_text()) for folder in (one, two))
     assert first["best_step"] == first["steps"] == 6, "the adapters that were compared are the trained ones"
-    assert second == pytest.approx(first, rel=1e-5)
+    assert numbers(second) == pytest.approx(numbers(first), rel=1e-5)
     first, second = (history(folder / "history.csv") for folder in (one, two))
     assert first.keys() == second.keys()
     for name, values in first.items():
@@ -127,6 +127,10 @@ def test_a_process_that_fails_ends_the_other_with_one_error(run, fault, says):
     assert status and said.count(says) == 1
     assert said.count("Traceback (most recent call last)") == 1 + (fault == "defect"), "one is the launcher's own"
     assert not (folder / "out").exists() and not (folder / "counts.json").exists()
+
+
+def numbers(counts):
+    return {name: value for name, value in counts.items() if not isinstance(value, str)}
 
 
 def history(path):
