@@ -76,7 +76,9 @@ def _ready(path: Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # eight random characters, as tempfile draws them: `sft` must not clear what is being written of `sft.json`
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.part"):
+    part = f".{glob.escape(path.name)}.{'?' * 8}.part"
+    # a table that a stage streams into such a part is written whole too: beside it
+    for left in [*path.parent.glob(part), *path.parent.glob(f".{part}.{'?' * 8}.part")]:
         with suppress(FileNotFoundError), _in_the_making(left) as abandoned:
             if abandoned:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -108,6 +108,14 @@ def test_two_that_write_the_same_both_end_and_the_last_one_stays(atomic, place):
     assert read(place) == "one" and names(place.parent) == ["out"]
 
 
+def test_what_a_killed_run_had_begun_within_what_it_had_begun_is_cleared_too(tmp_path):
+    for name in (".out.12345678.part", "..out.12345678.part.abcdefgh.part"):
+        (tmp_path / name).touch()
+    with atomic_file(tmp_path / "out") as part:
+        write(part, NEW)
+    assert names(tmp_path) == ["out"]
+
+
 def test_a_file_in_the_making_is_not_cleared_by_one_whose_name_begins_the_same(tmp_path):
     with atomic_file(tmp_path / "sft.json") as one:
         write(one, NEW)
