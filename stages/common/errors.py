@@ -52,15 +52,12 @@ def run(main: Callable[[], None]) -> NoReturn:
             _fail(full_disk(getattr(error, "filename", None) or "disk"))
         if isinstance(error, _USERS_FAULTS) and error.filename:
             _fail(f"{error.filename}: {error.strerror}")
-        launch.after_the_cause()
+        launch.after_the_cause()  # may be that another process has ended
         raise
     except KeyboardInterrupt:
         if not launch.is_first():
             sys.exit(130)
         _fail("stopped; run the same command again to go on", status=130)
-    except Exception:
-        launch.after_the_cause()  # may be that another process has ended
-        raise
     sys.exit(0)
 
 
