@@ -65,3 +65,22 @@ def test_without_a_test_or_a_validation_window_there_is_nothing_to_predict(log, 
     events, _ = log
     with pytest.raises(UserError, match=f"windows: none of split {missing}"):
         run((events, small_windows(events, splits)), tiny_base)
+
+
+@pytest.mark.parametrize("layout", ["stream", "window"])
+def test_windows_outside_the_vocabulary_are_predicted_as_any_other(log, tiny_base, layout):
+    """A distribution over the candidates, none of which is right; what came before decides, not what happened."""
+    events, windows = log
+    tested = events["user"] >= 2
+    strange = events.with_columns(
+        behavior=pl.when(tested & (pl.int_range(events.height) % 3 == 0)).then(pl.lit("Keeping bees"))
+        .otherwise("behavior"))
+    frame, _ = run((strange, windows), tiny_base, prompt__layout=layout)
+    outside = frame.filter(behavior="Keeping bees")
+    assert 0 < len(outside) < len(frame.filter(pl.col("split").is_in(["natural", "balanced"])))
+    np.testing.assert_allclose(np.exp(np.stack(outside["log_p"].to_numpy())).sum(axis=1), 1, atol=1e-4)
+    last = frame.filter(split="natural")["row"].max()
+    renamed = strange.with_columns(behavior=pl.when(pl.int_range(events.height) == last).then(pl.lit("Rowing"))
+                                   .otherwise("behavior"))
+    again, _ = run((renamed, windows), tiny_base, prompt__layout=layout)
+    assert again.filter(row=last)["log_p"].to_list() == frame.filter(row=last)["log_p"].to_list()

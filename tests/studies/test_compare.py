@@ -340,3 +340,21 @@ def test_rows_that_are_wrong(study, summary_of):
         summary_of([], names)
     with pytest.raises(ValueError, match="3 users of 140 windows"):
         summary_of([replace(planted[0], repetitions=[replace(one, users=[1, 2, 3])])], names)
+
+
+def test_windows_outside_the_vocabulary_are_missed_by_every_row_and_counted(study, summary_of):
+    planted, names = study()
+    strange = pl.when((pl.col("split") == "natural") & (pl.col("row") % 4 == 0)).then(pl.lit("unheard of"))
+    changed = [replace(row, repetitions=[
+        replace(each, predictions=each.predictions.with_columns(behavior=strange.otherwise("behavior")))
+        for each in row.repetitions]) for row in planted]
+    plain, found = (summary_of(rows_, names, metrics=["natural.rec_w", "balanced.overall"])
+                    for rows_ in (planted, changed))
+    assert plain.outside == [0] * len(plain.repetitions)
+    natural = changed[0].repetitions[0].predictions.filter(split="natural")
+    share = (natural["behavior"] == "unheard of").mean()
+    assert found.outside == [round(share * len(natural))] * len(found.repetitions) and share > 0.2
+    for one, other in zip(plain.rows, found.rows, strict=True):
+        assert other.metrics["natural.rec_w"].mean.value < one.metrics["natural.rec_w"].mean.value <= 1
+        assert other.metrics["natural.rec_w"].mean.value <= 1 - share
+        assert other.metrics["balanced.overall"] == one.metrics["balanced.overall"]
