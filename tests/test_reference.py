@@ -53,6 +53,7 @@ def data():
             "time": [datetime(2024, 1, 1) + timedelta(minutes=7 * number) for number in range(count)],
             "place": pl.Series([None] * count, dtype=pl.String),
             "behavior": behavior,
+            "offset": pl.repeat(None, count, dtype=pl.Int16, eager=True),
         }),
         "windows": pl.DataFrame({"row": np.arange(count), "split": split}).filter(pl.col("row") % each >= 5),
         "vocabulary": shown.select(
