@@ -12,9 +12,9 @@ local time goes back an hour in one night of the year:
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, timezone
-from zoneinfo import ZoneInfo
 
 from stages.common.errors import UserError
+from stages.events import zones
 from stages.events.settings import Source
 
 _HOUR = timedelta(hours=1)
@@ -53,7 +53,14 @@ class TimeReader:
     """Reads the times of lines as stage `ingest` reads those of the log."""
 
     def __init__(self, source: Source):
-        self.zone = source.time_zone
+        """Of a log's params.
+
+        Raises:
+            UserError: there is no such time zone.
+        """
+        self.zone, self.named = source.time_zone, bool(source.time_zone) and source.time_zone != _WRITTEN
+        if self.named:
+            zones.zone(self.zone)
 
     def read(self, written: object) -> Moment:
         """The moment of a time: an ISO text or a datetime, local or with an offset.
@@ -67,14 +74,13 @@ class TimeReader:
         return self._moment(time)
 
     def _moment(self, time: datetime) -> Moment:
-        named = self.zone and self.zone != _WRITTEN
         if time.tzinfo is not None:
             instant = time.astimezone(UTC).replace(tzinfo=None)
-            local = time.astimezone(ZoneInfo(self.zone)) if named else time
-            return Moment(local.replace(tzinfo=None), (instant,))
-        if not named:
+            local = zones.local_time(time, self.zone)[0] if self.named else time.replace(tzinfo=None)
+            return Moment(local, (instant,))
+        if not self.named:
             return Moment(time)
-        both = (time.replace(tzinfo=ZoneInfo(self.zone), fold=fold).utcoffset() for fold in (0, 1))
+        both = (time.replace(tzinfo=zones.zone(self.zone), fold=fold).utcoffset() for fold in (0, 1))
         return Moment(time, tuple(sorted({time - offset for offset in both if offset is not None})))
 
 

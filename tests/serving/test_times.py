@@ -1,13 +1,13 @@
 """Times of lines: what they are by the log's params, and their order by instant."""
 
 from datetime import date, datetime, timedelta, timezone, UTC
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.common.errors import UserError
+from stages.events import zones
 from stages.serving.times import Moment, TimeReader
 from tests.small_log import small_params
 
@@ -64,6 +64,16 @@ def test_travellers_are_in_order_by_instant():
     assert walk("written", "2024-07-01T20:00+02:00", "2024-07-01T15:00-04:00", "2024-07-01T19:30+02:00") == [2]
 
 
+def test_hours_are_those_of_the_installed_table_of_zones():
+    # since 2026 British Columbia keeps UTC-7 in winter too (tzdata 2026)
+    assert reader("America/Vancouver").read("2026-12-01T12:00Z").local == datetime(2026, 12, 1, 5)
+
+
+def test_a_zone_that_is_not_there_is_named_before_any_line():
+    with pytest.raises(UserError, match=r"source.time_zone: 'Europe/Berln'.*Europe/Berlin"):
+        reader("Europe/Berln")
+
+
 @pytest.mark.parametrize("time", [
     "2024-05-06", "2024-05-06T", "yesterday", "", "2024-05-06T25:00", "2024-02-30T08:00",
     "2024-05-06T16:20+99:99", "2024-05-06T16:20+24:00", "2024-05-06T16:20-30", "2024-05-06T16:20+05:75", 5, None,
@@ -80,7 +90,7 @@ def test_events_in_order_are_never_refused_however_they_are_written(instants, na
     written = []
     for number, instant in enumerate(sorted(instants)):
         aware = instant.replace(tzinfo=UTC)
-        local = aware.astimezone(ZoneInfo(name)).replace(tzinfo=None)
+        local = zones.local_time(aware, name)[0]
         written.append([local, local.isoformat(), aware.isoformat(),
                         aware.astimezone(timezone(timedelta(hours=-5))).isoformat()][number % 4])
     assert not walk(name, *written)
