@@ -66,9 +66,11 @@ def _kinds(path: Path, schema: dict[str, Any], columns: dict[str, str]) -> dict[
     for ours, kind in kinds.items():
         key = f"{path}: column {columns[ours]!r} (source.columns.{ours}) holds"
         if isinstance(kind, pl.Struct):
-            raise UserError(f"{key} structs; name a field of it: {', '.join(_names(columns[ours], kind))}")
+            fields = ", ".join(_names(columns[ours], kind))
+            raise UserError(f"{key} structs: it is nested; name a field of it: {fields}")
         if kind.is_nested():
-            raise UserError(f"{key} {kind}: more than one value a row; write a row for each, or name another column")
+            raise UserError(f"{key} {kind}: it is nested, with more than one value a row; write a row for each, or "
+                            "name another column, or a field of a struct as in data.app")
         if kind in _NO_TEXT:
             raise UserError(f"{key} {kind}: no text, number or time; name another column, or convert it")
         if ours == "time" and kind == pl.Date:
