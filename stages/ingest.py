@@ -131,6 +131,7 @@ def _counts(log: Log, refused: pl.DataFrame, share: float, log_format: str, beha
         "ignored": ignored.height, "ignored_by_rule": _by_rule(ignored),
         "users": 1 + int((user != user.shift()).sum()), "behaviors": behaviors,  # users are sorted
         "places": log.events["place"].n_unique(), "first": time.min().isoformat(), "last": time.max().isoformat(),
+        "newest_first": log.newest_first, "elsewhere": log.elsewhere,
         "changed": {kind: {why: names for why, names in of_one.items() if names["names"]}
                     for kind, of_one in log.changed.items()},
     }
@@ -149,6 +150,7 @@ _CHANGED = {  # what became of names, in the order in which it is done
     ("places", "merged"): "merged onto their most frequent spelling in another case",
 }
 _NAMED = 20  # names in such a line
+_ELSEWHERE = "their hours are those of source.time_zone (written would keep them, source.columns.offset too)"
 
 
 def _summary(counts: dict[str, Any]) -> str:
@@ -157,6 +159,12 @@ def _summary(counts: dict[str, Any]) -> str:
              f"{counts['refused']['rows']:,} rows refused ({counts['format']})"]
     for what, by_rule in (("refused", counts["refused"]["by_rule"]), ("no events", counts["ignored_by_rule"])):
         lines += [f"  {what}: {', '.join(f'{rule}: {rows:,}' for rule, rows in by_rule.items())}"] * bool(by_rule)
+    if counts["newest_first"]:
+        lines.append(f"  newest first, and read from the end: {counts['newest_first']:,} of {counts['files']:,} files "
+                     "(source.order)")
+    if counts["elsewhere"]:
+        lines.append(f"  written with another offset than source.time_zone has then: {counts['elsewhere']:,} events; "
+                     + _ELSEWHERE)
     for (kind, why), words in _CHANGED.items():
         if found := counts["changed"].get(kind, {}).get(why):
             names = [_changed(**each) for each in found["most"][:_NAMED]]

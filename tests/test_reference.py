@@ -166,29 +166,3 @@ def test_main_reads_the_tables_and_writes_the_metrics_and_the_predictions(data, 
     write_json(tmp_path / "model.json", {name: model[name] for name in values["markov"]}, DIGITS)
     assert read_json(tmp_path / "model.json") == values["markov"]
     assert model.keys() - values["markov"].keys() == facts.keys() - {"windows"}
-
-
-def test_half_the_windows_outside_the_vocabulary_halve_what_can_be_right(data, params):
-    """A behaviour that test users alone have: counted as missed by all, the oracle too, and said."""
-    row = pl.int_range(pl.len())
-    test, valid = row.is_between(110 * 40, 140 * 40 - 1), row.is_between(100 * 40, 110 * 40 - 1)
-    strange = (test | valid) & (row % 2 == 0)
-    events = data["events"].with_columns(
-        behavior=pl.when(strange).then(pl.lit("Keeping bees")).otherwise("behavior"))
-    outside = set(events.with_row_index("row").filter(pl.col("behavior") == "Keeping bees")["row"])
-    windows = data["windows"].with_columns(
-        split=pl.when((pl.col("split") == "valid") & (pl.col("row") % 2 == 0)).then(pl.lit("valid_outside"))
-        .otherwise("split"))
-    predictions, values = run(data, params, events=events, windows=windows)
-    _, plain = run(data, params)
-    for name, metrics in values.items():
-        natural = metrics["natural"]
-        expected = predictions[name].filter(split="natural")["row"].is_in(list(outside)).mean()
-        assert natural["outside_vocabulary_share"] == pytest.approx(expected) and 0.4 < expected < 0.6
-        assert natural["rec_w"] <= natural["hr_at_3"] <= 1 - expected
-        assert natural["windows"] == plain[name]["natural"]["windows"]
-        assert metrics["valid"]["natural"]["outside_vocabulary"] > 0
-        assert metrics["valid"]["balanced"]["outside_vocabulary"] == 0
-        assert headline(metrics)["outside"] == round(expected, 3)
-    said = STAGE.message(None, predictions, {}, values)
-    assert said.count("every model misses them") == 1

@@ -2,8 +2,9 @@
 
 A format (one file each in `formats`) yields pieces that make frames with the columns of ROWS; what follows is the same
 for all: users become pseudonyms, labels are cleaned and mapped, each row that breaks a rule is set aside with the
-first rule that it breaks, and what is left is sorted. Two rows that agree in every column of the log count once: the
-later is a duplicate. Until they are sorted, rows are kept as numbers: fifty million of them take some two gigabytes.
+first rule that it breaks, and what is left is sorted, by instant where it is known. Two rows that agree in every
+column of the log count once: the later is a duplicate. Until they are sorted, rows are kept as numbers: fifty million
+of them take some two gigabytes.
 """
 
 import functools
@@ -20,6 +21,7 @@ from stages.common.console import track
 from stages.common.hashing import pseudonym
 from stages.common.parallel import side_by_side
 from stages.events import reading
+from stages.events.direction import newest_first
 from stages.events.labels import OTHER, UNKNOWN, settle_behaviors, settle_places, tally
 from stages.events.order import repeated, stable_order
 from stages.events.rules import LONGEST, OF_THE_TIME, Rule, clean, label_rule, missing
@@ -31,7 +33,7 @@ from stages.events.values import Values
 # `problem`, a Rule or null; beside them `written`, a struct of the fields that the time was read from
 ROWS = {
     "line": pl.Int64, "fingerprint": pl.UInt64, "problem": pl.String, "user": pl.String, "time": pl.Datetime("us"),
-    "place": pl.String, "behavior": pl.String,
+    "offset": pl.Int16, "elsewhere": pl.Boolean, "place": pl.String, "behavior": pl.String,
 }
 _REFUSED = {"line": pl.Int64, "rule": pl.String, "text": pl.String}
 # found before a field is looked at
@@ -39,6 +41,8 @@ _OF_THE_ROW = [rule.value for rule in (Rule.EVENT_TYPE, Rule.FIELDS, Rule.QUOTES
 _TEXT = pl.col("text")
 _ABSENT = missing(_TEXT)
 _MEGABYTE = 1e6
+_UNKNOWN = np.iinfo(np.int16).min  # offset
+_PER_MINUTE = 60_000_000  # microseconds
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Log:
     """A log that was read: `rows` = events + quarantined.
 
     Attributes:
+        newest_first: files that were read from their end.
+        elsewhere: events that were written with another offset than the time zone has then.
         changed: behaviours and places whose names did not stay as they were, as stages.events.labels lists them.
     """
 
@@ -66,6 +72,8 @@ class Log:
     quarantine: pl.DataFrame
     rows: int
     files: int
+    newest_first: int = 0
+    elsewhere: int = 0
     changed: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
 
@@ -75,11 +83,22 @@ class _Accepted:
 
     columns: dict[str, list[np.ndarray]] = field(default_factory=dict)
     files: list[int] = field(default_factory=list)
+    newest_first: int = 0
+    elsewhere: int = 0
 
     def add(self, columns: dict[str, np.ndarray], file: int) -> None:
         for name, values in columns.items():
             self.columns.setdefault(name, []).append(values)
         self.files.append(file)
+
+    def order_file(self, first: int, order: str) -> None:
+        """Put the rows of a file, whose pieces begin at `first`, oldest first; `order` as in `source.order`."""
+        if order == "oldest_first" or (order == "auto" and not newest_first(self.columns["user"][first:],
+                                                                            self.columns["time"][first:])):
+            return
+        for pieces in self.columns.values():
+            pieces[first:] = [piece[::-1] for piece in reversed(pieces[first:])]
+        self.newest_first += 1
 
     def pop(self, name: str, kind: np.dtype | None = None) -> np.ndarray:
         """A whole column, of another kind if one is given; its pieces are let go."""
@@ -103,14 +122,17 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None, key
     accepted, refused, rows = _Accepted(), [], 0
     with track("reading the log, MB", sum(file.stat().st_size for file in files) / _MEGABYTE) as bar:
         for number, file in enumerate(files):
-            before = 0
+            before, first = 0, len(accepted.files)
             jobs = (functools.partial(_check_piece, piece, values) for piece in log_format.read(file, source))
             for good, bad, height, end in side_by_side(jobs):
+                accepted.elsewhere += int(good.pop("elsewhere").sum())
                 accepted.add(good, number)
                 refused.append(bad.with_columns(file=pl.lit(number, pl.UInt32)))
                 rows += height
                 bar.advance((end - before) / _MEGABYTE)
                 before = end
+            if first < len(accepted.files):
+                accepted.order_file(first, source.order)
     if not rows:
         none, refusals = (pl.DataFrame(schema=tables.SCHEMAS[name]) for name in ("events", "quarantine"))
         return Log(none, refusals, 0, len(files))
@@ -122,7 +144,7 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None, key
     paths = pl.Series([file.as_posix() for file in files])
     quarantine = quarantine.select(paths.gather(quarantine["file"]).alias("file"), "line", "rule", "text")
     assert rows == events.height + quarantine.height
-    return Log(events, quarantine, rows, len(files), changed)
+    return Log(events, quarantine, rows, len(files), accepted.newest_first, accepted.elsewhere, changed)
 
 
 def _check_piece(
@@ -140,7 +162,9 @@ def _check_piece(
     for name, found in values.items():
         bad = bad | found.refused(numbers[name])
     columns = numbers | {"fingerprint": frame["fingerprint"].to_numpy(), "line": _short(frame["line"].to_numpy()),
-                         "time": frame["time"].to_physical().to_numpy()}
+                         "time": frame["time"].to_physical().fill_null(0).to_numpy(),
+                         "offset": frame["offset"].fill_null(_UNKNOWN).to_numpy(),
+                         "elsewhere": frame["elsewhere"].to_numpy()}
     if not bad.any():
         return columns, pl.DataFrame(schema=_REFUSED), height, piece.end
     rules = {name: found.known()["rule"].gather(numbers[name][bad]) for name, found in values.items()}
@@ -204,11 +228,15 @@ def _sorted(
     """The events, sorted, the duplicates as rows of the quarantine (line, rule, text, file), and the names changed."""
     ends = np.cumsum([len(values) for values in accepted.columns["user"]])
     pseudonyms, rank = np.unique(known["user"]["user"].to_numpy(), return_inverse=True)
-    time = accepted.pop("time")
+    time, offset = accepted.pop("time"), accepted.pop("offset")
+    known_at = bool(len(offset)) and offset[0] != _UNKNOWN  # of all rows, or of none
+    if known_at:
+        time -= offset.astype(np.int64) * _PER_MINUTE  # the instant, until it is sorted
     order, user = stable_order(rank.astype(np.uint32)[accepted.pop("user")], time)
     # the fewer bytes a value has, the more of them the caches hold while they are put in order
     labels = (accepted.pop(name, np.min_scalar_type(known[name].height)) for name in ("place", "behavior"))
-    time, place, behavior = side_by_side(functools.partial(np.take, column, order) for column in (time, *labels))
+    time, offset, place, behavior = side_by_side(
+        functools.partial(np.take, column, order) for column in (time, offset, *labels))
     again = repeated(user, time, accepted.pop("fingerprint"), order)
     rows = order[again]  # as they came
     twice = pl.DataFrame({"line": accepted.pop("line")[rows].astype(np.int64)}).with_columns(
@@ -217,12 +245,15 @@ def _sorted(
     )
     del order
     if len(again):
-        user, time, place, behavior = (np.delete(column, again) for column in (user, time, place, behavior))
+        user, time, offset, place, behavior = (
+            np.delete(column, again) for column in (user, time, offset, place, behavior))
+    if known_at:
+        time += offset.astype(np.int64) * _PER_MINUTE
     places = settle_places(known["place"], tally(place, known["place"].height))
     behaviors = settle_behaviors(known["behavior"], tally(behavior, known["behavior"].height), top)
     columns = {"place": (places, place), "behavior": (behaviors, behavior)}
     jobs = (functools.partial(settled.labels.gather, numbers) for settled, numbers in columns.values())
     events = pl.DataFrame(dict(zip(columns, side_by_side(jobs), strict=True))).select(
         pl.Series("user", pseudonyms[user]), pl.Series("time", time).cast(pl.Datetime("us")), "place", "behavior",
-        offset=pl.lit(None, pl.Int16))
+        offset=pl.Series(offset) if known_at else pl.lit(None, pl.Int16))
     return events, twice, {"behaviors": behaviors.changed, "places": places.changed}

@@ -40,7 +40,7 @@ def read(path: Path, columns: dict[str, str], source: Source) -> Iterator[readin
     try:
         scan = pl.scan_parquet(path, glob=False)
         schema = scan.collect_schema()
-        kinds = _kinds(path, dict(schema), columns)
+        kinds = _kinds(path, dict(schema), columns, source)
         event = _compared(path, dict(schema), columns, source)
         bytes_are = {name: _what_bytes_are(scan, theirs, name) for name, theirs in columns.items()
                      if kinds[name] == pl.Binary}
@@ -58,7 +58,7 @@ def read(path: Path, columns: dict[str, str], source: Source) -> Iterator[readin
         raise UserError(f"{path}: not a readable Parquet file ({why}); export or copy it again") from None
 
 
-def _kinds(path: Path, schema: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+def _kinds(path: Path, schema: dict[str, Any], columns: dict[str, str], source: Source) -> dict[str, Any]:
     """The type of each of our columns."""
     found = [name for column, kind in schema.items() for name in _names(column, kind)]
     need(path, columns, [*found, *(name for name in columns.values() if _kind(name, schema) and name not in found)])
@@ -73,8 +73,9 @@ def _kinds(path: Path, schema: dict[str, Any], columns: dict[str, str]) -> dict[
                             "name another column, or a field of a struct as in data.app")
         if kind in _NO_TEXT:
             raise UserError(f"{key} {kind}: no text, number or time; name another column, or convert it")
-        if ours == "time" and kind == pl.Date:
-            raise UserError(f"{key} dates without a time of day; name a column of datetimes")
+        if ours == "time" and kind == pl.Date and not (source.columns.clock or source.dates == "midnight"):
+            raise UserError(f"{key} dates without a time of day; name a column of datetimes, or that of the time of "
+                            "day in source.columns.clock, or set source.dates to midnight")
         if ours == "time" and kind == pl.Time:
             raise UserError(f"{key} times of day without a day; name a column of datetimes")
     return kinds
@@ -130,7 +131,7 @@ def _rows(frame: pl.DataFrame, kinds: dict[str, Any], bytes_are: dict[str, str])
             fields[name] = _decoded(frame[name], bytes_are[name])
             wrong = fields[name].is_null() & frame[name].is_not_null()
             problem = pl.select(pl.when(wrong).then(pl.lit(Rule.TEXT.value)).otherwise(problem)).to_series()
-        elif isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+        elif name != "time" and isinstance(kind, pl.Datetime) and kind.time_zone is not None:
             fields[name] = _known_zone(frame[name])
         elif name == "time" or kind in _DATES:
             fields[name] = frame[name]

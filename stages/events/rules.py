@@ -35,9 +35,14 @@ class Rule(StrEnum):
     NO_USER = "no user", f"check source.columns.user; an empty field is no user, nor is {', '.join(MISSING[1:])}"
     NO_TIME = "no time", "check source.columns.time"
     TIME = "unreadable time", "check source.time_format"
-    TIME_RANGE = "time outside 1990 to 2100", "check source.time_format: unix counts seconds, unix_ms milliseconds"
+    DATE = ("a day without an hour",
+            "name the column with the time of day in source.columns.clock, or set source.dates to midnight")
+    TIME_RANGE = ("time outside 1990 to 2100",
+                  "check source.time_format: unix counts seconds, unix_ms, unix_us and unix_ns thousandths and so on")
     OFFSET = ("time with an offset, and source.time_zone is empty",
               "set source.time_zone to the people's time zone, such as Europe/Berlin")
+    NO_OFFSET = ("no offset from UTC", "an offset is Z, +05:30, hours (5.5) or minutes (330), from -12:00 to +14:00")
+    WITHOUT_OFFSET = ("time whose offset is not known", "the row has none, and source.time_zone names no zone: set it")
     NO_BEHAVIOR = "no behaviour", "check source.columns.behavior"
     CONTROL = "control character or line break in a label", "clean the labels, or map them with a taxonomy"
     CHAT = "chat-template token in a label", "clean the labels: such marks would end the model's turn"
@@ -49,7 +54,8 @@ class Rule(StrEnum):
 
 
 # What is wrong is the time: of a row that breaks such a rule, messages and the quarantine show the time as written
-OF_THE_TIME = (Rule.NO_TIME.value, Rule.TIME.value, Rule.TIME_RANGE.value, Rule.OFFSET.value)
+OF_THE_TIME = tuple(rule.value for rule in (Rule.NO_TIME, Rule.TIME, Rule.DATE, Rule.TIME_RANGE, Rule.OFFSET,
+                                             Rule.NO_OFFSET, Rule.WITHOUT_OFFSET))
 
 # Rows that are no events by the format's own definition or the user's: kept in quarantine, not counted as refused
 IGNORED = (Rule.EVENT_TYPE, Rule.COPY)

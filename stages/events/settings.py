@@ -15,6 +15,8 @@ FORMATS = [module.name for module in iter_modules([str(Path(__file__).with_name(
 class Columns(Section):
     user: str
     time: str
+    clock: str
+    offset: str
     place: str
     behavior: str
 
@@ -29,7 +31,10 @@ class Source(Section):
     columns: Columns
     event_columns: list[str]
     time_format: str
+    dates: Literal["refuse", "midnight"]
     time_zone: str
+    naive_times: Literal["local", "utc"]
+    order: Literal["auto", "oldest_first", "newest_first"]
 
 
 class Simulator(Section):

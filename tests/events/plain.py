@@ -12,7 +12,7 @@ MISSING = {word for each in ("nan", "null", "none", "n/a") for word in (each, ea
 TIMES = {
     "2024-03-01 09:00:00": datetime(2024, 3, 1, 9), "2024-03-01T09:00": datetime(2024, 3, 1, 9),
     " 2024-03-01 09:00:00": datetime(2024, 3, 1, 9), "2024-03-02 00:00:00": datetime(2024, 3, 2),
-    "2023-12-31 23:59:59.5": datetime(2023, 12, 31, 23, 59, 59, 500_000), "x": Rule.TIME, "2024-03-01": Rule.TIME,
+    "2023-12-31 23:59:59.5": datetime(2023, 12, 31, 23, 59, 59, 500_000), "x": Rule.TIME, "2024-03-01": Rule.DATE,
     "1e9": Rule.TIME, "": Rule.NO_TIME, "NULL": Rule.NO_TIME, "2024-03-01T09:00:00+01:00": Rule.OFFSET,
     "1989-12-31 23:59:59": Rule.TIME_RANGE, "2101-01-01 00:00:00": Rule.TIME_RANGE,
 }

@@ -57,7 +57,7 @@ def test_a_log_is_read_as_plain_python_reads_it(
         files.append((file.as_posix(), content))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BLOCK", block)
-        log = read_log(FORMATS["table"], table_params(folder).source, None)
+        log = read_log(FORMATS["table"], table_params(folder, source__order="oldest_first").source, None)
     events, quarantine = plain_log(files, separator)
     assert log.events.drop("offset").rows() == events
     assert log.quarantine.rows() == quarantine
@@ -72,7 +72,8 @@ def test_parquet_is_read_as_csv_whatever_is_read_at_once(tmp_path_factory, rows,
     frame.write_parquet(folder / "log.parquet", row_group_size=group)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parquet, "_ROWS", at_once)
-        log = read_log(FORMATS["table"], table_params(folder / "log.parquet").source, None)
+        params = table_params(folder / "log.parquet", source__order="oldest_first")
+        log = read_log(FORMATS["table"], params.source, None)
     content = written(rows, ",", csv.QUOTE_ALL, "\n", [])
     events, quarantine = plain_log([((folder / "log.parquet").as_posix(), content)], ",")
     assert log.events.drop("offset").rows() == events

@@ -54,7 +54,8 @@ def test_every_kind_of_file_gives_the_same_events(tmp_path, frame, kind):
 
 def test_columns_of_other_names_and_no_places(tmp_path):
     file = write_log(tmp_path / "log.csv", ["x,1709283900,u1,Gaming", "y,1709283960,u1,Cooking"], "note,ts,who,what")
-    log = read(file, source__columns={"user": "who", "time": "ts", "behavior": "what", "place": ""},
+    names = {"user": "who", "time": "ts", "clock": "", "offset": "", "behavior": "what", "place": ""}
+    log = read(file, source__columns=names,
                source__time_format="unix", source__time_zone="UTC")
     assert log.events["place"].unique().to_list() == ["unknown"]
     assert log.events["time"].dt.to_string("%H:%M").to_list() == ["09:05", "09:06"]
@@ -90,7 +91,7 @@ def test_column_settings(tmp_path):
             read(file, **{f"source__columns__{key}": name})
     write_log(file, ROWS, "user,time,time,behavior")
     with pytest.raises(UserError, match="column 'time' .* stands 2 times"):
-        read(file, source__columns={"user": "user", "time": "time", "place": "", "behavior": "behavior"})
+        read(file, source__columns__place="")
 
 
 def test_json_lines_with_faults(tmp_path):

@@ -17,6 +17,7 @@ from stages.events.reading import Piece
 from stages.events.settings import Source
 
 _NAMES = ["user", "time", "station", "app", "bytes"]
+_TIMES = times.Written("%Y%m%d%H%M%S")
 
 
 def read(path: Path, source: Source) -> Iterator[Piece]:
@@ -31,9 +32,9 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
 
 
 def _rows(frame: pl.DataFrame) -> pl.DataFrame:
-    time = times.local_times(frame["time"], "%Y%m%d%H%M%S", "")
+    time = times.read(frame, _TIMES)
     return frame.select(
-        "line", "fingerprint", pl.coalesce("problem", time["problem"]).alias("problem"), "user", time["time"],
+        "line", "fingerprint", pl.coalesce("problem", time["problem"]).alias("problem"), "user", *time.drop("problem"),
         pl.col("station").alias("place"), (pl.lit("app ") + pl.col("app")).alias("behavior"),
         pl.struct("time").alias("written"),
     )

@@ -13,6 +13,7 @@ import polars as pl
 
 from stages.events import delimited
 from stages.events.columns import event_columns
+from stages.events.offsets import EARLIEST, LATEST
 from stages.events.reading import Piece
 from stages.events.rules import missing
 from stages.events.settings import Source
@@ -20,7 +21,6 @@ from stages.events.times import time_rule
 
 _NAMES = ["user", "venue", "category_id", "category", "latitude", "longitude", "offset", "utc"]
 _ENCODINGS = ("utf-8", "latin-1")
-_LONGEST_OFFSET = 14 * 60
 
 # Manhattan lies askew on the map, so its areas are boxes in kilometres across and along its avenues, from 9th Avenue at
 # 26th Street: (name, across from, to, along from, to). The first box that holds a point names it. Drawn by hand.
@@ -78,11 +78,12 @@ def _rows(frame: pl.DataFrame) -> pl.DataFrame:
         utc.str.to_datetime("%a %b %d %H:%M:%S %z %Y", time_unit="us", strict=False).dt.replace_time_zone(None)
         .alias("time"),
         pl.col("offset").str.strip_chars().cast(pl.Int64, strict=False).alias("minutes"),
-    ).with_columns(time=pl.when(pl.col("minutes").abs() <= _LONGEST_OFFSET)
+    ).with_columns(time=pl.when(pl.col("minutes").is_between(EARLIEST, LATEST))
                    .then(pl.col("time") + pl.duration(minutes="minutes")))
     return frame.select(
         "line", "fingerprint", pl.coalesce("problem", time_rule(missing(pl.col("utc")))).alias("problem"),
-        "user", "time", _area(pl.col("latitude"), pl.col("longitude")).alias("place"),
+        "user", "time", pl.col("minutes").alias("offset"), pl.lit(False).alias("elsewhere"),
+        _area(pl.col("latitude"), pl.col("longitude")).alias("place"),
         pl.col("category").alias("behavior"), "written",
     )
 

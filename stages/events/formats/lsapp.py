@@ -5,6 +5,7 @@ opened; rows of another type (Closed, User Interaction, Broken) are no events an
 as refused. The log knows no places.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,14 +36,14 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
         )
     event = event_columns(path, source, found)
     for piece in delimited.records(path, found, head.separator, event=event, header=head.line):
-        yield piece.then(_rows)
+        yield piece.then(functools.partial(_rows, times.Written(dates=source.dates)))
 
 
-def _rows(frame: pl.DataFrame) -> pl.DataFrame:
-    time = times.local_times(frame["timestamp"], "iso", "")
+def _rows(written: times.Written, frame: pl.DataFrame) -> pl.DataFrame:
+    time = times.read(frame.select(time="timestamp"), written)
     other = pl.col("problem").is_null() & (pl.col("event_type").str.strip_chars().str.to_lowercase() != "opened")
     return frame.select(
-        "line", "fingerprint", pl.col("user_id").alias("user"), time["time"],
+        "line", "fingerprint", pl.col("user_id").alias("user"), *time.drop("problem"),
         pl.lit(None, pl.String).alias("place"), pl.col("app_name").alias("behavior"),
         pl.when(other).then(pl.lit(Rule.EVENT_TYPE.value)).otherwise(pl.coalesce("problem", time["problem"]))
         .alias("problem"),

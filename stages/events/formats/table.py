@@ -23,7 +23,7 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
         UserError: a column is missing or mapped twice, a time zone is missing, or the file cannot be read.
     """
     columns = chosen(source)
-    times.check(source.time_format, source.time_zone)
+    written = times.Written.of(source)
     start = reading.start(path)
     if start.startswith(b"PAR1") and reading.is_gzip(path):
         raise UserError(f"{path}: Parquet within gzip; unpack it with `gunzip` (Parquet is compressed already)")
@@ -36,7 +36,7 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
     else:
         pieces = _delimited(path, columns, source)
     for piece in pieces:
-        yield piece.then(functools.partial(_rows, columns=columns, source=source))
+        yield piece.then(functools.partial(_rows, written=written))
 
 
 def _delimited(path: Path, columns: dict[str, str], source: Source) -> Iterator[Piece]:
@@ -62,13 +62,14 @@ def _delimited(path: Path, columns: dict[str, str], source: Source) -> Iterator[
         yield piece.then(named)
 
 
-def _rows(frame: pl.DataFrame, columns: dict[str, str], source: Source) -> pl.DataFrame:
-    time = times.local_times(frame["time"], source.time_format, source.time_zone)
+def _rows(frame: pl.DataFrame, written: times.Written) -> pl.DataFrame:
+    time = times.read(frame, written)
     problem = time["problem"]
     if frame["problem"].null_count() < frame.height:
         problem = frame.select(pl.coalesce("problem", problem)).to_series()
-    place = pl.col("place") if "place" in columns else pl.lit(None, pl.String)
+    place = pl.col("place") if "place" in frame.columns else pl.lit(None, pl.String)
+    fields = [name for name in ("time", "clock", "offset") if name in frame.columns]
     return frame.with_columns(
-        time["time"], problem.alias("problem"), pl.struct("time").alias("written"),
+        *time.drop("problem"), problem.alias("problem"), pl.struct(fields).alias("written"),
         *(pl.col(name).cast(pl.String) for name in ("user", "behavior")), place.cast(pl.String).alias("place"),
     )
