@@ -6,7 +6,7 @@ A time is written with an offset or without one. `source.time_zone` says what be
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, time
 from typing import Literal
 
 import numpy as np
@@ -69,12 +69,18 @@ class Written:
                     "Europe/Berlin (or UTC, if hours of the day are not to be right), or name the column with each "
                     "row's offset in source.columns.offset"
                 )
+        if self.naive == "utc" and self.dates == "midnight" and not self.clock:
+            raise UserError("source.naive_times: utc, and source.dates is midnight: a day without an hour is no moment "
+                            "that another zone could tell; set source.naive_times to local, or source.dates to refuse")
         if self.format in ("iso", *_PER_SECOND):
             return
         letters = _directives(self.format)
         if not letters:
             raise UserError(f"source.time_format: {self.format!r}: iso, {', '.join(_PER_SECOND)} or a pattern such "
                             "as '%d.%m.%Y %H:%M:%S'")
+        for letter, instead in (("s", "unix"), ("+", "iso")):
+            if letter in letters:
+                raise UserError(f"source.time_format: {self.format!r}: %{letter} cannot be read; set it to {instead}")
         if "Z" in letters:
             raise UserError(
                 f"source.time_format: {self.format!r}: %Z cannot be read: a name such as CST is another offset in "
@@ -143,6 +149,9 @@ def _parse_any(fields: pl.DataFrame, written: Written) -> pl.DataFrame:
     elif values.dtype == pl.Date:
         moments = _moments(values.cast(pl.Datetime("us")))
     else:
+        if values.dtype == pl.Float32 and written.format in _PER_SECOND:
+            raise UserError("source.columns.time: a column of 32-bit floats tells a time of today to two minutes only; "
+                            "export it as whole numbers or 64-bit floats")
         moments = _from_text(values.cast(pl.String).str.strip_chars(), written)
     absent = fields.select(missing(pl.col("time").cast(pl.String))).to_series()
     if written.clock:
@@ -237,6 +246,9 @@ def _with_clock(fields: pl.DataFrame, written: Written) -> pl.DataFrame:
     day, clock = fields["time"], fields["clock"]
     if day.dtype.is_temporal():
         wall = (day.dt.replace_time_zone(None) if day.dtype == pl.Datetime else day).cast(pl.Date)
+        if day.dtype == pl.Datetime:  # a day that has an hour of its own is no day
+            midnight = day.dt.time() == time(0)
+            wall = pl.select(pl.when(midnight).then(wall)).to_series()
     elif written.format in _PER_SECOND:
         raise UserError(f"source.time_format: {written.format}, and source.columns.clock names a column: a time that "
                         "counts from 1970 holds the time of day; set source.columns.clock to ''")

@@ -185,6 +185,31 @@ def test_day_and_time_of_day_in_two_columns(day, clock, time_format, expected):
     assert (found["problem"] or str(found["time"])) == expected
 
 
+def test_a_day_is_no_moment_in_utc():
+    """Midnight of a day, taken for UTC, would be another hour, or another day, elsewhere."""
+    with pytest.raises(UserError, match="source.naive_times: utc.*source.dates"):
+        times.Written("iso", "Europe/Berlin", "utc", "midnight")._check()
+
+
+@pytest.mark.parametrize(("pattern", "instead"), [("%s", "unix"), ("%+", "iso")])
+def test_a_pattern_that_would_be_taken_for_local_time(pattern, instead):
+    with pytest.raises(UserError, match=f"source.time_format: .*set it to {instead}"):
+        times.Written(pattern, "Europe/Berlin")._check()
+
+
+def test_a_float_without_the_digits_for_a_time_is_refused():
+    """A 32-bit float of 2024 is a multiple of 128 seconds."""
+    with pytest.raises(UserError, match="source.columns.time: .*32-bit floats"):
+        local(pl.Series([1709283900.0], dtype=pl.Float32), "unix", "UTC")
+
+
+def test_a_day_with_an_hour_beside_a_time_of_day_is_refused():
+    frame = pl.DataFrame({"time": [datetime(2024, 3, 1), datetime(2024, 3, 1, 9)], "clock": ["07:05", "07:05"]})
+    found = times.read(frame, times.Written(clock=True))
+    assert found["time"].to_list() == [datetime(2024, 3, 1, 7, 5), None]
+    assert found["problem"].to_list() == [None, Rule.TIME]
+
+
 def test_day_and_time_of_day_of_parquet():
     frame = pl.DataFrame({"time": [date(2024, 3, 4)], "clock": [time(7, 5, 9)]})
     assert times.read(frame, times.Written(clock=True))["time"].to_list() == [datetime(2024, 3, 4, 7, 5, 9)]
