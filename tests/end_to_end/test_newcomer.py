@@ -27,11 +27,10 @@ def read(path, source):
 
 
 def _rows(frame):
-    time = times.local_times(frame["time"], "iso", "")
+    time = times.read(frame.select("time"), times.Written())
     return frame.select(
-        "line", "fingerprint", "user", time["time"], pl.lit(None, pl.String).alias("place"), "behavior",
-        pl.coalesce("problem", time["problem"]).alias("problem"),
-        pl.struct(pl.col("behavior").alias("1")).alias("text"))
+        "line", "fingerprint", "user", *time.drop("problem"), pl.lit(None, pl.String).alias("place"), "behavior",
+        pl.coalesce("problem", time["problem"]).alias("problem"), pl.struct("time").alias("written"))
 '''
 DAYS = [(day, ("Sleeping", "Reading")[day % 2]) for day in range(1, 9)]
 LOG = "".join(f"{user}|{behavior}|2024-03-{day:02d}T08:00\n" for user in "abc" for day, behavior in DAYS)
