@@ -153,12 +153,18 @@ def _parse_any(fields: pl.DataFrame, written: Written) -> pl.DataFrame:
             raise UserError("source.columns.time: a column of 32-bit floats tells a time of today to two minutes only; "
                             "export it as whole numbers or 64-bit floats")
         moments = _from_text(values.cast(pl.String).str.strip_chars(), written)
-    absent = fields.select(missing(pl.col("time").cast(pl.String))).to_series()
+    absent = _absent(values)
     if written.clock:
-        absent |= fields.select(missing(pl.col("clock").cast(pl.String))).to_series()
+        absent |= _absent(fields["clock"])
     return moments.with_columns(problem=pl.when(absent).then(pl.lit(Rule.NO_TIME.value))
                                 .when(pl.col("problem").is_null() & pl.col("wall").is_null())
                                 .then(pl.lit(Rule.TIME.value)).otherwise("problem"))
+
+
+def _absent(values: pl.Series) -> pl.Series:
+    if values.dtype.is_temporal():  # which no text stands in; Polars panics over that of some zones
+        return values.is_null()
+    return values.to_frame("value").select(missing(pl.col("value").cast(pl.String))).to_series()
 
 
 def _from_text(text: pl.Series, written: Written) -> pl.DataFrame:
@@ -245,7 +251,7 @@ def _with_clock(fields: pl.DataFrame, written: Written) -> pl.DataFrame:
     """Moments whose day and time of day stand in two columns."""
     day, clock = fields["time"], fields["clock"]
     if day.dtype.is_temporal():
-        wall = (day.dt.replace_time_zone(None) if day.dtype == pl.Datetime else day).cast(pl.Date)
+        wall = (_typed(day)["wall"] if isinstance(day.dtype, pl.Datetime) else day).cast(pl.Date)
         if day.dtype == pl.Datetime:  # a day that has an hour of its own is no day
             midnight = day.dt.time() == time(0)
             wall = pl.select(pl.when(midnight).then(wall)).to_series()
@@ -277,7 +283,7 @@ def _localised(moments: pl.DataFrame, fields: pl.DataFrame, written: Written) ->
     elsewhere = aware & (shifted != 0) & (shifted != there)
     if written.offset:
         own = fields.select(offsets.minutes(pl.col("offset").cast(pl.String))).to_series()
-        blank = fields.select(missing(pl.col("offset").cast(pl.String))).to_series().to_numpy()
+        blank = _absent(fields["offset"]).to_numpy()
         problem = _first_of(problem, ~blank & own.is_null().to_numpy(), Rule.NO_OFFSET)
         of_zone, there, known = there, np.where(blank, there, own.fill_null(0).to_numpy()), known | ~blank
         elsewhere = ~blank & (there != of_zone)

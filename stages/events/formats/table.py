@@ -68,7 +68,9 @@ def _rows(frame: pl.DataFrame, written: times.Written) -> pl.DataFrame:
     if frame["problem"].null_count() < frame.height:
         problem = frame.select(pl.coalesce("problem", problem)).to_series()
     place = pl.col("place") if "place" in frame.columns else pl.lit(None, pl.String)
-    fields = [name for name in ("time", "clock", "offset") if name in frame.columns]
+    fields = [pl.col(name) for name in ("time", "clock", "offset") if name in frame.columns]
+    if isinstance(kind := frame["time"].dtype, pl.Datetime):  # Polars panics over the text of some zones
+        fields[0] = pl.col("time").cast(pl.Int64).cast(pl.Datetime(kind.time_unit))
     return frame.with_columns(
         *time.drop("problem"), problem.alias("problem"), pl.struct(fields).alias("written"),
         *(pl.col(name).cast(pl.String) for name in ("user", "behavior")), place.cast(pl.String).alias("place"),
