@@ -8,7 +8,7 @@ import time
 
 _SAID_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 # In a failing process beside the first: long enough for the first to fail of the same, and the launcher to end all.
-_SECONDS_BEFORE_FAILING = 5.0
+_SECONDS_BEFORE_FAILING = 20.0
 
 
 def count() -> int:

@@ -11,6 +11,7 @@ from tests.end_to_end.conftest import ROOT, SMALL
 from tests.end_to_end.project import set_values
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_kill_leaves_a_trace(environment, teachable_model, tmp_path):
     folder = tmp_path / "run"
