@@ -173,7 +173,8 @@ def test_a_file_of_nested_events_says_what_it_has(tmp_path):
         read(file)
     file.write_text(json.dumps({"who": "u", "data": {"app": "Mail", "title": "x"}}) + "\n")
     with pytest.raises(UserError, match=r"no column 'behavior'.*the file has: who, data\.app, data\.title"):
-        read(file, source__columns={"user": "who", "time": "data.title", "place": "", "behavior": "behavior"})
+        read(file, source__columns={"user": "who", "time": "data.title", "place": "", "clock": "", "offset": "",
+                                     "behavior": "behavior"})
 
 
 KEY = st.sampled_from(["user", "time", "place", "behavior", "x"])
