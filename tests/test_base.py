@@ -18,7 +18,7 @@ def test_the_record_is_all_that_is_written(tiny_model, tmp_path, monkeypatch):
     params = write_params(tmp_path / "params.yaml", small_params(model__name=str(tiny_model)))
     monkeypatch.setattr(sys, "argv", ["base", "--params", str(params), "--out", str(tmp_path / "models" / "base")])
     stage.STAGE.main()
-    assert [path.name for path in (tmp_path / "models" / "base").iterdir()] == ["base.json"]
+    assert {path.name for path in (tmp_path / "models" / "base").iterdir()} == {"SHA256SUMS", "base.json"}
     assert read_manifest(tmp_path / "models" / "base") == base(small_params(model__name=str(tiny_model)))
 
 

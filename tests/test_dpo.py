@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from stages import dpo as stage
+from stages.common.checksums import seal_folder
 from stages.common import tables
 from stages.common.errors import UserError
 from stages.dpo import dpo, pair_tokens, validation
@@ -204,6 +205,7 @@ def test_no_hub_is_asked_for_a_base_that_has_its_name(log, tuned, tmp_path, monk
     (model / "adapter_config.json").write_text(
         json.dumps(config | {"base_model_name_or_path": "nobody/nothing"}), encoding="utf-8"
     )
+    seal_folder(model)
     asked = []
     monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", lambda *name, **kwargs: asked.append(name))
     monkeypatch.setattr(stage, "validation", ever_better)
@@ -231,7 +233,7 @@ def test_command(log, tuned, tiny_model, tmp_path, monkeypatch):
     stage.STAGE.main()
     assert not scratch.exists(), "checkpoints are removed when the result is safe"
     assert sorted(path.name for path in (tmp_path / "dpo").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "base.json"
+        "SHA256SUMS", "adapter_config.json", "adapter_model.safetensors", "base.json"
     ]
     assert not any("ref" in name for name in load_file(tmp_path / "dpo" / "adapter_model.safetensors"))
     alone = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32),

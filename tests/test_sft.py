@@ -288,7 +288,7 @@ def test_command(sequences, tiny_base, tiny_model, tmp_path, monkeypatch):
     stage.STAGE.main()
     assert not scratch.exists(), "checkpoints are removed when the result is safe"
     assert sorted(path.name for path in (tmp_path / "sft").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "base.json"
+        "SHA256SUMS", "adapter_config.json", "adapter_model.safetensors", "base.json"
     ]
     assert not any("ref" in name for name in load_file(tmp_path / "sft" / "adapter_model.safetensors"))
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(tmp_path / "sft"))

@@ -4,10 +4,12 @@ DVC hashes what a stage has written and then believes its cache: `dvc checkout` 
 """
 
 import hashlib
+import re
 from pathlib import Path
 from typing import BinaryIO
 
 from stages.common.errors import UserError
+from stages.common.files import sha256
 
 MARK = {"behaviorlm.checksum": "sha256:" + "0" * 64}
 """Metadata with which a Parquet file is written, for `seal` to fill in."""
@@ -16,6 +18,10 @@ CURE = ("DVC's cache may hold the same bytes, and would hand them on again: dele
         "(data/README.md, \"Damage\"), then `dvc pull` or `dvc repro`")
 """What to do. `dvc repro -f` alone does not help: DVC puts the damaged copy of the cache in place of the new file."""
 
+SUMS = "SHA256SUMS"
+"""The file of a folder that holds the checksums of the others."""
+
+_SUM = re.compile(r"([0-9a-f]{64})  ([^/\n]+)\n")
 _SHA256, _HEX = b"sha256:", 64
 _BLOCK = 1 << 20
 
@@ -72,3 +78,39 @@ def _digest(file: BinaryIO, place: int) -> bytes:
     while block := file.read(_BLOCK):
         digest.update(block)
     return digest.hexdigest().encode()
+
+
+def seal_folder(folder: Path) -> None:
+    """Write the checksums of a finished folder's files into it, last of all, as `sha256sum --check` reads them."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != SUMS]
+    lines = [f"{sha256(path)}  {path.name}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def check_folder(folder: Path) -> None:
+    """Compare a folder's files with the checksums that it carries; what people put beside them is not ours to judge.
+
+    Raises:
+        UserError: it carries none, lacks a file, has one of ours more, or one is not what was written.
+    """
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        raise UserError(f"{folder / SUMS}: no such file: {folder} was written by an older version or another program; "
+                        "`dvc repro` makes it again, `dvc pull` fetches it") from None
+    except UnicodeDecodeError:
+        lines = [""]
+    known = {}
+    for line in lines:
+        if not (found := _SUM.fullmatch(line)):
+            raise UserError(f"{folder / SUMS}: damaged: {line!r} is no line of `sha256sum`. {CURE}")
+        known[found[2]] = found[1]
+    ours = {path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors")}
+    for name in sorted(known.keys() | ours):
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, but {SUMS} has it: one of the two is damaged. {CURE}")
+        if name not in known:
+            raise UserError(f"{path}: {SUMS} does not have it: put there by hand, or damage. {CURE}")
+        if sha256(path) != known[name]:
+            raise UserError(f"{path}: damaged: these are not the bytes that were written (sha256). {CURE}")

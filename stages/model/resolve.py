@@ -15,6 +15,7 @@ from threading import Event, Thread
 
 from pydantic import BaseModel, ConfigDict
 
+from stages.common.checksums import check_folder, seal_folder
 from stages.common.console import console, track
 from stages.common.errors import UserError
 from stages.common.files import (
@@ -95,19 +96,25 @@ def weights_folder(manifest: Manifest) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest that a model folder of ours (`models/base`, `models/sft`, `models/dpo`) carries."""
+    """The manifest that a model folder of ours (`models/base`, `models/sft`, `models/dpo`) carries.
+
+    Raises:
+        UserError: there is none, or any file of the folder is not what was written.
+    """
     path = Path(folder) / "base.json"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it")
+    check_folder(path.parent)
     try:
         return Manifest.model_validate(read_json(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it") from None
     except ValueError as error:  # no JSON, or not these fields
         raise UserError(f"{path}: not a record of a base model: {error}\nRun `dvc repro` to make it") from None
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write `manifest` into a model folder."""
+    """Write `manifest` into a model folder, and then the checksums of all that is there: it is the last to come."""
     write_json(Path(folder) / "base.json", manifest.model_dump())
+    seal_folder(Path(folder))
 
 
 def _embedded_weights() -> Path:

@@ -214,7 +214,7 @@ def test_predictions_and_weights(fitted, tmp_path):
     assert facts["trained_parameters"] == sum(p.numel() for p in fitted.baseline.projector.parameters())
     write_weights(fitted, tmp_path / "allmrec")
     assert {path.name for path in (tmp_path / "allmrec").iterdir()} == {
-        "base.json", "projector.safetensors", "settings.json"}
+        "SHA256SUMS", "base.json", "projector.safetensors", "settings.json"}
     saved = load_file(tmp_path / "allmrec" / "projector.safetensors")
     assert saved.keys() == fitted.baseline.projector.state_dict().keys()
     assert read_json(tmp_path / "allmrec" / "settings.json")["matching_epochs"] == 20

@@ -138,7 +138,7 @@ def test_weights_are_written_as_peft_reads_them(fitted, tmp_path):
     saved = load_file(tmp_path / "llara" / "projector.safetensors")
     for name, value in baseline.projector.state_dict().items():
         assert torch.equal(saved[name], value)
-    assert {path.suffix for path in (tmp_path / "llara").iterdir()} == {".json", ".safetensors"}
+    assert {path.suffix for path in (tmp_path / "llara").iterdir()} == {"", ".json", ".safetensors"}
 
 
 def test_with_dropout_training_is_noisy_and_predictions_are_not(loud_base, tmp_path):

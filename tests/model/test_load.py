@@ -77,7 +77,7 @@ def test_a_saved_folder_holds_the_adapter_default_and_its_bases_manifest_only(ti
     model.add_adapter("ref", model.peft_config["default"])
     save_adapter(model, read_manifest(tiny_base), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "base.json"
+        "SHA256SUMS", "adapter_config.json", "adapter_model.safetensors", "base.json"
     ]
     assert not any("ref" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
     assert read_manifest(tmp_path) == read_manifest(tiny_base)

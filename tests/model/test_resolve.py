@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.common.checksums import seal_folder
 from stages.common.errors import UserError
 from stages.common.files import write_json
 from stages.model import resolve as module
@@ -210,11 +211,13 @@ def test_a_model_folder_without_a_manifest_is_refused_with_the_cure(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", '{"name": "x"}'])
 def test_a_damaged_manifest_is_refused_with_the_cure(tmp_path, content):
     (tmp_path / "base.json").write_text(content, encoding="utf-8")
+    seal_folder(tmp_path)
     with pytest.raises(UserError, match="(?s)base.json: not a record of a base model.*`dvc repro`"):
         read_manifest(tmp_path)
 
 
 def test_a_manifest_of_another_version_is_refused(tmp_path, model_folder):
     write_json(tmp_path / "base.json", resolve(str(model_folder), "").model_dump() | {"more": 1})
+    seal_folder(tmp_path)
     with pytest.raises(UserError, match="base.json: not a record of a base model"):
         read_manifest(tmp_path)

@@ -252,11 +252,11 @@ def write_weights(fitted: Fitted, folder: Path) -> None:
     `settings.json`; all or none."""
     model, projector = fitted.baseline.model, fitted.baseline.projector
     with atomic_folder(folder) as part:
+        if projector is not None:
+            save_file(copied(projector.state_dict()), part / "projector.safetensors")
+        write_json(part / "settings.json", fitted.settings)
         manifest = read_manifest(fitted.baseline.folder)
         if isinstance(model, PeftModel):
             save_adapter(model, manifest, part)
         else:
             write_manifest(manifest, part)
-        if projector is not None:
-            save_file(copied(projector.state_dict()), part / "projector.safetensors")
-        write_json(part / "settings.json", fitted.settings)

@@ -18,6 +18,7 @@ from stages.baselines.sequential.embedder import Embedder
 from stages.baselines.sequential.objectives import Causal, Objective
 from stages.baselines.sequential.stage import tuned
 from stages.baselines.sequential.training import Fitted
+from stages.common.checksums import check_folder
 from stages.common.errors import UserError
 from stages.common.files import read_json
 from stages.common.stage import place
@@ -78,8 +79,10 @@ def load_sasrec(folder: Path, sequences: Sequences) -> SASRec:
     """The SASRec of a folder of weights, frozen; its context mode is in its weights.
 
     Raises:
-        UserError: the folder does not hold one, or one of another log.
+        UserError: the folder does not hold one, a damaged one, or one of another log.
     """
+    if (folder / "model.safetensors").exists():
+        check_folder(folder)
     try:
         state, settings = load_file(folder / "model.safetensors"), read_json(folder / "settings.json")
     except (OSError, ValueError, SafetensorError) as error:

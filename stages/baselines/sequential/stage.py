@@ -12,6 +12,7 @@ from stages.baselines.fitting.settings import Trained
 from stages.baselines.fitting.stage import baseline, latency_ms, predictions_of
 from stages.baselines.fitting.task import Task, tuning_counts
 from stages.baselines.sequential.training import Fitted, Model, fit, predict, trained_parameters
+from stages.common.checksums import seal_folder
 from stages.common.files import atomic_folder, write_json
 from stages.common.stage import Kind, Stage
 
@@ -48,8 +49,9 @@ def predictions(fitted: Fitted, task: Task, wanted: pl.DataFrame) -> tuple[pl.Da
 
 
 def write_weights(fitted: Fitted, folder: Path) -> None:
-    """`model.safetensors` and `settings.json` in `folder`, both or neither."""
+    """`model.safetensors` and `settings.json` in `folder` with their checksums, all or none."""
     with atomic_folder(folder) as part:
         state = {name: value.contiguous().cpu() for name, value in fitted.model.state_dict().items()}
         save_file(state, part / "model.safetensors")
         write_json(part / "settings.json", fitted.settings)
+        seal_folder(part)
