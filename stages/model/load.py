@@ -32,7 +32,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder of ours; one without a padding token pads with its end-of-text token."""
-    tokenizer = AutoTokenizer.from_pretrained(weights_folder(read_manifest(folder)))
+    tokenizer = AutoTokenizer.from_pretrained(weights_folder(read_manifest(folder)), trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -115,5 +115,6 @@ def compute_dtype() -> torch.dtype:
 
 def _load(manifest: Manifest, dtype: torch.dtype) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
-        weights_folder(manifest), dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+        weights_folder(manifest), dtype=dtype, attn_implementation="sdpa", use_safetensors=True,
+        trust_remote_code=False,  # None, its default, asks on the terminal
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -65,6 +66,7 @@ def resolve(name: str, revision: str) -> Manifest:
     if (folder := Path(name).expanduser()).is_dir():
         if not (digest := _weights_digest(folder)):
             raise UserError(f"model.name: {name}: no *.safetensors in this folder; other formats are not loaded")
+        _refuse_own_code(folder, name)
         return Manifest(name=name, source="folder", revision="", sha256=digest, license="unknown")
     if "/" not in name:
         raise UserError(f"model.name: {name!r}: neither {EMBEDDED}, nor a folder that exists, nor a hub id "
@@ -74,6 +76,7 @@ def resolve(name: str, revision: str) -> Manifest:
     folder = _hub_folder(name, revision)
     if not (digest := _weights_digest(folder)):
         raise UserError(f"model.name: {name}: holds no safetensors; other formats are not loaded")
+    _refuse_own_code(folder, name)
     licence = _licence(folder / "README.md")
     return Manifest(name=name, source="hub", revision=revision, sha256=digest, license=licence)
 
@@ -91,8 +94,10 @@ def weights_folder(manifest: Manifest) -> Path:
         if _weights_digest(folder) != manifest.sha256:
             raise UserError(f"{manifest.name}: the model there is not the one that models/base was made from; put it "
                             "back, or run `dvc repro -f base`")
-        return folder
-    return _hub_folder(manifest.name, manifest.revision)
+    else:
+        folder = _hub_folder(manifest.name, manifest.revision)
+    _refuse_own_code(folder, manifest.name)
+    return folder
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -202,19 +207,47 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
     config = quantised.config
     del config.quantization_config  # a model that remembers being quantised refuses to be saved
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.load_state_dict(quantised.state_dict())
     model.to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source, trust_remote_code=False).save_pretrained(folder)
 
 
 def _weights_digest(folder: Path) -> str:
     """A digest of the folder's safetensors, empty where it has none."""
     weights = sorted(folder.glob("*.safetensors"))
     return fingerprint(None, weights) if weights else ""
+
+
+def _refuse_own_code(folder: Path, name: str) -> None:
+    """Refuse a model that only Python code that comes with it can load: such code is never run, nor asked about.
+
+    Raises:
+        UserError: says so.
+    """
+    if not any("auto_map" in _settings(folder / file) for file in ("config.json", "tokenizer_config.json")):
+        return
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:  # many such models are of a type that transformers knows by now
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except ValueError as error:
+        if "custom code" not in str(error):
+            raise
+        raise UserError(f"model.name: {name}: is loaded by Python code of its own (auto_map in its config.json or "
+                        "tokenizer_config.json), which is never run here; take a model of a type that transformers "
+                        "itself knows") from None
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except (OSError, ValueError):  # what loads the model says so
+        return {}
 
 
 def _hub_folder(name: str, revision: str) -> Path:

@@ -186,7 +186,7 @@ def first_blocks(base: PreTrainedModel, blocks: int, pretrained: bool) -> PreTra
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:blocks]
     config.num_hidden_layers, config.vocab_size, config.pad_token_id, config.use_cache = blocks, 1, None, False
-    body = AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    body = AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False)
     body.set_input_embeddings(None)  # the embedder stands in for it
     if pretrained:
         weights = base.base_model.state_dict()
