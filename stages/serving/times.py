@@ -15,14 +15,16 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 from stages.common.errors import UserError
 from stages.events import zones
+from stages.events.offsets import EARLIEST, LATEST
 from stages.events.settings import Source
+from stages.events.times import WRITTEN, Written
 
 _HOUR = timedelta(hours=1)
 _FIRST, _LAST = 1990, 2100  # years of a log
 _EXAMPLE = "2024-05-06T16:20"
-_WRITTEN = "written"  # the time zone of those who keep each time as it is written
 _OFFSET = re.compile(r"\s*(?:(?P<utc>z|utc)|(?P<hours>[+-]\d\d)(?::?(?P<minutes>\d\d))?)$", re.IGNORECASE)
-_MOST = timedelta(hours=14)
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_EARLIEST, _LATEST = (timedelta(minutes=minutes) for minutes in (EARLIEST, LATEST))
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,27 @@ class TimeReader:
         """Of a log's params.
 
         Raises:
-            UserError: there is no such time zone.
+            UserError: there is no such time zone, or keys contradict each other.
         """
-        self.zone, self.named = source.time_zone, bool(source.time_zone) and source.time_zone != _WRITTEN
-        if self.named:
-            zones.zone(self.zone)
+        written = Written.of(source)
+        self.zone, self.named, self.by_row = written.zone, written.named, written.offset
+        self.utc, self.midnight = written.naive == "utc", written.dates == "midnight"
 
     def read(self, written: object) -> Moment:
         """The moment of a time: an ISO text or a datetime, local or with an offset.
 
         Raises:
-            UserError: it is no such time, or has an offset where the log's time zone is not set.
+            UserError: it is no such time, has an offset where the log's time zone is not set, or none where each time
+                stays as it is written.
         """
-        time = parsed(written)
-        if time.tzinfo is not None and not self.zone:
+        time = parsed(written, self.midnight)
+        if self.utc and time.tzinfo is None:
+            time = time.replace(tzinfo=UTC)
+        if time.tzinfo is not None and not self.zone and not self.by_row:
             raise UserError(f"time {time.isoformat()!r}: has an offset; give local time, or set source.time_zone")
+        if time.tzinfo is None and self.zone == WRITTEN and not self.by_row:
+            raise UserError(f"time {time.isoformat()!r}: without an offset, and source.time_zone is written; give it, "
+                            "as in 2024-05-06T16:20+02:00")
         return self._moment(time)
 
     def _moment(self, time: datetime) -> Moment:
@@ -90,14 +98,14 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def parsed(written: object) -> datetime:
-    """The datetime of an ISO text, or that is given.
+def parsed(written: object, midnight: bool = False) -> datetime:
+    """The datetime of an ISO text, or that is given; of a day without an hour its `midnight`, if that is wanted.
 
     Raises:
         UserError: there is none, or no year of a log.
     """
     try:
-        time = written if isinstance(written, datetime) else _from_text(written)
+        time = written if isinstance(written, datetime) else _from_text(written, midnight)
     except ValueError:
         raise UserError(f"time {shown(written)}: not an ISO time such as {_EXAMPLE}") from None
     if not _FIRST <= time.year <= _LAST:
@@ -105,12 +113,14 @@ def parsed(written: object) -> datetime:
     return time
 
 
-def _from_text(written: object) -> datetime:
+def _from_text(written: object, midnight: bool) -> datetime:
     if not isinstance(written, str):
         raise ValueError("no time")
     text = written.strip()
     offset = _OFFSET.search(text, len("2024-05-06T"))
     time = datetime.fromisoformat(text[: offset.start()] if offset else text)
+    if midnight and _DAY.fullmatch(text):
+        return time
     if len(text) <= len("2024-05-06") or time.tzinfo is not None:
         raise ValueError("a day without an hour, or an offset of another form")
     if offset is None:
@@ -119,6 +129,7 @@ def _from_text(written: object) -> datetime:
         return time.replace(tzinfo=UTC)
     minutes = int(offset["minutes"] or 0)
     shift = timedelta(hours=int(offset["hours"][1:]), minutes=minutes)
-    if minutes > 59 or shift > _MOST:
+    shift = -shift if offset["hours"].startswith("-") else shift
+    if minutes > 59 or not _EARLIEST <= shift <= _LATEST:
         raise ValueError("no offset")
-    return time.replace(tzinfo=timezone(-shift if offset["hours"].startswith("-") else shift))
+    return time.replace(tzinfo=timezone(shift))

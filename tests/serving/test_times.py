@@ -37,6 +37,17 @@ def test_a_moment_is_the_local_time_in_the_zone_and_its_instant():
     assert reader("").read("2024-07-01 08:00:30") == Moment(datetime(2024, 7, 1, 8, 0, 30))
 
 
+def test_times_without_an_offset_are_what_the_params_say():
+    utc = TimeReader(small_params(source__time_zone=BERLIN, source__naive_times="utc").source)
+    assert utc.read("2024-07-01T08:00") == Moment(datetime(2024, 7, 1, 10), (datetime(2024, 7, 1, 8),))
+    with pytest.raises(UserError, match="without an offset, and source.time_zone is written"):
+        reader("written").read("2024-07-01T08:00")
+    midnight = TimeReader(small_params(source__dates="midnight").source)
+    assert midnight.read("2024-07-01") == Moment(datetime(2024, 7, 1))
+    with pytest.raises(UserError, match="'2024-07'"):
+        midnight.read("2024-07")
+
+
 def test_in_the_hour_that_comes_twice_instants_are_compared():
     # source: the instants are 00:50, 01:10, 01:20 UTC, then one that is earlier
     assert walk(BERLIN, "2024-10-27T02:50+02:00", "2024-10-27T02:10+01:00", "2024-10-27T01:20Z",
