@@ -70,5 +70,5 @@ def shown(names: Sequence[str]) -> str:
 
 
 def is_value(name: str) -> bool:
-    """Whether what should be a column's name is a number of some length, a date or a time."""
-    return bool(re.fullmatch(r"[-+]?\d{6,}(\.\d*)?|(?=.*\d.*\d.*\d)\d[\d\s./:+TZ-]{5,}", name.strip()))
+    """Whether what should be a column's name is a number of some length, a date, a time, or a piece of JSON."""
+    return '":' in name or bool(re.fullmatch(r"[-+]?\d{6,}(\.\d*)?|(?=.*\d.*\d.*\d)\d[\d\s./:+TZ-]{5,}", name.strip()))

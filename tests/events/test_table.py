@@ -134,3 +134,10 @@ def test_parquet_rows_are_counted_as_records(tmp_path, frame):
 def test_header_without_rows_gives_no_events(tmp_path):
     log = read(write_log(tmp_path / "log.csv", []))
     assert log.rows == 0 and log.events.is_empty()
+
+
+def test_a_damaged_first_line_of_json_is_no_header_and_is_not_shown(tmp_path):
+    (tmp_path / "log.jsonl").write_text('z"user": "secret-7", "time": null, "behavior": "Gaming"}\n')
+    with pytest.raises(UserError, match=r"log\.jsonl: line 1 is no header but a row") as error:
+        read(tmp_path / "log.jsonl")
+    assert "secret" not in str(error.value)

@@ -44,7 +44,7 @@ def _delimited(path: Path, columns: dict[str, str], source: Source) -> Iterator[
     values = [name for name in names if is_value(name)]
     if is_value(columns["time"]) or (values and not set(columns.values()) <= set(names)):
         raise UserError(f"{path}: line {line} is no header but a row, it seems: {len(values)} of its {len(names)} "
-                        "fields are numbers or times. Put a line with the names of the columns above it, and set "
+                        "fields are numbers, times or JSON. Put a line with the names of the columns above it, and set "
                         "source.columns to those names")
     need(path, columns, names)
     unique = [f"{number}" for number in range(len(names))]
