@@ -100,7 +100,9 @@ def blocks(path: Path) -> Iterator[Block]:
     try:
         with open(path, "rb") as packed, gzip.open(packed) if is_gzip(path) else packed as file:
             while piece := file.read(BLOCK):
-                piece = rest + piece
+                # the end of the file: its last line may want its break, and is one of this block all the same
+                ended = len(piece) < BLOCK and not piece.endswith(b"\n")
+                piece = rest + piece + b"\n" * ended
                 cut = piece.rfind(b"\n") + 1
                 if cut:
                     text = piece[:cut]

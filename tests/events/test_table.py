@@ -110,6 +110,13 @@ def test_json_lines_with_faults(tmp_path):
         read(file)
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_key_that_the_last_line_alone_has_is_there(tmp_path, end):
+    rows = [{"user": 1, "time": "2024-03-01 09:00:00", "place": "home"} | more for more in ({}, {"behavior": "Gaming"})]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + end)
+    assert refused(read(tmp_path / "log.jsonl")) == [(1, Rule.NO_BEHAVIOR)]
+
+
 def test_parquet_faults(tmp_path, frame):
     file = tmp_path / "log.parquet"
     frame.write_parquet(file)
