@@ -15,6 +15,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from stages.common.console import console
 from stages.common.device import device
 from stages.common.errors import UserError
 from stages.common.files import atomic_folder
@@ -64,14 +65,28 @@ def load_adapter(folder: Path, dtype: torch.dtype | None = None) -> PeftModel:
 
 
 def new_adapter(folder: Path, lora: Lora, seed: int, dtype: torch.dtype | None = None) -> PeftModel:
-    """Base and a fresh LoRA adapter on all linear layers, initialised by `seed`."""
+    """Base and a fresh LoRA adapter on all linear layers, initialised by `seed`.
+
+    In a mixture of experts PEFT counts the experts' weights and the routers among them, which is said.
+
+    Raises:
+        UserError: `lora.dropout` is above 0 and the model has experts, which PEFT adapts without it only.
+    """
     torch.manual_seed(seed)
     manifest = read_manifest(folder)
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(_load(manifest, dtype or compute_dtype()), config)
+    try:
+        model = get_peft_model(_load(manifest, dtype or compute_dtype()), config)
+    except ValueError as error:
+        if not lora.dropout:
+            raise
+        raise UserError(f"lora.dropout: {lora.dropout}: PEFT adapts the experts of {manifest.name} without dropout "
+                        f"only ({error}); set it to 0") from None
+    if experts := model.peft_config["default"].target_parameters:
+        console.print(f"adapted too, as parts of experts and routers: {', '.join(sorted(experts))}")
     return model.to(device())
 
 
@@ -79,7 +94,10 @@ def save_adapter(model: PeftModel, manifest: Manifest, folder: Path) -> None:
     """Write the adapter `default`, and no other, as PEFT reads it, with the manifest of its base beside it."""
     config = model.peft_config["default"]
     config.base_model_name_or_path, config.revision = manifest.name, manifest.revision or None
-    config.target_modules = sorted(config.target_modules)  # a set's order differs from run to run, and with it the hash
+    # a set's order differs from run to run, and with it the hash
+    config.target_modules = sorted(config.target_modules)
+    if config.target_parameters:
+        config.target_parameters = sorted(config.target_parameters)
     # adapters leave the embeddings alone; without this option PEFT asks a model hub whether they were resized
     model.save_pretrained(
         str(folder), selected_adapters=["default"], safe_serialization=True, save_embedding_layers=False
