@@ -78,8 +78,8 @@ def test_too_many_refused_says_which_rules_and_shows_rows(tmp_path):
         read(write_log(tmp_path / "log.csv", rows), ingest__max_refused=0.05)
     message = str(error.value)
     assert "2 of 6 rows refused (33.3%; ingest.max_refused allows 5.0%)" in message
-    assert "unreadable time: 2 rows; check source.time_format" in message
-    assert "log.csv: line 6: 'yesterday'" in message
+    assert "unreadable time: 2 rows; check source.columns.time and source.time_format" in message
+    assert "log.csv: line 6: 'aaaaaaaaa'" in message
     assert "secret" not in message
 
 

@@ -145,6 +145,7 @@ def read_bytes(table: str, content: bytes, path: Path) -> pl.DataFrame:
     """
     with io.BytesIO(content) as file:
         check_seal(file, path)
+        file.seek(0)
         return check(pl.read_parquet(file), table, path)
 
 

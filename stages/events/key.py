@@ -67,6 +67,9 @@ def read_key() -> Key:
                         "key beside your cache is taken then") from None
     except UnicodeDecodeError:
         found = None
+    except OSError as error:
+        raise UserError(f"{path}: the key cannot be read ({error.strerror}); it must be a file that you may "
+                        "read") from None
     if found is None or (found[2] and found[2] != _check(bytes.fromhex(found[1]))):
         raise UserError(f"{path}: no whole key: {2 * _BYTES} hexadecimal digits are needed (and the check behind them, "
                         "if there, must be theirs); bring back the file from whoever shares it. With another key all "

@@ -12,8 +12,8 @@ SUFFIX = r"(?i)\s*(z|utc|[+-]\d{2}:?\d{2}|[+-]\d{2})$"
 def minutes(text: pl.Expr) -> pl.Expr:
     """The minutes, Int16, of offsets written as Z, UTC, +05:30, +0530, hours (5.5, -7) or minutes (330, -420).
 
-    Null where it is none: no place is more than 12 hours behind or 14 hours ahead, and a number between these hours and
-    60 is neither hours nor minutes.
+    Null where it is none: no place is more than 12 hours behind or 14 hours ahead, a number between these hours and 60
+    is neither hours nor minutes, and all minutes are quarters of an hour (530 is +05:30 that lost its form).
     """
     text = text.str.strip_chars().str.replace("−", "-", literal=True)
     text = pl.when(text.str.contains(r"(?i)^(?:utc|gmt)[+-]")).then(text.str.slice(3)).otherwise(text)
@@ -26,7 +26,7 @@ def minutes(text: pl.Expr) -> pl.Expr:
         .when(clock.field("2").is_not_null()).then(_of_parts(clock))
         .when(plain.field("2").is_not_null()).then(_of_parts(plain))
         .when(hours).then(number * 60)
-        .when(number.abs() >= 60).then(number)
+        .when((number.abs() >= 60) & (number % 15 == 0) & ~text.str.contains(r"^[+-]?0\d")).then(number)
     )
 
 

@@ -34,7 +34,7 @@ class Rule(StrEnum):
     EVENT_TYPE = "not an opening", "such rows are no events"
     NO_USER = "no user", f"check source.columns.user; an empty field is no user, nor is {', '.join(MISSING[1:])}"
     NO_TIME = "no time", "check source.columns.time"
-    TIME = "unreadable time", "check source.time_format"
+    TIME = "unreadable time", "check source.columns.time and source.time_format (a letter is shown as a, a digit as 9)"
     DATE = ("a day without an hour",
             "name the column with the time of day in source.columns.clock, or set source.dates to midnight")
     TIME_RANGE = ("time outside 1990 to 2100",

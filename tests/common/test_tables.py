@@ -67,3 +67,9 @@ def test_every_table_survives_a_file_without_rows(tmp_path):
     for name, schema in tables.SCHEMAS.items():
         tables.write(pl.DataFrame(schema=schema), name, tmp_path / name)
         assert tables.read(name, tmp_path / name).is_empty()
+
+
+def test_a_table_is_read_from_its_content_alone(tmp_path):
+    frame = pl.DataFrame({"row": [1, 2], "split": ["train", "natural"]})
+    tables.write(frame, "windows", tmp_path / "windows.parquet")
+    assert tables.read_bytes("windows", (tmp_path / "windows.parquet").read_bytes(), tmp_path / "x").equals(frame)

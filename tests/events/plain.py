@@ -64,7 +64,7 @@ def _event(fields: list[str]) -> tuple[tuple | None, Rule | None, str]:
     if _missing(user):
         return None, Rule.NO_USER, ""
     if isinstance(TIMES[time], Rule):
-        return None, TIMES[time], time
+        return None, TIMES[time], _shape(time) if TIMES[time] is Rule.TIME else time
     if _missing(behavior):
         return None, Rule.NO_BEHAVIOR, behavior
     area = "unknown" if _missing(place) else _clean(place)
@@ -73,6 +73,10 @@ def _event(fields: list[str]) -> tuple[tuple | None, Rule | None, str]:
     if rule := _label_rule(area):
         return None, rule, place
     return (pseudonym(user.strip()), TIMES[time], area, _clean(behavior)), None, ""
+
+
+def _shape(text: str) -> str:
+    return "".join("a" if letter.isalpha() else "9" if letter.isdecimal() else letter for letter in text)
 
 
 def _missing(text: str) -> bool:

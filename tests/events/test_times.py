@@ -142,7 +142,8 @@ def test_no_place_has_such_an_offset(text):
 @pytest.mark.parametrize(("text", "minutes"), [
     ("Z", 0), ("utc", 0), ("0", 0), ("+05:30", 330), ("-0930", -570), ("5.5", 330), ("-7", -420), ("-420", -420),
     ("-420.0", -420), ("+14:00", 840), ("14", 840), ("UTC+2", 120), ("60", 60), ("−3", -180), ("5:45", 345),
-    ("+24:00", None), ("99", 99), ("30", None), ("-721", None), ("841", None), ("x", None), ("+01:75", None),
+    ("530", None), ("0530", None), ("+530", None), ("0800", None), ("105", 105), ("+24:00", None), ("99", None),
+    ("30", None), ("-721", None), ("841", None), ("x", None), ("+01:75", None),
     ("5.51", None), ("nan", None), ("1e9", None), ("14.25", None),
 ])
 def test_an_offset_is_hours_minutes_or_a_clock(text, minutes):
