@@ -13,7 +13,7 @@ from stages.common.params import Seed, read_yaml
 from stages.common.stage import Stage, place, text
 from stages.common.stage import json as json_file
 from stages.events.settings import Source
-from stages.metrics.caveats import caveats
+from stages.metrics.caveats import caveats, sentence
 from stages.metrics.registry import METRICS
 from stages.model.resolve import Manifest, read_manifest
 from stages.model.settings import Lora
@@ -69,7 +69,7 @@ def card(
         "Means over test users that occur in no other split, with 95 % intervals from a bootstrap over users. "
         "`natural`: windows as they come; `balanced`: the same number of windows of each behaviour. `adjusted`: the "
         f"most likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency.",
-        *(f"{said[:1].upper()}{said[1:]}." for said in caveats(metrics)),
+        *map(sentence, caveats(metrics)),
         "## Lineage", _lineage_table(stages), "## Settings", _settings(params, stages),
         "## Use", f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         f"base = AutoModelForCausalLM.from_pretrained({_base(manifest)!r})\n"

@@ -23,6 +23,7 @@ from stages.common.parallel import side_by_side
 from stages.events import reading
 from stages.events.direction import newest_first
 from stages.events.labels import OTHER, UNKNOWN, settle_behaviors, settle_places, tally
+from stages.events.offsets import PER_MINUTE
 from stages.events.order import repeated, stable_order
 from stages.events.rules import LONGEST, OF_THE_TIME, Rule, clean, label_rule, missing
 from stages.events.settings import Source
@@ -42,7 +43,6 @@ _TEXT = pl.col("text")
 _ABSENT = missing(_TEXT)
 _MEGABYTE = 1e6
 _UNKNOWN = np.iinfo(np.int16).min  # offset
-_PER_MINUTE = 60_000_000  # microseconds
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _sorted(
     time, offset = accepted.pop("time"), accepted.pop("offset")
     known_at = bool(len(offset)) and offset[0] != _UNKNOWN  # of all rows, or of none
     if known_at:
-        time -= offset.astype(np.int64) * _PER_MINUTE  # the instant, until it is sorted
+        time -= offset.astype(np.int64) * PER_MINUTE  # the instant, until it is sorted
     order, user = stable_order(rank.astype(np.uint32)[accepted.pop("user")], time)
     # the fewer bytes a value has, the more of them the caches hold while they are put in order
     labels = (accepted.pop(name, np.min_scalar_type(known[name].height)) for name in ("place", "behavior"))
@@ -254,7 +254,7 @@ def _sorted(
         user, time, offset, place, behavior = (
             np.delete(column, again) for column in (user, time, offset, place, behavior))
     if known_at:
-        time += offset.astype(np.int64) * _PER_MINUTE
+        time += offset.astype(np.int64) * PER_MINUTE
     places = settle_places(known["place"], tally(place, known["place"].height))
     behaviors = settle_behaviors(known["behavior"], tally(behavior, known["behavior"].height), top)
     columns = {"place": (places, place), "behavior": (behaviors, behavior)}

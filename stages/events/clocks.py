@@ -16,8 +16,7 @@ def since_midnight(clock: pl.Series) -> tuple[pl.Series, pl.Series]:
     if clock.dtype == pl.Time:
         return clock.cast(pl.Duration("us")), pl.repeat(None, len(clock), dtype=pl.String, eager=True)
     text = clock.cast(pl.String).str.strip_chars()
-    suffix = text.str.extract(r"\d" + offsets.SUFFIX)
-    bare = pl.select(pl.when(suffix.is_null()).then(text).otherwise(text.str.replace(offsets.SUFFIX, ""))).to_series()
+    bare, suffix = offsets.split(text)
     found = bare.str.extract_groups(_PARTS).struct.unnest()
     hour, minute, second = (found[name].cast(pl.Int64, strict=False) for name in "123")
     second, half = second.fill_null(0), found["5"].str.to_lowercase()

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
+
 from stages.common.errors import UserError
 from stages.events.settings import Source
 
@@ -47,6 +49,15 @@ def need(path: Path, columns: dict[str, str], found: Sequence[str], hint: str = 
         if found.count(theirs) > 1:
             raise UserError(f"{path}: column {theirs!r} (source.columns.{ours}) stands {found.count(theirs)} times in "
                             "the header; rename one")
+
+
+def within(name: str) -> pl.Expr:
+    """The field that a dotted name means: `data.app` is the field `app` of the struct `data`."""
+    first, *others = name.split(".")
+    expression = pl.col(first)
+    for other in others:
+        expression = expression.struct.field(other)
+    return expression
 
 
 def event_columns(path: Path, source: Source, found: Sequence[str]) -> list[str] | None:

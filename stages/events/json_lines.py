@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from stages.events import reading
-from stages.events.columns import event_columns, need
+from stages.events.columns import event_columns, need, within
 from stages.events.rules import Rule
 from stages.events.settings import Source
 
@@ -90,7 +90,7 @@ def _many(text: pl.Series, names: list[str]) -> pl.DataFrame:
     frame = pl.read_ndjson("\n".join(text).encode(), schema=schema)
     if frame.height != len(text):
         raise pl.exceptions.ComputeError("another number of objects than of lines")
-    return frame.select(pl.coalesce(name, _field(name)).alias(name) if "." in name else name for name in names)
+    return frame.select(pl.coalesce(name, within(name)).alias(name) if "." in name else name for name in names)
 
 
 def _merged(one: Any, other: pl.Struct) -> pl.Struct:
@@ -108,14 +108,6 @@ def _merged(one: Any, other: pl.Struct) -> pl.Struct:
         inner = isinstance(field.dtype, pl.Struct)
         fields[field.name] = _merged(fields.get(field.name), field.dtype) if inner else field.dtype
     return pl.Struct(fields)
-
-
-def _field(name: str) -> pl.Expr:
-    first, *others = name.split(".")
-    expression = pl.col(first)
-    for other in others:
-        expression = expression.struct.field(other)
-    return expression
 
 
 def _asks_for_care(fields: pl.DataFrame, text: pl.Series, names: list[str], user: str) -> pl.Series:

@@ -80,24 +80,21 @@ def read_key() -> Key:
 def say(key: Key, lock: Path) -> None:
     """Say that a key was just made, or that it is not the one of the events that stand in `lock`, a dvc.lock."""
     if key.is_new:
-        _print(f"ids are hashed with a new secret key, {key.path}. Keep a copy: with another key all ids and splits "
-               "change. A team shares this one file; nobody else may have it")
+        console.print(f"ids are hashed with a new secret key, {key.path}. Keep a copy: with another key all ids and "
+                      "splits change. A team shares this one file; nobody else may have it", soft_wrap=True)
     outs = read_yaml(lock)["stages"].get("ingest", {}).get("outs", []) if lock.exists() else []
     locked = {Path(out["path"]).name: out.get("md5") for out in outs}.get(_CHECK_FILE)
     ours, none = (hashlib.md5(check_line(check).encode(), usedforsecurity=False).hexdigest()
                   for check in (key.check, NO_KEY))
     if locked not in (None, ours, none):
-        _print(f"ids are hashed with another key (check {key.check}) than those of the events in {lock}: all ids and "
-               f"splits change. To keep them, put the team's key file at {key.path}, then `dvc repro -f ingest`")
+        console.print(f"ids are hashed with another key (check {key.check}) than those of the events in {lock}: all "
+                      f"ids and splits change. To keep them, put the team's key file at {key.path}, then `dvc repro "
+                      "-f ingest`", soft_wrap=True)
 
 
 def check_line(check: str) -> str:
     """What stands in key_check.txt."""
     return f"{check}\n"
-
-
-def _print(message: str) -> None:
-    console.print(message, soft_wrap=True, markup=False, emoji=False)
 
 
 def _make(path: Path) -> bool:

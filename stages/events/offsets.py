@@ -5,8 +5,23 @@ import polars as pl
 EARLIEST, LATEST = -12 * 60, 14 * 60
 """The offsets that places have, in minutes."""
 
-SUFFIX = r"(?i)\s*(z|utc|[+-]\d{2}:?\d{2}|[+-]\d{2})$"
-"""At the end of a time."""
+PER_MINUTE = 60_000_000
+"""Microseconds."""
+
+_SUFFIX = r"(?i)\s*(z|utc|[+-]\d{2}:?\d{2}|[+-]\d{2})$"
+
+
+def split(text: pl.Series, whole: pl.Series | None = None) -> tuple[pl.Series, pl.Series]:
+    """Times without the offset behind them, and that offset as it is written, null where there is none.
+
+    Args:
+        whole: where text has no offset, whatever its end looks like.
+    """
+    suffix = text.str.extract(r"[:\d]" + _SUFFIX)
+    if whole is not None:
+        suffix = pl.select(pl.when(~whole).then(suffix)).to_series()
+    bare = pl.when(suffix.is_null()).then(text).otherwise(text.str.replace(_SUFFIX, ""))
+    return pl.select(bare).to_series(), suffix
 
 
 def minutes(text: pl.Expr) -> pl.Expr:
@@ -31,7 +46,7 @@ def minutes(text: pl.Expr) -> pl.Expr:
 
 
 def of_suffix(suffix: pl.Expr) -> pl.Expr:
-    """The minutes, Int16, of what `SUFFIX` found; null where no place has such an offset, as +99:99 or -30."""
+    """The minutes, Int16, of what `split` found; null where no place has such an offset, as +99:99 or -30."""
     parts = suffix.str.extract_groups(r"^([+-])(\d{2}):?(\d{2})?$").struct
     return _real(pl.when(parts.field("2").is_null()).then(0.0).otherwise(_of_parts(parts)))
 

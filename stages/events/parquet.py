@@ -15,7 +15,7 @@ import polars as pl
 
 from stages.common.errors import UserError
 from stages.events import reading
-from stages.events.columns import event_columns, need
+from stages.events.columns import event_columns, need, within
 from stages.events.rules import Rule
 from stages.events.settings import Source
 
@@ -101,13 +101,7 @@ def _kind(name: str, schema: dict[str, Any]) -> Any:
 
 
 def _field(name: str, schema: Any) -> pl.Expr:
-    if name in schema:
-        return pl.col(name)
-    first, *others = name.split(".")
-    expression = pl.col(first)
-    for other in others:
-        expression = expression.struct.field(other)
-    return expression
+    return pl.col(name) if name in schema else within(name)
 
 
 def _compared(

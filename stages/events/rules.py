@@ -7,6 +7,7 @@ import polars as pl
 from stages.common.names import CONTROL
 
 LONGEST = 100  # characters of a label
+FIRST_YEAR, LAST_YEAR = 1990, 2100  # of a log
 
 # as programs write nothing; so a person called Nan or Null is one
 MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "none", "None", "NONE", "n/a", "N/A"]
@@ -37,7 +38,7 @@ class Rule(StrEnum):
     TIME = "unreadable time", "check source.columns.time and source.time_format (a letter is shown as a, a digit as 9)"
     DATE = ("a day without an hour",
             "name the column with the time of day in source.columns.clock, or set source.dates to midnight")
-    TIME_RANGE = ("time outside 1990 to 2100",
+    TIME_RANGE = (f"time outside {FIRST_YEAR} to {LAST_YEAR}",
                   "check source.time_format: unix counts seconds, unix_ms, unix_us and unix_ns thousandths and so on")
     OFFSET = ("time with an offset, and source.time_zone is empty",
               "set source.time_zone to the people's time zone, such as Europe/Berlin")

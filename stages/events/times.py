@@ -15,7 +15,7 @@ import polars as pl
 from stages.common.errors import UserError
 from stages.events import offsets, zones
 from stages.events.clocks import since_midnight
-from stages.events.rules import Rule, missing
+from stages.events.rules import FIRST_YEAR, LAST_YEAR, Rule, missing
 from stages.events.settings import Source
 
 WRITTEN = "written"
@@ -28,10 +28,9 @@ has then, and the Rule that is broken or null."""
 _ISO = "%Y-%m-%d %H:%M:%S%.f"
 _SECONDS = "%Y-%m-%d %H:%M:%S"  # what most logs write, and Polars reads several times as fast
 _DAY = r"^\d{4}-\d{2}-\d{2}$"
-_FIRST, _AFTER_LAST = datetime(1990, 1, 1), datetime(2101, 1, 1)
+_FIRST, _AFTER_LAST = datetime(FIRST_YEAR, 1, 1), datetime(LAST_YEAR + 1, 1, 1)
 _PER_SECOND = {"unix": 1, "unix_ms": 1_000, "unix_us": 1_000_000, "unix_ns": 1_000_000_000}
-_PER_MINUTE, _PER_DAY = 60_000_000, 86_400_000_000  # microseconds
-_HOURS = set("HIklTRrXcs+")  # directives that hold an hour
+_HOURS = set("HIklTRrXc")  # directives that hold an hour
 
 
 @dataclass(frozen=True)
@@ -207,8 +206,7 @@ def _iso(text: pl.Series, dates: str) -> pl.DataFrame:
     if plain.null_count() == text.null_count():
         return _moments(plain)
     dated = text.str.contains(_DAY)  # its last part looks like an offset
-    suffix = pl.select(pl.when(~dated).then(text.str.extract(r"[:\d]" + offsets.SUFFIX))).to_series()
-    bare = pl.select(pl.when(suffix.is_null()).then(text).otherwise(text.str.replace(offsets.SUFFIX, ""))).to_series()
+    bare, suffix = offsets.split(text, whole=dated)
     bare = bare.str.replace(r"(?i)^(\S{10})(?:t|\s+)", "$1 ")
     wall = bare.str.to_datetime(_ISO, time_unit="us", strict=False)
     if wall.null_count():
@@ -278,7 +276,7 @@ def _localised(moments: pl.DataFrame, fields: pl.DataFrame, written: Written) ->
         none = pl.repeat(None, len(shift), dtype=pl.Int16, eager=True)
         return _result(moments["wall"], none, _first_of(problem, aware, Rule.OFFSET))
     wall, shifted = moments["wall"].to_physical().fill_null(0).to_numpy(), shift.fill_null(0).to_numpy()
-    instant = wall - shifted.astype(np.int64) * _PER_MINUTE
+    instant = wall - shifted.astype(np.int64) * offsets.PER_MINUTE
     there, known = _there(wall, instant, aware, shifted, written)
     elsewhere = aware & (shifted != 0) & (shifted != there)
     if written.offset:
@@ -288,9 +286,9 @@ def _localised(moments: pl.DataFrame, fields: pl.DataFrame, written: Written) ->
         of_zone, there, known = there, np.where(blank, there, own.fill_null(0).to_numpy()), known | ~blank
         elsewhere = ~blank & (there != of_zone)
     problem = _first_of(problem, ~known, Rule.WITHOUT_OFFSET)
-    time = pl.DataFrame({"local": np.where(aware, instant + there.astype(np.int64) * _PER_MINUTE, wall)}).select(
-        pl.when(moments["wall"].is_not_null()).then(pl.col("local").cast(pl.Datetime("us")))).to_series()
-    return _result(time, pl.Series(there, dtype=pl.Int16), problem, pl.Series(elsewhere & written.named))
+    local = np.where(aware, instant + there.astype(np.int64) * offsets.PER_MINUTE, wall)
+    local = pl.select(pl.when(moments["wall"].is_not_null()).then(pl.Series(local).cast(pl.Datetime("us")))).to_series()
+    return _result(local, pl.Series(there, dtype=pl.Int16), problem, pl.Series(elsewhere & written.named))
 
 
 def _there(
@@ -329,5 +327,5 @@ def time_rule(absent: pl.Expr | bool = False) -> pl.Expr:
     return (
         pl.when(absent).then(pl.lit(Rule.NO_TIME.value))
         .when(pl.col("time").is_null()).then(pl.lit(Rule.TIME.value))
-        .when(~pl.col("time").dt.year().is_between(1990, 2100)).then(pl.lit(Rule.TIME_RANGE.value))
+        .when(~pl.col("time").dt.year().is_between(FIRST_YEAR, LAST_YEAR)).then(pl.lit(Rule.TIME_RANGE.value))
     )

@@ -14,13 +14,13 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from stages.common.errors import UserError
+from stages.events.offsets import PER_MINUTE
 
 # Where times may lie (rules.py: 1990 to 2100), and a day before and after
 FIRST, LAST = datetime(1989, 12, 31), datetime(2101, 1, 2)
 _EPOCH = datetime(1970, 1, 1)
 _STEP = 6 * 86_400  # seconds; tests hold that no zone has two changes within them
 _MICROSECONDS = 1_000_000
-_PER_MINUTE = 60 * _MICROSECONDS
 
 
 @functools.cache
@@ -103,7 +103,7 @@ def _table(name: str) -> _Table:
         changes.append(high)
         offset.append(after)
     instant, shift = np.array(changes, np.int64) * _MICROSECONDS, np.array(offset, np.int16)
-    wall = instant + np.maximum(shift[:-1], shift[1:]).astype(np.int64) * _PER_MINUTE
+    wall = instant + np.maximum(shift[:-1], shift[1:]).astype(np.int64) * PER_MINUTE
     return _Table(instant, wall, shift)
 
 

@@ -14,6 +14,11 @@ def caveats(evaluation: Mapping[str, Any]) -> list[str]:
     return said + of_users({"natural": natural["users"], "balanced": balanced["users"]})
 
 
+def sentence(said: str) -> str:
+    """What is said, as it stands between others."""
+    return f"{said[:1].upper()}{said[1:]}."
+
+
 def of_outside(outside: Sequence[int], windows: Sequence[int]) -> list[str]:
     """Of natural windows outside the vocabulary, in one repetition or several; nothing where there are none."""
     if not sum(outside):

@@ -12,6 +12,7 @@ from stages.serving.times import shown
 
 LONGEST_LINE = 65_536  # bytes; a prompt holds far less
 _KEYS = ("user", "time", "place", "behavior")
+_NEEDED = 'an object with "time" is needed, such as {"time": "2024-05-06T16:20", "place": "home"}'
 _WHOLE = 2**53  # floats below are exactly the whole number that they show
 
 
@@ -44,7 +45,7 @@ def parse(line: bytes | str) -> Line:
     if unknown := [key for key in found if key not in _KEYS]:
         raise UserError(f"key {shown(unknown[0])}: not one of {', '.join(_KEYS)}")
     if not isinstance(found.get("time"), str):
-        raise UserError('an object with "time" is needed, such as {"time": "2024-05-06T16:20", "place": "home"}')
+        raise UserError(_NEEDED)
     return Line(_user(found.get("user")), found["time"], found.get("place"), found.get("behavior"))
 
 
@@ -67,7 +68,7 @@ def _object(line: bytes | str) -> dict[str, Any]:
         raise UserError("no JSON object that can be read: a number of more than "
                         f"{sys.get_int_max_str_digits():,} digits") from None
     if not isinstance(found, dict):
-        raise UserError('an object with "time" is needed, such as {"time": "2024-05-06T16:20", "place": "home"}')
+        raise UserError(_NEEDED)
     return found
 
 

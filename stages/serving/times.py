@@ -16,11 +16,11 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from stages.common.errors import UserError
 from stages.events import zones
 from stages.events.offsets import EARLIEST, LATEST
+from stages.events.rules import FIRST_YEAR, LAST_YEAR
 from stages.events.settings import Source
 from stages.events.times import WRITTEN, Written
 
 _HOUR = timedelta(hours=1)
-_FIRST, _LAST = 1990, 2100  # years of a log
 _EXAMPLE = "2024-05-06T16:20"
 _OFFSET = re.compile(r"\s*(?:(?P<utc>z|utc)|(?P<hours>[+-]\d\d)(?::?(?P<minutes>\d\d))?)$", re.IGNORECASE)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
@@ -108,8 +108,8 @@ def parsed(written: object, midnight: bool = False) -> datetime:
         time = written if isinstance(written, datetime) else _from_text(written, midnight)
     except ValueError:
         raise UserError(f"time {shown(written)}: not an ISO time such as {_EXAMPLE}") from None
-    if not _FIRST <= time.year <= _LAST:
-        raise UserError(f"time {shown(written)}: not between {_FIRST} and {_LAST}")
+    if not FIRST_YEAR <= time.year <= LAST_YEAR:
+        raise UserError(f"time {shown(written)}: not between {FIRST_YEAR} and {LAST_YEAR}")
     return time
 
 

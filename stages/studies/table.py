@@ -10,7 +10,7 @@ from rich.text import Text
 
 from stages.common.console import console as standard_console
 from stages.common.errors import UserError
-from stages.metrics.caveats import of_outside, of_users
+from stages.metrics.caveats import of_outside, of_users, sentence
 from stages.metrics.registry import LOWER_IS_BETTER, find
 from stages.studies.compare import Difference, Estimate, Summary
 from stages.studies.definitions import Gap
@@ -89,7 +89,7 @@ def legend(summary: Summary, validation: bool = False) -> str:
                            for low, high, split in ranges)
     text = (f"{count} repetition{'s' * (count != 1)}, {summary.users:,} test users, {windows} windows"
             f"{' each' * (count > 1)}. ")
-    text += "".join(f"{_sentence(said)} " for said in _said(summary))
+    text += "".join(f"{sentence(said)} " for said in _said(summary))
     if summary.resamples:
         text += f"Intervals: {level}, {summary.resamples:,} bootstrap resamples of {drawn}, the same for all rows. "
     text += ("p: the trained models as they are, users' predictions swapped between the two rows, corrected after Holm "
@@ -109,10 +109,6 @@ def _said(summary: Summary) -> list[str]:
     else:
         outside = of_outside(summary.outside, summary.windows["natural"])
     return outside + of_users({"combined": summary.users})
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def markdown(summary: Summary, title: str, caption: str, validation: bool = False) -> str:
