@@ -1,14 +1,17 @@
 """The traffic of a service's day, and what is measured of a program that answers it."""
 
 import json
+import subprocess
 import sys
 from collections import Counter
 
 import pytest
 
 from stages.benchmarks.service import follow, traffic
+from stages.common import tables
 from stages.common.errors import UserError
 from stages.serving.lines import parse
+from tests.small_log import all_behaviors, sft_adapter
 
 LINES, PEOPLE, HISTORY = 4000, 40, 10
 
@@ -68,3 +71,18 @@ def test_what_a_program_takes_is_measured_from_line_to_answer():
     assert found["peak MB"] > 1 and found["p99 ms, last tenth"] > 0
     with pytest.raises(UserError, match="line 2: answered with"):
         follow([sys.executable, "-c", PROGRAM.replace("SHIFT", "1")], iter(lines))
+
+
+def test_the_command_leads_a_day_of_its_own_size_through_predict(tiny_base, tmp_path):
+    vocabulary = tmp_path / "vocabulary.parquet"
+    tables.write(all_behaviors(), "vocabulary", vocabulary)
+    model = sft_adapter(tiny_base, tmp_path / "sft")
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.benchmarks.service", "--model", model, "--vocabulary", vocabulary, "--lines",
+         "80", "--people", "2", "--bad", "0.2", "--ask", "2", "--seed", "1", "--", "--order-only", "--top", "1"],
+        capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(done.stdout)
+    expected = list(traffic(80, 2, 0.2, 2, 20, all_behaviors()["behavior"].to_list(), 1))
+    bad = sum(not line.startswith(b'{"user": "person') for line, _ in expected)
+    assert (found["lines"], found["errors"], found["status"]) == (80, bad, 0) and bad > 5
+    assert found["answers"] == sum(answered for _, answered in expected) - bad > 5

@@ -245,6 +245,23 @@ def test_the_command_answers_line_by_line(tuned, tmp_path):
     assert bad.stdout.startswith(done.stdout) and json.loads(bad.stdout.splitlines()[-1]).keys() == {"line", "error"}
 
 
+def test_the_command_keeps_the_state_of_so_many_people_and_answers_all_alike(tuned, tmp_path):
+    tables.write(all_behaviors(), "vocabulary", tmp_path / "vocabulary.parquet")
+    asked = [line for pair in zip(lines(5, "one", seed=1), lines(5, "other", seed=2), strict=True) for line in pair]
+    command = [sys.executable, "-m", "stages.predict", "--model", str(tuned), "--vocabulary",
+               str(tmp_path / "vocabulary.parquet"), "--top", "1", "--max-memory", "100MB"]
+    few, all_kept = (
+        subprocess.run([*command, "--max-people", people], input="\n".join(asked) + "\n", capture_output=True,
+                       text=True, timeout=120, check=True) for people in ("1", "2"))
+    assert "answers took the time of reading a person's events anew" in few.stderr and not all_kept.stderr
+    one, other = ([json.loads(line) for line in done.stdout.splitlines()] for done in (few, all_kept))
+    assert [answer["line"] for answer in one] == [answer["line"] for answer in other] and len(one) == 10
+    for mine, theirs in zip(one, other, strict=True):
+        (mine,), (theirs,) = mine["predictions"], theirs["predictions"]
+        assert mine["behavior"] == theirs["behavior"]
+        assert mine["probability"] == pytest.approx(theirs["probability"], abs=1e-5)
+
+
 def decided(tuned, **decision):
     """Plain answers, and the same under a decision."""
     plain = predict.Predictor(tuned, all_behaviors(), small_params())
