@@ -49,12 +49,14 @@ class OurSession:
         return [*self.layout.prefix, *self.kept.history(), *self._context(row)]
 
     def _context(self, row: int) -> list[int]:
-        _, time, place, _ = self.inputs.events.row(row)
-        return self.layout.context_tokens(time.weekday(), time.hour, place)
+        event = self.inputs.events.row(row, named=True)
+        return self.layout.context_tokens(event["time"].weekday(), event["time"].hour, event["place"])
 
     def _event(self, row: int) -> tuple[list[int], int]:
-        _, time, place, behavior = self.inputs.events.row(row)
-        return self.layout.event_tokens(time.weekday(), time.hour, place, behavior), self.numbers.get(behavior, -1)
+        event = self.inputs.events.row(row, named=True)
+        time, behavior = event["time"], event["behavior"]
+        tokens = self.layout.event_tokens(time.weekday(), time.hour, event["place"], behavior)
+        return tokens, self.numbers.get(behavior, -1)
 
 
 class Generation:

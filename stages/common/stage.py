@@ -129,7 +129,7 @@ class Stage:
         name: of its script.
         description: the script's docstring.
         compute: the function; it returns what is written, a tuple in the order of `writes`, or the thing itself where
-            there is one.
+            there is one; None where it said why there is nothing to write.
         params: the sections of params.yaml that it uses. DVC lists the same.
         reads: the inputs, by their options' names.
         writes: the outputs, likewise.
@@ -194,7 +194,7 @@ class Stage:
                 if kind.streamed:
                     given[name] = stack.enter_context(atomic_file(paths[name]))
             made = self.compute(**given, params=params)
-            if not launch.is_first():
+            if made is None or not launch.is_first():
                 return
             results = made if isinstance(made, tuple) else (made,)
             written = {name: kind.write for name, kind in self.writes.items() if kind.write}
