@@ -4,7 +4,6 @@ import os
 import warnings
 from pathlib import Path
 
-import datasets
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
@@ -26,7 +25,6 @@ from stages.model.settings import Lora
 # Our console shows what a person needs; the libraries' own bars and notices of future changes would bury it.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
-datasets.disable_progress_bars()
 os.environ.setdefault("TQDM_DISABLE", "1")
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -39,6 +40,8 @@ from stages.model.load import compute_dtype
 from stages.model.resolve import read_manifest
 from stages.training.loop import Validations, copied, warmup_cosine
 from stages.training.settings import Training
+
+datasets.disable_progress_bars()  # as in model/load.py, where the import would cost every other stage a second
 
 _COMPLETE = "complete"
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
