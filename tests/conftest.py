@@ -1,6 +1,7 @@
 """What tests in several folders share: the tiny model, and quiet, offline, reproducible surroundings."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,37 @@ def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A command like `python`, whose processes need not import the large libraries (tests/warm.py)."""
+    from tests.warm import started
+
+    with started(tmp_path_factory.mktemp("warm")) as command:
+        yield command
+
+
+# Files whose tests share what takes minutes to make, or warm processes: one worker has them all.
+TOGETHER = ("tests/end_to_end/", "tests/common/test_processes.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers take files in the order of the collection; xdist's own puts those of few tests last, however long."""
+    config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """For `--dist loadfile`: a file a worker, but for those that belong together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER[0] if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The README's examples come last: they take longer than all other tests with the real model."""
-    items.sort(key=lambda item: item.path.name == "test_readme.py" and item.path.parent.name == "end_to_end")
+    """The longest come first, so that no worker waits for them at the end; the README's examples come last of all."""
+    examples = "tests/end_to_end/test_readme.py"
+    items.sort(key=lambda item: (item.nodeid.startswith(examples), not item.nodeid.startswith(TOGETHER)))

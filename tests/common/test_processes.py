@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,7 @@ def place(tiny_base, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(place, tiny_base):
+def run(place, tiny_base, warm_python):
     """Runs a stage in some processes: its folder, its status, what it printed."""
     reads = {
         "sft": {"instructions": "instructions", "vocabulary": "vocabulary.parquet", "model": tiny_base},
@@ -74,12 +73,13 @@ def run(place, tiny_base):
         if stage in ("sft", "dpo"):
             options["history"] = folder / "history.csv"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-        command = [sys.executable, *(launcher if processes > 1 else ()), LAUNCHED, stage, fault,
+        command = [warm_python, *(launcher if processes > 1 else ()), LAUNCHED, stage, fault,
                    *(word for name, value in options.items() for word in (f"--{name}", value))]
         result = subprocess.run(
             [str(word) for word in command], cwd=place, text=True, check=False, capture_output=True, timeout=280,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "BEHAVIORLM_CACHE": str(folder / "cache"),
-                              "BEHAVIORLM_DTYPE": "float32", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            env=os.environ | {"PYTHON_EXEC": str(warm_python), "PYTHONPATH": str(ROOT),
+                              "BEHAVIORLM_CACHE": str(folder / "cache"), "BEHAVIORLM_DTYPE": "float32",
+                              "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         )
         return folder, result.returncode, result.stdout + result.stderr
 
