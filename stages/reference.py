@@ -19,12 +19,14 @@ from stages.metrics.registry import headline, headline_text
 from stages.metrics.settings import Evaluate
 from stages.metrics.summary import measure
 from stages.past.counting import LastBehavior, Majority, Markov, MostFrequent
+from stages.past.whole import WholePast
+from stages.windows.past import Past
 from stages.windows.settings import Predictions, Windowing
 from stages.windows.tested import tested
 
-BASELINES = ("majority", "last", "frequent", "markov", "oracle", "oracle_adjusted")
+BASELINES = ("majority", "last", "frequent", "markov", "past", "oracle", "oracle_adjusted")
 # the others' distributions say little of rare behaviours, and `oracle_adjusted` is the oracle's
-_ADJUSTED = ("markov",)
+_ADJUSTED = ("markov", "past")
 # float32 probabilities may underflow; one in a thousand billion costs nothing and keeps logarithms finite
 _LEAST = 1e-12
 
@@ -54,9 +56,14 @@ def reference(
     """
     wanted = tested(events, windows, params.predictions, params.data_seed)
     rows = wanted["row"].to_numpy()
+    markov = Markov()
     counting = {"majority": Majority(), "last": LastBehavior(), "frequent": MostFrequent(params.windowing.history),
-                "markov": Markov()}
-    log_p = {name: each.fit(events, windows, vocabulary).log_p(events, rows) for name, each in counting.items()}
+                "markov": markov}
+    past = Past.from_tables(events, vocabulary)
+    log_p: dict[str, Any] = {name: each.fit(past, windows, vocabulary).log_p(past, rows)
+                             for name, each in counting.items()}
+    whole = WholePast().fit_on(markov, past, windows, vocabulary)
+    log_p["past"] = [row.tolist() for row in whole.log_p(past, rows)]
     if (truth := oracle_rows(wanted, oracle)).height:
         log_p["oracle"] = oracle_log_p(truth, rows, BEHAVIORS, vocabulary)
         log_p["oracle_adjusted"] = adjusted(log_p["oracle"], vocabulary["share"].to_numpy(), 1)

@@ -21,7 +21,7 @@ from stages.metrics.registry import headline
 from stages.windows import tested as chosen  # pytest would take the function itself for a test
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
-COUNTING = ["majority", "last", "frequent", "markov"]
+COUNTING = ["majority", "last", "frequent", "markov", "past"]
 ORACLES = ["oracle", "oracle_adjusted"]
 
 
@@ -68,7 +68,7 @@ def data():
 def run(data, params, **changes):
     tables_ = data | changes
     predictions, headlines, values = reference(**tables_ | {"oracle": tables_["oracle"].lazy()}, params=params)
-    assert headlines == {name: headline(each, adjusted=name == "markov") for name, each in values.items()}
+    assert headlines == {name: headline(each, adjusted=name in ("markov", "past")) for name, each in values.items()}
     return predictions, values
 
 
@@ -120,7 +120,7 @@ def test_a_real_logs_oracle_is_a_file_with_nothing_in_it(data, params, tmp_path)
     """DVC wants every out that its file lists."""
     write = STAGE.writes["metrics"].write
     write({name: {"acc": 0.5} for name in COUNTING}, tmp_path)
-    assert [read_json(tmp_path / f"{name}.json") for name in COUNTING + ORACLES] == [{"acc": 0.5}] * 4 + [{}] * 2
+    assert [read_json(tmp_path / f"{name}.json") for name in COUNTING + ORACLES] == [{"acc": 0.5}] * 5 + [{}] * 2
 
 
 def test_oracle_follows_the_vocabularys_order_and_renormalises():
@@ -155,7 +155,7 @@ def test_main_reads_the_tables_and_writes_the_metrics_and_the_predictions(data, 
     assert (tmp_path / "metrics" / "dpo.json").exists(), "what other stages wrote there stays"
     values, figures = ({name: read_json(tmp_path / folder / f"{name}.json") for name in COUNTING + ORACLES}
                        for folder in ("evaluation", "metrics"))
-    assert all(figures[name] == headline(values[name], adjusted=name == "markov") for name in values)
+    assert all(figures[name] == headline(values[name], adjusted=name in ("markov", "past")) for name in values)
     assert all(keys(metrics) == keys(values["markov"]) for metrics in values.values())
     written = {path.stem: tables.read("predictions", path) for path in (tmp_path / "predictions/reference").iterdir()}
     assert written.keys() == values.keys()

@@ -10,6 +10,7 @@ from stages.events.settings import Ingest, Simulator, Source
 from stages.metrics.settings import Evaluate
 from stages.model.settings import Lora, Model
 from stages.pairs.rules import Selection
+from stages.past.settings import Fusion, Habits
 from stages.prompts.settings import Auxiliary, Instructions, PromptParams
 from stages.training.settings import Dpo, Sft
 from stages.windows.settings import Predictions, Scoring
@@ -29,6 +30,8 @@ class Params(PromptParams):
     selection: Selection
     dpo: Dpo
     predictions: Predictions
+    habits: Habits
+    fusion: Fusion
     evaluate: Evaluate
 
 

@@ -4,47 +4,40 @@ Each gives whole distributions without zeros, so that log-loss and calibration m
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import polars as pl
 from scipy.sparse import csr_array
 
-from stages.common.draws import positions
-
-_NONE = -1
-
-
-def history_rows(user: np.ndarray, rows: np.ndarray, length: int) -> np.ndarray:
-    """The `length` rows before each of `rows` `(N,)`, latest first: `(N, length)`, -1 where the user had none."""
-    step = np.arange(1, length + 1)
-    return np.where(step <= positions(user)[rows][:, None], rows[:, None] - step, _NONE)
+from stages.windows.past import NONE, Past
 
 
 class _Counting(ABC):
-    """What all four know: the vocabulary's names and the behaviours' shares of the training events."""
+    """What all four know: the vocabulary's size and the behaviours' shares of the training events."""
 
-    def fit(self, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
-        self.names = vocabulary["behavior"]
+    def fit(self, past: Past, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
         self.share = (vocabulary["train_events"] / vocabulary["train_events"].sum()).to_numpy()  # (V,)
         return self
 
     @abstractmethod
-    def log_p(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
+    def log_p(self, past: Past, rows: np.ndarray) -> np.ndarray:
         """Log-probabilities `(N, V)` float32 of what is done at `rows` `(N,)`, from what was done before."""
 
-    def _behaviors(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
-        """Numbers of the behaviours at `rows`, same shape; -1 outside the vocabulary and where a row is -1."""
-        flat = rows.ravel()
-        names = events["behavior"].gather(np.maximum(flat, 0))
-        numbers = names.replace_strict(self.names, np.arange(len(self.names)), default=_NONE, return_dtype=pl.Int64)
-        return np.where(flat == _NONE, _NONE, numbers.to_numpy()).reshape(rows.shape)
+    def _behaviors(self, past: Past, rows: np.ndarray) -> np.ndarray:
+        """Numbers of the behaviours at `rows`, same shape; `NONE` outside the vocabulary and where a row is."""
+        number = past.behavior[rows]
+        return np.where((rows == NONE) | (number >= past.size), NONE, number).astype(np.int64)
+
+    def _last(self, past: Past, rows: np.ndarray) -> np.ndarray:
+        return self._behaviors(past, past.before(rows, 1))[:, 0]
 
 
 class Majority(_Counting):
     """The behaviours' shares of the training events, whatever came before."""
 
-    def log_p(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
+    def log_p(self, past: Past, rows: np.ndarray) -> np.ndarray:
         return np.tile(np.log(self.share).astype(np.float32), (len(rows), 1))
 
 
@@ -55,24 +48,21 @@ class LastBehavior(_Counting):
     a frequent behaviour could outweigh it, and the baseline would no longer be what its name says.
     """
 
-    def fit(self, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
-        super().fit(events, windows, vocabulary)
+    def fit(self, past: Past, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
+        super().fit(past, windows, vocabulary)
         rows = _rows(windows, "train")
-        repeated = self._behaviors(events, rows) == self._last(events, rows)
+        repeated = self._behaviors(past, rows) == self._last(past, rows)
         # one imagined window that does not repeat keeps the weight below 1
         self.weight = max(0.5, repeated.sum() / (len(repeated) + 1))
         return self
 
-    def log_p(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
-        last = self._last(events, rows)
-        known = np.flatnonzero(last != _NONE)
+    def log_p(self, past: Past, rows: np.ndarray) -> np.ndarray:
+        last = self._last(past, rows)
+        known = np.flatnonzero(last != NONE)
         p = np.tile(self.share, (len(rows), 1))
         p[known] *= 1 - self.weight
         p[known, last[known]] += self.weight
         return np.log(p).astype(np.float32)
-
-    def _last(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
-        return self._behaviors(events, history_rows(events["user"].to_numpy(), rows, 1))[:, 0]
 
 
 class MostFrequent(_Counting):
@@ -84,11 +74,11 @@ class MostFrequent(_Counting):
     def __init__(self, history: int):
         self.history = history
 
-    def log_p(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
-        past = self._behaviors(events, history_rows(events["user"].to_numpy(), rows, self.history))
+    def log_p(self, past: Past, rows: np.ndarray) -> np.ndarray:
+        done = self._behaviors(past, past.before(rows, self.history))
         counts = np.tile(self.share, (len(rows), 1))
-        window, position = np.nonzero(past != _NONE)
-        np.add.at(counts, (window, past[window, position]), 1)
+        window, position = np.nonzero(done != NONE)
+        np.add.at(counts, (window, done[window, position]), 1)
         return np.log(counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -115,64 +105,95 @@ class Markov(_Counting):
     valid_windows = 10_000
     """More would not change the choice, and a large log has millions."""
 
-    def fit(self, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
-        super().fit(events, windows, vocabulary)
+    def fit(self, past: Past, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
+        super().fit(past, windows, vocabulary)
         train, valid = _rows(windows, "train"), _rows(windows, "valid")
-        self.places = events["place"].gather(train).drop_nulls().unique(maintain_order=True)
+        places = np.unique(past.place[train])
+        self.places = past.places.gather(places[places != NONE])
         known = [level for level in self.levels if len(self.places) or "place" not in level]
-        contexts, label = self._contexts(events, train), self._behaviors(events, train)
-        self.counts = {level: _Counts(self._key(contexts, level), label, len(self.names)) for level in known}
+        contexts, label = self.contexts(past, train), self._behaviors(past, train)
+        self.counts = {level: Table.counted(self._key(contexts, level), label, past.size) for level in known}
         valid = valid[np.linspace(0, len(valid) - 1, min(len(valid), self.valid_windows)).astype(np.int64)]
-        self._choose(self._contexts(events, valid), self._behaviors(events, valid))
+        self._choose(self.contexts(past, valid), self._behaviors(past, valid))
         return self
 
-    def log_p(self, events: pl.DataFrame, rows: np.ndarray) -> np.ndarray:
-        contexts = self._contexts(events, rows)
-        p = np.tile(self.share, (len(rows), 1))
+    def log_p(self, past: Past, rows: np.ndarray) -> np.ndarray:
+        return self.log_p_in(self.contexts(past, rows))
+
+    def log_p_in(self, contexts: dict[str, np.ndarray]) -> np.ndarray:
+        """As `log_p`, of events in `contexts`, as the function `contexts` gives them."""
+        p = np.tile(self.share, (len(contexts["hour"]), 1))
         for level, concentration in self.concentration.items():
             if np.isfinite(concentration):
-                p = _smoothed(self.counts[level].of(self._key(contexts, level)), p, concentration)
+                p = smoothed(self.counts[level].of(self._key(contexts, level)), p, concentration)
         return np.log(p).astype(np.float32)
 
+    def contexts(self, past: Past, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Codes `(N,)` of what is known about each event, 0 and up.
+
+        A place is its number among `places`; none is a context of its own, the number behind them, and one never seen
+        in training has the number behind that, which matches no training window.
+        """
+        count = len(self.places)
+        code = past.places.replace_strict(self.places, np.arange(count), default=count + 1, return_dtype=pl.Int64)
+        return {
+            "hour": past.hour[rows].astype(np.int64), "weekend": past.weekend[rows].astype(np.int64),
+            "place": np.append(code.to_numpy(), count)[past.place[rows]],  # none is -1: the last
+            "last": 1 + self._last(past, rows),
+        }
+
     def _choose(self, contexts: dict[str, np.ndarray], label: np.ndarray) -> None:
-        window = np.flatnonzero(label != _NONE)
+        window = np.flatnonzero(label != NONE)
         if not len(window):
             self.concentration = dict.fromkeys(self.counts, self.unchosen)
             return
         p, self.concentration = np.tile(self.share, (len(label), 1)), {}
         for level, table in self.counts.items():
             counts = table.of(self._key(contexts, level))
-            options = {a: p if np.isinf(a) else _smoothed(counts, p, a) for a in self.concentrations}
-            loss = {a: -np.log(option[window, label[window]]).mean() for a, option in options.items()}
-            self.concentration[level] = min(loss, key=loss.__getitem__)
-            p = options[self.concentration[level]]
-
-    def _contexts(self, events: pl.DataFrame, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Codes `(N,)` of what is known about each event, 0 and up."""
-        time, place = events["time"].gather(rows), events["place"].gather(rows)
-        numbers = np.arange(len(self.places))
-        code = place.replace_strict(self.places, numbers, default=len(numbers) + 1, return_dtype=pl.Int64)
-        return {
-            "hour": time.dt.hour().to_numpy().astype(np.int64),
-            "weekend": (time.dt.weekday() >= 6).to_numpy().astype(np.int64),
-            # no place is a context of its own; an unseen one matches no training window
-            "place": np.where(place.is_null().to_numpy(), len(numbers), code.to_numpy()),
-            "last": 1 + self._behaviors(events, history_rows(events["user"].to_numpy(), rows, 1))[:, 0],
-        }
+            self.concentration[level], p = least_loss(counts, p, window, label[window], self.concentrations)
 
     def _key(self, contexts: dict[str, np.ndarray], level: tuple[str, ...]) -> np.ndarray:
-        sizes = {"hour": 24, "weekend": 2, "place": len(self.places) + 2, "last": len(self.names) + 1}
+        sizes = {"hour": 24, "weekend": 2, "place": len(self.places) + 2, "last": len(self.share) + 1}
         return np.ravel_multi_index([contexts[name] for name in level], [sizes[name] for name in level])
 
 
-class _Counts:
-    """How often each behaviour followed each context, kept sparse: most contexts have seen few behaviours."""
+def least_loss(
+    counts: np.ndarray, prior: np.ndarray, window: np.ndarray, label: np.ndarray, concentrations: tuple[float, ...]
+) -> tuple[float, np.ndarray]:
+    """The concentration with which `counts` `(N, C)`, smoothed by `prior` `(N, C)`, tell `label` of `window` best.
 
-    def __init__(self, context: np.ndarray, label: np.ndarray, size: int):
-        known = label != _NONE
-        self.context, row = np.unique(context[known], return_inverse=True)
-        # the last row stands for contexts never seen
-        self.counts = csr_array((np.ones(len(row)), (row, label[known])), shape=(len(self.context) + 1, size))
+    And the distributions that it gives. Infinity is `prior` itself.
+    """
+    found, total = counts[window, label], counts.sum(axis=1)[window]
+    before = prior[window, label]
+
+    def loss(concentration: float) -> float:
+        p = before if np.isinf(concentration) else (found + concentration * before) / (total + concentration)
+        return float(-np.log(p).mean())
+
+    best = min(concentrations, key=loss)
+    return best, prior if np.isinf(best) else smoothed(counts, prior, best)
+
+
+@dataclass(frozen=True)
+class Table:
+    """How often each behaviour followed each context, kept sparse: most contexts have seen few behaviours.
+
+    Attributes:
+        context: codes of the contexts `(K,)`, increasing.
+        counts: `(K + 1, V)`; the last row stands for contexts never seen, and is empty.
+    """
+
+    context: np.ndarray
+    counts: csr_array
+
+    @classmethod
+    def counted(cls, context: np.ndarray, label: np.ndarray, size: int) -> "Table":
+        """Of events' contexts and labels `(N,)`, `NONE` for a label that does not count."""
+        known = label != NONE
+        contexts, row = np.unique(context[known], return_inverse=True)
+        counts = csr_array((np.ones(len(row)), (row, label[known])), shape=(len(contexts) + 1, size))
+        return cls(contexts, counts)
 
     def of(self, context: np.ndarray) -> np.ndarray:
         """Counts `(N, V)` of the contexts `(N,)`; zeros for one never seen."""
@@ -181,7 +202,8 @@ class _Counts:
         return self.counts[np.where(seen, row, len(self.context))].toarray()
 
 
-def _smoothed(counts: np.ndarray, p: np.ndarray, concentration: float) -> np.ndarray:
+def smoothed(counts: np.ndarray, p: np.ndarray, concentration: float) -> np.ndarray:
+    """Shares `(N, C)` of `counts` with `concentration` imagined events spread by `p`, as by a Dirichlet prior."""
     return (counts + concentration * p) / (counts.sum(axis=1, keepdims=True) + concentration)
 
 

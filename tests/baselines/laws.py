@@ -14,6 +14,7 @@ import torch
 from stages.baselines.fitting.sequences import Batch, Sequences
 from stages.baselines.sequential.training import Recommender, predict
 from stages.past.counting import Markov
+from stages.windows.past import Past
 
 Read = Callable[[Batch], torch.Tensor]
 Log = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
@@ -88,5 +89,6 @@ def check_knows_what_markov_knows(model: Recommender, sequences: Sequences, log:
     label, log_p = labels_of(events, rows, vocabulary), predict(model, sequences, rows)
     assert np.allclose(np.exp(log_p).sum(axis=1), 1, atol=1e-4)
     accuracy = (log_p.argmax(axis=1) == label).mean()
-    markov = (Markov().fit(events, windows, vocabulary).log_p(events, rows).argmax(axis=1) == label).mean()
+    past = Past.from_tables(events, vocabulary)
+    markov = (Markov().fit(past, windows, vocabulary).log_p(past, rows).argmax(axis=1) == label).mean()
     assert accuracy > markov - 0.03 and accuracy > 0.5

@@ -29,6 +29,7 @@ from stages.metrics.adjust import adjusted
 from stages.metrics.decisions import choose_tau
 from stages.metrics.splits import read_splits
 from stages.past.counting import Markov
+from stages.windows.past import Past
 from stages.reference import oracle_log_p
 from tests.baselines.laws import rows_of
 from tests.contract.imports import ROOT
@@ -83,9 +84,11 @@ def test_a_baseline_that_collapses_is_said_and_left_out(task, monkeypatch, capsy
 def test_markov_that_sees_behaviours_alone_answers_alike_whenever_and_wherever(task):
     rows = rows_of(task.windows, "natural")
     other = task.events.with_columns(pl.col("time").dt.offset_by("7h"), place=pl.lit("gym"))
-    alone, whole = (kind().fit(task.events, task.windows, task.vocabulary) for kind in (MarkovAlone, Markov))
-    np.testing.assert_array_equal(alone.log_p(task.events, rows), alone.log_p(other, rows))
-    assert not np.allclose(whole.log_p(task.events, rows), whole.log_p(other, rows))
+    past = Past.from_tables(task.events, task.vocabulary)
+    alone, whole = (kind().fit(past, task.windows, task.vocabulary) for kind in (MarkovAlone, Markov))
+    other = Past.from_tables(other, task.vocabulary)
+    np.testing.assert_array_equal(alone.log_p(past, rows), alone.log_p(other, rows))
+    assert not np.allclose(whole.log_p(past, rows), whole.log_p(other, rows))
 
 
 def test_tables_of_more_people_are_of_more_windows_and_the_same_test(task, monkeypatch, tiny_base):

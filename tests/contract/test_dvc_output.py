@@ -83,9 +83,9 @@ def test_another_tau_is_a_few_lines_of_difference(repository):
 
 def test_the_pipeline_is_drawn(repository):
     drawn = lines(repository("dag", "--md", "--collapse-foreach-matrix", "dvc.yaml"))
-    assert drawn[:2] == ["```mermaid", "flowchart TD"] and '"evaluate"' in "".join(drawn) and len(drawn) < 60
+    assert drawn[:2] == ["```mermaid", "flowchart TD"] and '"evaluate"' in "".join(drawn) and len(drawn) < 70
     assert "| sft |" in "".join(lines(repository("dag", "sft")))
 
 
 def test_dvc_yaml_is_short():
-    assert len(lines((ROOT / "dvc.yaml").read_text(encoding="utf-8"))) <= 350
+    assert len(lines((ROOT / "dvc.yaml").read_text(encoding="utf-8"))) <= 360

@@ -41,6 +41,7 @@ from stages.metrics.decisions import choose_tau, decided
 from stages.metrics.splits import read_splits
 from stages.params import read_all
 from stages.past.counting import Markov
+from stages.windows.past import Past
 from stages.reference import oracle_log_p, oracle_rows
 from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.repetitions import Repetition, RowResult
@@ -86,9 +87,9 @@ class Answering:
 
 def counted(task: Task) -> Iterator[Answering]:
     """Markov, which sees as much as the others and which sees behaviours alone."""
+    past = Past.from_tables(task.events, task.vocabulary)
     for name, kind in ((REFERENCE, Markov), (f"{REFERENCE}_id", MarkovAlone)):
-        fitted = kind().fit(task.events, task.windows, task.vocabulary)
-        yield Answering(name, partial(fitted.log_p, task.events), {})
+        yield Answering(name, partial(kind().fit(past, task.windows, task.vocabulary).log_p, past), {})
 
 
 def learned(task: Task, names: Sequence[str], model: Path) -> Iterator[Answering]:

@@ -1,0 +1,105 @@
+"""Stage `fusion`: the model of habits, a language model and counting, pooled into one predictor.
+
+A logarithmic opinion pool, its weights by log-loss on validation users; see stages/past/pool.py. Which tables are
+pooled beside that of `habits` stands in `fusion` of params.yaml.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stages.common import tables
+from stages.common.checksums import seal_folder
+from stages.common.errors import UserError
+from stages.common.files import atomic_folder, write_json
+from stages.common.params import Section
+from stages.common.stage import COUNTS, Kind, Stage, place, table
+from stages.metrics.outcomes import OUTSIDE
+from stages.metrics.splits import Split, read_splits
+from stages.past.pool import fit_weights, pooled
+from stages.past.settings import Fusion
+
+
+class Params(Section):
+    fusion: Fusion
+
+
+def fusion(
+    events: pl.DataFrame, vocabulary: pl.DataFrame, predictions: Path, params: Params
+) -> tuple[pl.DataFrame, dict[str, Any], dict[str, Any]]:
+    """Table `predictions` of the pool, the pool itself, and what was found.
+
+    Test windows are pooled with the weights that all natural validation windows choose. A validation window gets those
+    that the other half of the validation users chose, or it would look better than it is; users are halved by turns.
+
+    Args:
+        predictions: folder of the tables that are pooled.
+
+    Raises:
+        UserError: a table is absent, or not of the same windows.
+    """
+    names = ("habits", params.fusion.model, params.fusion.beside)
+    frames = [tables.read("predictions", predictions / f"{name}.parquet").sort("split", "row") for name in names]
+    keys = ["split", "row"]
+    for name, frame in zip(names, frames, strict=True):
+        if not frame.select(keys).equals(frames[0].select(keys)):
+            raise UserError(f"predictions of {name}: not of the windows that habits answers; run `dvc repro`, or for a "
+                            "baseline `dvc repro stages/baselines/dvc.yaml`")
+    splits = [read_splits(frame, events, vocabulary) for frame in frames]
+    valid = [split["valid_natural"] for split in splits]
+    everybody = np.ones(len(valid[0].label), bool)
+    weights = _fitted(valid, everybody)
+    first = np.unique(np.concatenate([splits[0][name].user for name in ("valid_natural", "valid_balanced")]))[::2]
+    by_half = {half: _fitted(valid, np.isin(valid[0].user, first) != half) for half in (True, False)}
+    parts = []
+    for name in frames[0]["split"].unique(maintain_order=True):
+        of_split = [split[name] for split in splits]
+        log_p = pooled([each.log_p for each in of_split], weights)
+        if name.startswith("valid"):
+            for half, chosen in by_half.items():
+                own = np.isin(of_split[0].user, first) == half
+                log_p[own] = pooled([each.log_p[own] for each in of_split], chosen)
+        parts += [row[np.isfinite(row)].tolist() for row in log_p]
+    found = dict(zip(names, weights.tolist(), strict=True))
+    known = valid[0].label != OUTSIDE
+    return frames[0].with_columns(log_p=pl.Series(parts, dtype=tables.FLOATS)), {"weights": found}, {
+        "layout": "past", "context": "next", "events_dropped": 0, "windows": len(parts), "weights": found,
+        "weights_by_half": [dict(zip(names, each.tolist(), strict=True)) for each in by_half.values()],
+        "valid_windows": int(known.sum()),
+        "valid_log_loss": {name: _loss(split.log_p[known], split.label[known])
+                           for name, split in zip(names, valid, strict=True)},
+    }
+
+
+def _fitted(splits: list[Split], where: np.ndarray) -> np.ndarray:
+    where = where & (splits[0].label != OUTSIDE)
+    return fit_weights([split.log_p[where] for split in splits], splits[0].label[where])
+
+
+def _loss(log_p: np.ndarray, label: np.ndarray) -> float | None:
+    return float(-log_p[np.arange(len(label)), label].mean()) if len(label) else None
+
+
+def _write(pool: dict[str, Any], path: Path) -> None:
+    with atomic_folder(path) as folder:
+        write_json(folder / "fusion.json", pool)
+        seal_folder(folder)
+
+
+def _message(args: Any, frame: pl.DataFrame, pool: dict[str, Any], counts: dict[str, Any]) -> str:
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in pool["weights"].items())
+    return f"fusion: weights {weights}, by {counts['valid_windows']:,} validation windows"
+
+
+STAGE = Stage(
+    "fusion", __doc__, fusion, Params,
+    reads={"events": table("events"), "vocabulary": table("vocabulary"),
+           "predictions": place("folder of the tables `predictions` that are pooled")},
+    writes={"out": table("predictions"), "weights": Kind("folder for the pool", write=_write), "counts": COUNTS},
+    message=_message,
+)
+
+if __name__ == "__main__":
+    STAGE.run()

@@ -1,0 +1,129 @@
+"""What a person did before a window, counted: the whole past, linear in events and windows, never the window itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from stages.past.counts import counts_before, last_before
+from stages.windows.past import NONE, Past
+
+CONTEXTS: dict[str, tuple[str, ...]] = {
+    "all": (), "hour": ("hour",), "place": ("place",), "place and hour": ("place", "hour"),
+    "hour of such a day": ("weekend", "hour"), "weekday": ("weekday",), "after": ("last",),
+    "after two": ("last", "second"), "after, at this place": ("last", "place"),
+}
+"""In which circumstances events are counted: those alike in all that is named. An hour is the one before and the one
+after, too; `last` and `second` are what the person did just before, and before that."""
+
+RECENT = (5, 20, 100)
+"""Events are counted among the last so many, too."""
+
+_CELLS = 250_000
+_HOURS = 24
+
+
+@dataclass(frozen=True)
+class Counted:
+    """W windows with C candidates, numbered as `Past` does; C is enough for the window with the most.
+
+    Attributes:
+        allowed: which candidates a window has `(W, C)`.
+        outside: which candidates the vocabulary does not hold `(W, C)`.
+        label: what was done `(W,)`, `NONE` where it is no candidate.
+        contexts: how often each candidate was done before, by the names of `CONTEXTS`, `(W, C)` each.
+        recent: the same among the last so many events, by `RECENT`.
+        since: seconds since each candidate was done, infinite for never `(W, C)`.
+        gap: seconds since the event before, infinite where there is none `(W,)`.
+        last: number of the event before, `NONE` where there is none `(W,)`.
+        hour: 0 to 23 `(W,)`.
+        weekday: 0 to 6, 0 is Monday `(W,)`.
+        stays: whether the event before was at the same place `(W,)`.
+    """
+
+    allowed: np.ndarray
+    outside: np.ndarray
+    label: np.ndarray
+    contexts: dict[str, np.ndarray]
+    recent: dict[int, np.ndarray]
+    since: np.ndarray
+    gap: np.ndarray
+    last: np.ndarray
+    hour: np.ndarray
+    weekday: np.ndarray
+    stays: np.ndarray
+
+
+def pieces(past: Past, rows: np.ndarray) -> Iterator[slice]:
+    """`rows`, sorted, in pieces of some 250,000 cells of a window and a candidate: what fits a processor's cache."""
+    start = 0
+    while start < len(rows):
+        stop = start + max(1, _CELLS // past.size)
+        width = past.size + int(past.own[rows[start:stop]].max())
+        stop = min(len(rows), start + max(1, _CELLS // width))
+        yield slice(start, stop)
+        start = stop
+
+
+def count(past: Past, rows: np.ndarray) -> Counted:
+    """What stands before the windows whose targets are `rows` `(W,)`, sorted, at least one."""
+    width = past.size + int(past.own[rows].max())
+    events = np.arange(past.first[rows[0]], rows[-1])
+    events = events[past.behavior[events] < width]
+    number = past.behavior[events]
+    recent = past.before(rows, max(RECENT))
+    done = np.where(recent == NONE, width, np.minimum(past.behavior[recent], width))
+    last = last_before(past.first[events], events, number, past.first[rows], rows, width)
+    since = np.where(last == NONE, np.inf, past.seconds[rows][:, None] - past.seconds[last])
+    before = recent[:, 0]
+    candidates = np.arange(width)
+    allowed = candidates < (past.size + past.own[rows])[:, None]
+    label = past.behavior[rows]
+    return Counted(
+        allowed=allowed,
+        outside=np.broadcast_to(candidates >= past.size, allowed.shape),
+        label=np.where(label < past.size + past.own[rows], label, NONE),
+        contexts=_contexts(past, rows, events, number, width),
+        recent={many: _tally(done[:, :many], width) for many in RECENT},
+        since=np.maximum(since, 0),
+        gap=np.where(before == NONE, np.inf, np.maximum(past.seconds[rows] - past.seconds[before], 0)),
+        last=np.where(before == NONE, NONE, past.behavior[before]),
+        hour=past.hour[rows], weekday=past.weekday[rows],
+        stays=(before != NONE) & (past.place[before] == past.place[rows]),
+    )
+
+
+def _contexts(
+    past: Past, rows: np.ndarray, events: np.ndarray, number: np.ndarray, width: int
+) -> dict[str, np.ndarray]:
+    here, there = ({part: _codes(past, part, at) for part in ("hour", "place", "weekend", "weekday", "last", "second")}
+                   for at in (rows, events))
+    sizes = {part: 1 + max(int(codes.max(initial=0)) for codes in (here[part], there[part])) for part in here}
+    sizes["hour"] = _HOURS
+    found = {}
+    for name, parts in CONTEXTS.items():
+        rest = [part for part in parts if part != "hour"]
+        keys = [past.first[at].astype(np.int64) for at in (rows, events)]
+        for part in rest:
+            keys = [key * sizes[part] + codes[part] for key, codes in zip(keys, (here, there), strict=True)]
+        if "hour" not in parts:
+            found[name] = counts_before(keys[1], events, number, keys[0], rows, width)
+            continue
+        of_event = keys[1] * _HOURS + there["hour"]
+        near = [keys[0] * _HOURS + (here["hour"] + shift) % _HOURS for shift in (-1, 0, 1)]
+        found[name] = np.sum([counts_before(of_event, events, number, key, rows, width) for key in near], axis=0)
+    return found
+
+
+def _codes(past: Past, part: str, rows: np.ndarray) -> np.ndarray:
+    """A part of a context as numbers, 0 and up."""
+    if part in ("last", "second"):
+        before = past.before(rows, 2)[:, 0 if part == "last" else 1]
+        return np.where(before == NONE, 0, past.behavior[before] + 1).astype(np.int64)
+    return getattr(past, part)[rows].astype(np.int64) + (part == "place")
+
+
+def _tally(numbers: np.ndarray, width: int) -> np.ndarray:
+    """How often each number below `width` stands in each row of `numbers` `(W, n)`: `(W, width)`."""
+    flat = np.arange(len(numbers))[:, None] * (width + 1) + numbers
+    return np.bincount(flat.ravel(), minlength=len(numbers) * (width + 1)).reshape(len(numbers), -1)[:, :width]

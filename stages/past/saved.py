@@ -1,0 +1,86 @@
+"""The folder of a model of habits: weights and counts as safetensors, names and choices as JSON, no user in it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_array
+
+from stages.common.checksums import check_folder, seal_folder
+from stages.common.errors import UserError
+from stages.common.files import atomic_folder
+from stages.past.counting import Markov, Table
+from stages.past.habits import Habits
+from stages.past.network import Network
+from stages.past.numbers import NAMES
+from stages.past.whole import WholePast
+
+_WEIGHTS, _FACTS = "habits.safetensors", "habits.json"
+
+
+def write(habits: Habits, names: list[str], path: Path) -> None:
+    """Write the model and the vocabulary's `names`, all or nothing."""
+    markov = habits.markov
+    arrays = {f"network.{name}": value.numpy() for name, value in habits.network.state_dict().items()}
+    arrays["share"] = habits.share
+    levels = [level for level, concentration in markov.concentration.items() if np.isfinite(concentration)]
+    for level in levels:
+        table, name = markov.counts[level], "+".join(level)
+        arrays |= {f"counts.{name}.{part}": _small(values) for part, values in (
+            ("context", table.context), ("start", table.counts.indptr), ("behavior", table.counts.indices),
+            ("count", table.counts.data))}
+    facts = {
+        "format": 1, "behaviors": names, "places": markov.places.to_list(), "events": habits.events,
+        "hidden": habits.network.network[0].out_features, "numbers": list(NAMES),
+        "concentration": {"+".join(level): markov.concentration[level] for level in levels},
+        "whole_past": {level: value if np.isfinite(value) else None
+                       for level, value in habits.whole.concentration.items()},
+    }
+    with atomic_folder(path) as folder:
+        save_file(arrays, folder / _WEIGHTS)
+        (folder / _FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        seal_folder(folder)
+
+
+def read(path: Path) -> tuple[Habits, list[str]]:
+    """The model of a folder, and the names of its behaviours.
+
+    Raises:
+        UserError: there is none, it is damaged, or of another version.
+    """
+    if not (path / _FACTS).is_file():
+        raise UserError(f"{path}: no {_FACTS}: no model of habits; `dvc repro habits` makes it, `dvc pull` fetches it")
+    check_folder(path)
+    facts, arrays = json.loads((path / _FACTS).read_text(encoding="utf-8")), load_file(path / _WEIGHTS)
+    if facts["format"] != 1 or facts["numbers"] != list(NAMES):
+        raise UserError(f"{path}: made by another version of the model of habits; `dvc repro habits` makes it anew")
+    size = len(facts["behaviors"])
+    markov = Markov()
+    markov.share, markov.places = arrays["share"], pl.Series(facts["places"], dtype=pl.String)
+    markov.counts, markov.concentration = {}, {}
+    for name, concentration in facts["concentration"].items():
+        part = {part: arrays[f"counts.{name}.{part}"] for part in ("context", "start", "behavior", "count")}
+        counts = csr_array((part["count"].astype(np.float64), part["behavior"].astype(np.int32),
+                            part["start"].astype(np.int32)), shape=(len(part["start"]) - 1, size))
+        level = tuple(name.split("+"))
+        markov.counts[level] = Table(part["context"].astype(np.int64), counts)
+        markov.concentration[level] = concentration
+    state = {name.removeprefix("network."): torch.from_numpy(value) for name, value in arrays.items()
+             if name.startswith("network.")}
+    network = Network(len(NAMES), len(state["moment.weight"]), size, facts["hidden"])
+    network.load_state_dict(state)
+    network.eval()
+    whole = WholePast()
+    whole.markov, whole.events = markov, facts["events"]
+    whole.concentration = {level: np.inf if value is None else value for level, value in facts["whole_past"].items()}
+    return Habits(network, markov, whole, arrays["share"], facts["events"]), facts["behaviors"]
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    """Whole numbers, 0 and up, in as few bytes as hold them."""
+    values = values.astype(np.int64)
+    return values.astype(next(kind for kind in (np.uint8, np.uint16, np.int32, np.int64)
+                              if values.max(initial=0) <= np.iinfo(kind).max))

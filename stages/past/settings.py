@@ -1,0 +1,26 @@
+"""The model of habits and the pool."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.common.params import Positive, Rate, Section, Share
+
+
+class Habits(Section):
+    train_windows: Positive
+    hidden: Positive
+    learning_rate: Rate
+    moment_learning_rate: Rate
+    weight_decay: Annotated[float, Field(ge=0, le=10)]
+    moment_weight_decay: Annotated[float, Field(ge=0, le=10)]
+    batch_size: Positive
+    epochs: Positive
+    validations_per_epoch: Positive
+    patience: Positive
+    left_out: Share
+
+
+class Fusion(Section):
+    model: Literal["base", "sft", "dpo"]
+    beside: str

@@ -1,0 +1,135 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.common.errors import UserError
+from stages.past import saved
+from stages.past.counting import Markov
+from stages.past.habits import fit
+from stages.past.settings import Habits
+from stages.past.whole import WholePast
+from stages.windows.past import Past
+from tests.baselines.laws import rows_of
+
+SETTINGS = Habits(train_windows=2000, hidden=8, learning_rate=0.01, moment_learning_rate=0.01, weight_decay=0.01,
+                  moment_weight_decay=0.1, batch_size=32, epochs=4, validations_per_epoch=1, patience=2, left_out=0.1)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """A log of two kinds of people: who knows a person's past knows what they do."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(60):
+        liked = ["a", "b"] if user % 2 else ["c", "d"]
+        # three test users do what nobody in training does
+        liked = ["z", "y"] if user >= 57 else liked
+        for number in range(30):
+            rows.append((user, number, str(rng.choice([*liked, "e"], p=[0.6, 0.3, 0.1]))))
+    events = pl.DataFrame(rows, schema=["user", "hour", "behavior"], orient="row")
+    events = events.select(
+        user=pl.col("user").cast(pl.UInt64), time=(pl.datetime(2024, 1, 1) + pl.duration(hours=pl.col("hour") * 5)),
+        place=pl.lit("home"), behavior="behavior", offset=pl.lit(None, pl.Int16))
+    split = pl.when(pl.col("user") < 40).then(pl.lit("train")).when(pl.col("user") < 50).then(pl.lit("valid"))
+    windows = events.with_row_index("row").filter(pl.int_range(pl.len()).over("user") >= 5)
+    windows = windows.select(pl.col("row").cast(pl.Int64), split=split.otherwise(pl.lit("natural")))
+    counts = events.filter(pl.col("user") < 40)["behavior"].value_counts().sort("count", "behavior", descending=True)
+    vocabulary = pl.DataFrame({
+        "behavior": counts["behavior"], "train_events": counts["count"].cast(pl.Int64),
+        "share": counts["count"] / counts["count"].sum(), "group": "head", "is_anchor": True,
+    })
+    return events, windows, vocabulary
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    events, windows, vocabulary = data
+    return fit(Past.from_tables(events, vocabulary), windows, vocabulary, SETTINGS, 0)
+
+
+def loss_of(log_p, past, rows):
+    """Mean log-loss of the windows whose behaviour is a candidate."""
+    found = [each[past.behavior[row]] for each, row in zip(log_p, rows, strict=True) if past.behavior[row] < len(each)]
+    return -np.mean(found)
+
+
+def test_the_person_is_recognised(data, fitted):
+    events, windows, vocabulary = data
+    past, rows = Past.from_tables(events, vocabulary), rows_of(windows, "natural")
+    known = rows[(past.own[rows] == 0) & (past.behavior[rows] < past.size)]
+    mine = loss_of(fitted[0].log_p(past, known), past, known)
+    whole = loss_of(WholePast().fit(past, windows, vocabulary).log_p(past, known), past, known)
+    chain = loss_of(list(Markov().fit(past, windows, vocabulary).log_p(past, known)), past, known)
+    assert mine < chain - 0.05 and whole < chain - 0.02
+
+
+def test_what_nobody_in_training_does_is_expected_of_who_does_it(data, fitted):
+    events, windows, vocabulary = data
+    past = Past.from_tables(events, vocabulary)
+    rows = np.flatnonzero(past.own == 2)
+    rows = rows[np.isin(events["behavior"].gather(rows), ["z", "y"])]
+    assert len(rows) > 20
+    for model in (fitted[0], WholePast().fit(past, windows, vocabulary)):
+        log_p = model.log_p(past, rows)
+        assert all(len(each) == past.size + 2 for each in log_p)
+        assert loss_of(log_p, past, rows) < np.log(past.size + 2) - 0.3
+
+
+def test_distributions_and_their_order(data, fitted):
+    events, _, vocabulary = data
+    past = Past.from_tables(events, vocabulary)
+    rows = np.random.default_rng(0).permutation(events.height)
+    for model in (fitted[0], fitted[0].whole):
+        log_p = model.log_p(past, rows)
+        assert [len(each) for each in log_p] == (past.size + past.own[rows]).tolist()
+        np.testing.assert_allclose([np.exp(each.astype(float)).sum() for each in log_p], 1, rtol=1e-5)
+        for place in (0, 17, 200):
+            np.testing.assert_allclose(model.log_p(past, rows[place : place + 1])[0], log_p[place], atol=1e-5)
+
+
+def test_nothing_from_the_window_on_changes_the_answer(data, fitted):
+    events, _, vocabulary = data
+    past = Past.from_tables(events, vocabulary)
+    row = events.height - 4
+    later = pl.int_range(pl.len()) >= row
+    other = Past.from_tables(events.with_columns(behavior=pl.when(later).then(pl.lit("e")).otherwise("behavior")),
+                             vocabulary)
+    for model in (fitted[0], fitted[0].whole):
+        first, second = (model.log_p(each, np.array([row]))[0] for each in (past, other))
+        np.testing.assert_array_equal(first, second)
+
+
+def test_fitting_repeats_itself_and_reads_no_test_window(data, fitted):
+    events, windows, vocabulary = data
+    past = Past.from_tables(events, vocabulary)
+    test = pl.int_range(pl.len()) >= int(rows_of(windows, "natural")[0]) - 5
+    changed = events.with_columns(behavior=pl.when(test).then(pl.lit("a")).otherwise("behavior"))
+    again, facts = fit(Past.from_tables(changed, vocabulary), windows, vocabulary, SETTINGS, 0)
+    rows = rows_of(windows, "natural")[:20]
+    for first, second in zip(fitted[0].log_p(past, rows), again.log_p(past, rows), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert facts == fitted[1]
+
+
+def test_a_model_that_was_written_answers_the_same(data, fitted, tmp_path):
+    events, _, vocabulary = data
+    saved.write(fitted[0], vocabulary["behavior"].to_list(), tmp_path / "habits")
+    model, names = saved.read(tmp_path / "habits")
+    assert names == vocabulary["behavior"].to_list()
+    past, rows = Past.from_tables(events, vocabulary), np.arange(events.height)
+    for one, other in ((fitted[0], model), (fitted[0].whole, model.whole)):
+        for first, second in zip(one.log_p(past, rows), other.log_p(past, rows), strict=True):
+            np.testing.assert_array_equal(first, second)
+    assert sum(file.stat().st_size for file in (tmp_path / "habits").iterdir()) < 200_000
+
+
+def test_a_damaged_model_is_no_model(data, fitted, tmp_path):
+    saved.write(fitted[0], data[2]["behavior"].to_list(), tmp_path / "habits")
+    file = tmp_path / "habits" / "habits.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"habits\.safetensors"):
+        saved.read(tmp_path / "habits")
+    with pytest.raises(UserError, match="no model of habits"):
+        saved.read(tmp_path)
