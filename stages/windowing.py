@@ -43,6 +43,7 @@ def windowing(
     _check_users(log.users[usable], split[usable], log.lengths, settings, seed)
 
     vocabulary = windows.train_vocabulary(log, split == "train", settings.anchor_threshold)
+    vocabulary = windows.without_some_tail(vocabulary, settings.new_behaviors, settings.anchor_threshold, seed)
     if vocabulary.height < 2:
         raise errors.UserError(
             f"the training users know only one behaviour, {vocabulary['behavior'][0]!r}: there is nothing to predict; "

@@ -21,8 +21,11 @@ from stages.training.loop import Validations, train, warmup_cosine
 from stages.windows.past import NONE, Past
 
 _FOLDS = 5
-_CELLS = 5_000_000  # of a window and a candidate in training: 0.7 GB
+_CELLS = 16_000_000  # of a window and a candidate in training: 1 GB of half floats
 _VALID_WINDOWS = 8_000
+_CHAIN_WINDOWS = 4_000_000  # training windows behind the chain: more would change little, and a log may have billions
+_SAMPLE = 20_000  # training windows whose numbers say mean and scale
+_DECAYED = 100_000  # training windows for which `moment_weight_decay` stands
 _LARGEST_GRADIENT = 5.0
 _LEFT_OUT = 0.3
 
@@ -81,6 +84,7 @@ def fit(
     the chain would look better in training than it is. In some windows some behaviours are taken for such as nobody in
     training has done (`left_out`), so that the model learns what those are worth who are known by their person alone.
     """
+    windows = _fewer(windows)
     markov = Markov().fit(past, windows, vocabulary)
     counts = vocabulary["train_events"].to_numpy()
     share, events = counts / counts.sum(), int(counts.sum())
@@ -92,7 +96,7 @@ def fit(
     rows = _drawn(windows, "train", min(settings.train_windows, _CELLS // past.size), rng)
     batch = _training(habits, past, windows, vocabulary, rows, settings, rng)
     valid = [each for _, each in habits.batches(past, _drawn(windows, "valid", _VALID_WINDOWS, rng))]
-    network.standardise(batch.numbers[:20_000])
+    network.standardise(batch.numbers[torch.from_numpy(rng.permutation(len(batch))[:_SAMPLE])].float())
 
     def validate() -> float:
         network.eval()
@@ -101,10 +105,11 @@ def fit(
         network.train()
         return float(np.average(lost, weights=of))
 
-    steps_of_round = max(1, len(batch) // settings.batch_size // settings.validations_per_epoch)
-    rounds = settings.epochs * settings.validations_per_epoch
-    groups = network.groups(settings.weight_decay, settings.moment_weight_decay, settings.learning_rate,
-                            settings.moment_learning_rate)
+    rounds = min(settings.validations, settings.steps)
+    steps_of_round = settings.steps // rounds
+    # a prior says less beside more windows
+    moment_decay = settings.moment_weight_decay * _DECAYED / len(batch)
+    groups = network.groups(settings.weight_decay, moment_decay, settings.learning_rate, settings.moment_learning_rate)
     validations = Validations(settings.patience)
     with track("habits", rounds * steps_of_round) as progress:
         train(
@@ -139,8 +144,11 @@ def _training(
         counted = count(past, rows[piece])
         hidden = (rng.random(len(counted.label)) < settings.left_out)[:, None] & (
             rng.random(counted.outside.shape) < _LEFT_OUT)
-        parts.append(habits.batch(_without(counted, hidden), {key: each[piece] for key, each in contexts.items()},
-                                  log_markov[piece]))
+        part = habits.batch(_without(counted, hidden), {key: each[piece] for key, each in contexts.items()},
+                            log_markov[piece])
+        # what a person did outside the vocabulary is no label here; `left_out` says what such candidates are worth
+        parts.append(Batch(part.numbers[:, : past.size].half(), part.moments, part.allowed[:, : past.size],
+                           part.outside[:, : past.size], part.label))
     return Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in Batch.__dataclass_fields__))
 
 
@@ -164,6 +172,15 @@ def _batch(
         moments(counted, np.minimum(contexts["place"], places), size, places),
         counted.allowed, counted.outside, counted.label,
     )
+
+
+def _fewer(windows: pl.DataFrame) -> pl.DataFrame:
+    """At most `_CHAIN_WINDOWS` training windows, evenly from first to last; all others."""
+    train = windows.filter(split="train").sort("row")
+    if len(train) <= _CHAIN_WINDOWS:
+        return windows
+    even = np.linspace(0, len(train) - 1, _CHAIN_WINDOWS).astype(np.int64)
+    return pl.concat([train[even], windows.filter(pl.col("split") != "train")])
 
 
 def _drawn(windows: pl.DataFrame, split: str, most: int, rng: np.random.Generator) -> np.ndarray:

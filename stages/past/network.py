@@ -71,7 +71,7 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Log-probabilities `(B, C)`, -inf where a candidate is not the window's."""
-        x = (batch.numbers - self.mean) / self.scale
+        x = (batch.numbers.float() - self.mean) / self.scale
         utility = (self.linear(x) + self.network(x))[..., 0]
         own = self.behavior(self.moment(batch.moments))
         spare = utility.shape[1] - own.shape[1]

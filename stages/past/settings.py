@@ -15,8 +15,8 @@ class Habits(Section):
     weight_decay: Annotated[float, Field(ge=0, le=10)]
     moment_weight_decay: Annotated[float, Field(ge=0, le=10)]
     batch_size: Positive
-    epochs: Positive
-    validations_per_epoch: Positive
+    steps: Positive
+    validations: Positive
     patience: Positive
     left_out: Share
 

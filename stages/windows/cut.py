@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from stages.common.draws import first_of_each
+from stages.common.draws import first_of_each, stream
+from stages.common.errors import UserError
 from stages.common.hashing import bits, uniform
 
 FOLDS = 10
@@ -86,6 +87,22 @@ def vocabulary(counts: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
             is_anchor=share > anchor_threshold,
         )
     )
+
+
+def without_some_tail(vocabulary_: pl.DataFrame, count: int, anchor_threshold: float, seed: int) -> pl.DataFrame:
+    """The table `vocabulary` without `count` behaviours of its tail, a seeded choice: as if nobody in training did them.
+
+    Raises:
+        UserError: the tail has fewer.
+    """
+    tail = vocabulary_.filter(group="tail")["behavior"].sort()
+    if count > len(tail):
+        raise UserError(f"windowing.new_behaviors: {count}: the tail has {len(tail)} behaviours only")
+    if not count:
+        return vocabulary_
+    new = tail[np.sort(stream(seed, "new behaviours").permutation(len(tail))[:count])]
+    kept = vocabulary_.filter(~pl.col("behavior").is_in(new.implode()))
+    return vocabulary(kept.select("behavior", "train_events"), anchor_threshold)
 
 
 @dataclass

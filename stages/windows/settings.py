@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from stages.common.params import Positive, Section, Share
+from stages.common.params import Count, Positive, Section, Share
 
 
 class Windowing(Section):
@@ -14,6 +14,7 @@ class Windowing(Section):
     natural: Positive
     balanced_per_behavior: Positive
     fold: Annotated[int, Field(ge=0, le=9)]
+    new_behaviors: Count
 
     @model_validator(mode="after")
     def _history_holds_minimum(self) -> "Windowing":

@@ -12,7 +12,7 @@ from stages.windows.past import Past
 from tests.baselines.laws import rows_of
 
 SETTINGS = Habits(train_windows=2000, hidden=8, learning_rate=0.01, moment_learning_rate=0.01, weight_decay=0.01,
-                  moment_weight_decay=0.1, batch_size=32, epochs=4, validations_per_epoch=1, patience=2, left_out=0.1)
+                  moment_weight_decay=0.1, batch_size=32, steps=124, validations=4, patience=2, left_out=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.common.draws import positions
+from stages.common.errors import UserError
 from stages.common.hashing import bits, uniform
 from stages.windows import cut as windows
 from tests.events.helpers import simulated_log
@@ -186,3 +187,20 @@ def test_vocabulary_is_ordered_and_grouped():
 def test_positions_count_within_a_user(users):
     position = positions(np.array(users, np.uint64))
     assert position.tolist() == [users[:row].count(user) for row, user in enumerate(users)]
+
+
+def test_new_behaviours_are_of_the_tail_and_in_no_training_window(events):
+    log = windows.read_histories(events.lazy())
+    split = windows.split_users(log.users, 0)
+    whole = windows.train_vocabulary(log, split == "train", 0.01)
+    less = windows.without_some_tail(whole, 3, 0.01, 0)
+    new = set(whole["behavior"]) - set(less["behavior"])
+    assert len(new) == 3 and new <= set(whole.filter(group="tail")["behavior"])
+    assert less["share"].sum() == pytest.approx(1)
+    assert new != set(whole["behavior"]) - set(windows.without_some_tail(whole, 3, 0.01, 1)["behavior"])
+    made = labelled(events, make(events, behaviors=less["behavior"]))
+    assert not set(made.filter(pl.col("split").is_in(["train", "balanced"]))["behavior"]) & new
+    assert set(labelled(events, make(events, natural=10_000, behaviors=less["behavior"]))["behavior"]) & new
+    assert windows.without_some_tail(whole, 0, 0.01, 0).equals(whole)
+    with pytest.raises(UserError, match=r"windowing\.new_behaviors: 1000: the tail has \d+"):
+        windows.without_some_tail(whole, 1000, 0.01, 0)
