@@ -111,7 +111,7 @@ def _results(metrics: Mapping[str, Any], log: str) -> list[EvalResult]:
     return [
         EvalResult(task_type=_TASK, dataset_type=log, dataset_name=log, dataset_split=section,
                    dataset_args={key: metrics[section].get(key, 0)
-                                 for key in ("windows", "users", "outside_vocabulary")},
+                                 for key in ("windows", "users", "outside_candidates")},
                    metric_type=each.key, metric_name=each.label, metric_value=round(metrics[section][each.key], 6))
         for each in _SHOWN if metrics[section := each.split][each.key] is not None
     ]

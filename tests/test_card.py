@@ -54,12 +54,12 @@ def test_the_hubs_library_reads_base_licence_and_results():
 
 
 def test_windows_that_nobody_can_get_right_and_too_few_users_are_said_below_the_table():
-    both = {name: section | {"outside_vocabulary": 4} if name == "natural" else section
+    both = {name: section | {"outside_candidates": 4} if name == "natural" else section
             for name, section in metrics().items()}
     text = card("dpo", MANIFEST, ADAPTER, both, LOCK, params_with(source__format="table"))
-    assert "57.1 % of the natural windows are of behaviours that no training user has" in text
+    assert "57.1 % of the natural windows are of behaviours that neither a training user nor the person did" in text
     assert "Intervals over 3 users in the natural test set and 3 users in the balanced test set: under 10" in text
-    (natural,) = {result.dataset_args["outside_vocabulary"] for result in ModelCard(text).data.eval_results
+    (natural,) = {result.dataset_args["outside_candidates"] for result in ModelCard(text).data.eval_results
                   if result.dataset_split == "natural"}
     assert natural == 4
 

@@ -56,7 +56,7 @@ def test_metrics_begin_with_the_facts(data):
     figures, metrics, plots = evaluate(**data, facts=facts_of(data), params=small_params(evaluate__resamples=20))
     assert figures == headline(metrics)
     assert list(metrics) == [
-        "layout", "context", "events_dropped", "natural", "balanced", "adjusted", "calibrated", "valid"
+        "layout", "context", "events_dropped", "natural", "balanced", "opened", "adjusted", "calibrated", "valid"
     ]
     assert {key: metrics[key] for key in FACTS} == FACTS
     log_p = np.stack(data["predictions"].filter(split="natural")["log_p"].to_numpy())

@@ -58,8 +58,9 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     },
     # a preference pair
     "pairs": {"row": pl.Int64, "chosen": pl.String, "rejected": pl.String, "difficulty": pl.Float32},
-    # a test or validation window under one model: log_p over the vocabulary, in its order; `split` is natural,
-    # balanced, valid_natural or valid_balanced
+    # a test or validation window under one model: log_p over the vocabulary, in its order, and in an open table over
+    # what else the person did before, in the order in which it was first done (`stages.windows.past`); `split` is
+    # natural, balanced, valid_natural or valid_balanced
     "predictions": {"row": pl.Int64, "split": pl.String, "behavior": pl.String, "log_p": FLOATS},
 }
 

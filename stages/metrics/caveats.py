@@ -10,7 +10,7 @@ FEW_USERS = 10
 def caveats(evaluation: Mapping[str, Any]) -> list[str]:
     """Sentences without a full stop about what `measure` makes: the same for all models of the same windows."""
     natural, balanced = evaluation["natural"], evaluation["balanced"]
-    said = of_outside([natural.get("outside_vocabulary", 0)], [natural["windows"]])
+    said = of_outside([natural.get("outside_candidates", 0)], [natural["windows"]])
     return said + of_users({"natural": natural["users"], "balanced": balanced["users"]})
 
 
@@ -20,14 +20,15 @@ def sentence(said: str) -> str:
 
 
 def of_outside(outside: Sequence[int], windows: Sequence[int]) -> list[str]:
-    """Of natural windows outside the vocabulary, in one repetition or several; nothing where there are none."""
+    """Of natural windows that no candidate names, in one repetition or several; nothing where there are none."""
     if not sum(outside):
         return []
     shares = [part / whole for part, whole in zip(outside, windows, strict=True) if whole]
     low, high = (f"{100 * share:.1f}" for share in (min(shares), max(shares)))
     share = f"{low} %" if low == high else f"{low} to {high} %"
-    return [f"{share} of the natural windows are of behaviours that no training user has: every model misses them, and "
-            f"natural accuracy can be {1 - max(shares):.3f} at most; log-loss is of the other windows"]
+    return [f"{share} of the natural windows are of behaviours that neither a training user nor the person did before: "
+            f"every model misses them, and natural accuracy can be {1 - max(shares):.3f} at most; log-loss is of the "
+            "other windows"]
 
 
 def of_users(users: Mapping[str, int]) -> list[str]:

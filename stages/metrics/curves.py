@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from stages.metrics.adjust import tempered
-from stages.metrics.outcomes import Outcomes, outcomes
+from stages.metrics.outcomes import Outcomes
 from stages.metrics.registry import by_bin, by_confidence
 from stages.metrics.selective import accuracy_at
 from stages.metrics.settings import Evaluate
@@ -14,6 +14,9 @@ from stages.metrics.splits import read_splits
 
 POINTS = 100
 """Most points of a curve."""
+
+OWN = "(what only this person did)"
+"""An answer outside the vocabulary."""
 
 
 def curves(
@@ -29,12 +32,14 @@ def curves(
     Raises:
         UserError: as `measure`.
     """
-    natural = read_splits(predictions, events, vocabulary)["natural"]
-    plain = outcomes(natural.log_p, natural.label)
-    calibrated = outcomes(tempered(natural.log_p, metrics["calibrated"]["temperature"]), natural.label)
+    splits = read_splits(predictions, events, vocabulary)
+    natural, balanced = splits["natural"], splits["balanced"]
+    plain = natural.outcomes()
+    calibrated = natural.moved(tempered(natural.log_p, metrics["calibrated"]["temperature"])).outcomes()
     parts = {"plain": plain, "calibrated": calibrated}
     return {
-        "confusion": confusion(predictions.filter(split="balanced"), vocabulary),
+        "confusion": confusion(predictions.filter(split="balanced")["behavior"], balanced.log_p.argmax(axis=1),
+                               vocabulary),
         "behaviors": behaviors(metrics, vocabulary),
         "reliability": pl.concat(
             reliability(windows, evaluate.calibration_bins).select(pl.lit(which).alias("which"), pl.all())
@@ -44,16 +49,20 @@ def curves(
     }
 
 
-def confusion(balanced: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.DataFrame:
-    """Columns `actual` and `predicted`, behaviours' names, a row for each of the `balanced` windows.
+def confusion(actual: pl.Series, predicted: np.ndarray, vocabulary: pl.DataFrame) -> pl.DataFrame:
+    """Columns `actual` and `predicted`, behaviours' names, a row for each balanced window.
 
-    Sorted as the vocabulary is: the order of the log would show which windows are of one user.
+    Sorted as the vocabulary is: the order of the log would show which windows are of one user. What a person alone did
+    before is `OWN`, for its name could tell who that is.
+
+    Args:
+        predicted: slots `(N,)`.
     """
     names = vocabulary["behavior"]
-    answer = names.gather(balanced["log_p"].list.arg_max().cast(pl.Int64))
+    answer = pl.concat([names, pl.Series([OWN])]).gather(np.minimum(predicted, len(names)))
     place = {name: pl.col(name).replace_strict(names, np.arange(len(names)), default=len(names))
              for name in ("actual", "predicted")}
-    frame = pl.DataFrame({"actual": balanced["behavior"], "predicted": answer})
+    frame = pl.DataFrame({"actual": actual, "predicted": answer})
     return frame.sort(place["actual"], "actual", place["predicted"])
 
 

@@ -4,11 +4,10 @@ import numpy as np
 import polars as pl
 from scipy.optimize import minimize_scalar
 
-from stages.common import tables
 from stages.metrics.adjust import adjusted, tempered
-from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.candidates import OUTSIDE
 from stages.metrics.settings import Evaluate
-from stages.metrics.splits import Split
+from stages.metrics.splits import Split, read_log_p, with_log_p
 
 TAUS = tuple(eighth / 8 for eighth in range(17))
 TEMPERATURES = (0.05, 20.0)
@@ -25,7 +24,7 @@ def choose_tau(valid: Split, share: np.ndarray, evaluate: Evaluate) -> float:
     """
     if evaluate.tau != "validation":
         return evaluate.tau
-    valid = _known(valid)
+    valid = valid.part(_in_vocabulary(valid))
     if not len(valid.label):
         return 0.0
     windows_of_each = np.bincount(valid.label, minlength=len(share))
@@ -36,7 +35,7 @@ def choose_tau(valid: Split, share: np.ndarray, evaluate: Evaluate) -> float:
         return (sums[present] / windows_of_each[present]).mean()
 
     def order(tau: float) -> tuple[float, float, float]:
-        windows = outcomes(adjusted(valid.log_p, share, tau), valid.label)
+        windows = valid.moved(adjusted(valid.log_p, share, tau)).outcomes()
         accuracy, loss = mean_over_behaviors(windows.hit), mean_over_behaviors(windows.surprise)
         # what differs by rounding only (to float32, in the loss) is equal
         return -round(accuracy, 9), round(loss, 6), tau
@@ -54,37 +53,35 @@ def cross_fitted(natural: Split, balanced: Split, share: np.ndarray, evaluate: E
     first = np.unique(np.concatenate([natural.user, balanced.user]))[::2]
     moved = [split.log_p.copy() for split in (natural, balanced)]
     for half in (True, False):
-        others = _part(balanced, np.isin(balanced.user, first) != half)
-        tau = choose_tau(others if (others.label != OUTSIDE).any() else balanced, share, evaluate)
+        others = balanced.part(np.isin(balanced.user, first) != half)
+        tau = choose_tau(others if _in_vocabulary(others).any() else balanced, share, evaluate)
         for split, log_p in zip((natural, balanced), moved, strict=True):
             own = np.isin(split.user, first) == half
             log_p[own] = adjusted(split.log_p[own], share, tau)
-    return Split(moved[0], natural.label, natural.user), Split(moved[1], balanced.label, balanced.user)
+    return natural.moved(moved[0]), balanced.moved(moved[1])
 
 
 def decided(predictions: pl.DataFrame, share: np.ndarray, tau: float) -> pl.DataFrame:
-    """Table `predictions` after logit adjustment with `tau`; `share` as in `adjusted`."""
+    """Table `predictions`, open where it can be, after logit adjustment with `tau`; `share` as in `adjusted`."""
     if not tau or not predictions.height:
         return predictions
-    log_p = adjusted(predictions["log_p"].explode().to_numpy().reshape(predictions.height, -1), share, tau)
-    rows = pl.Series(values=np.ascontiguousarray(log_p))
-    return predictions.with_columns(log_p=rows).cast(tables.SCHEMAS["predictions"])
+    return with_log_p(predictions, adjusted(read_log_p(predictions), share, tau))
 
 
 def choose_temperature(valid: Split, evaluate: Evaluate) -> float:
     """`evaluate.temperature`, or the one within `TEMPERATURES` of least log-loss on `valid`, the natural set.
 
     The log-loss is convex in 1 / T, so a bounded scalar search finds it (Guo et al. 2017, arXiv 1706.04599, Section
-    4.2). Four digits are kept. 1 where no window's behaviour is in the vocabulary, or nothing is better.
+    4.2). Four digits are kept. 1 where no window's behaviour is a candidate, or nothing is better.
     """
     if evaluate.temperature != "validation":
         return evaluate.temperature
-    valid = _known(valid)
+    valid = valid.part(valid.label != OUTSIDE)
     if not len(valid.label):
         return 1.0
 
     def loss(temperature: float) -> float:
-        return float(outcomes(tempered(valid.log_p, temperature), valid.label).surprise.mean())
+        return float(valid.moved(tempered(valid.log_p, temperature)).outcomes().surprise.mean())
 
     # over log T: 1 / T alone would search among small temperatures nearly all the time
     found = minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=np.log(TEMPERATURES), method="bounded")
@@ -92,9 +89,5 @@ def choose_temperature(valid: Split, evaluate: Evaluate) -> float:
     return temperature if loss(temperature) < loss(1.0) - _GAIN else 1.0
 
 
-def _known(split: Split) -> Split:
-    return _part(split, split.label != OUTSIDE)
-
-
-def _part(split: Split, where: np.ndarray) -> Split:
-    return Split(split.log_p[where], split.label[where], split.user[where])
+def _in_vocabulary(split: Split) -> np.ndarray:
+    return (split.label != OUTSIDE) & (split.label < split.size)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-OUTSIDE = -1
-"""Label of a window whose behaviour is not in the vocabulary."""
+from stages.metrics.candidates import OUTSIDE, OwnCandidates
 
 
 @dataclass(frozen=True)
@@ -13,12 +12,13 @@ class Outcomes:
     """One value a window, each of shape `(N,)`.
 
     Attributes:
-        label: number of the true behaviour in the vocabulary, or `OUTSIDE`.
+        label: number of the true behaviour, the same in all windows: below V of the vocabulary, from V on of what a
+            person did before; or `OUTSIDE`.
         predicted: the most likely behaviour's number; ties by candidate order.
         rank: place of the label among the candidates, 1 the best, ties by candidate order; infinite where `OUTSIDE`.
         confidence: probability of `predicted`, 0 to 1.
         surprise: -log p of the label in nats; NaN where `OUTSIDE`.
-        size: how many candidates there are, V.
+        size: how many behaviours are numbered: V, and the labels of `own`.
     """
 
     label: np.ndarray
@@ -30,7 +30,7 @@ class Outcomes:
 
     @property
     def hit(self) -> np.ndarray:
-        """1.0 where the answer is right, else 0.0; a label outside the vocabulary is never hit."""
+        """1.0 where the answer is right, else 0.0; a label outside the candidates is never hit."""
         return (self.predicted == self.label).astype(np.float64)
 
     def hit_at(self, top: int) -> np.ndarray:
@@ -38,14 +38,23 @@ class Outcomes:
         return (self.rank <= top).astype(np.float64)
 
 
-def outcomes(log_p: np.ndarray, label: np.ndarray) -> Outcomes:
-    """Read the outcomes off log-probabilities `(N, V)`, every row normalised.
+def outcomes(log_p: np.ndarray, label: np.ndarray, own: OwnCandidates | None = None) -> Outcomes:
+    """Read the outcomes off log-probabilities, every row normalised.
+
+    Args:
+        log_p: `(N, V)`, or `(N, V + E)` with `own`: -inf in a slot that is no candidate.
+        label: slots of the true behaviours `(N,)`, or `OUTSIDE`.
+        own: candidates behind the vocabulary.
 
     Raises:
-        ValueError: a value is not finite or a row does not sum to 1.
+        ValueError: a candidate's value is not finite or a row does not sum to 1.
     """
-    if not np.isfinite(log_p).all():
-        raise ValueError(f"log_p of window {int(np.argwhere(~np.isfinite(log_p))[0, 0])} is not finite")
+    size = log_p.shape[1] - (own.width if own else 0)
+    right = np.isfinite(log_p)
+    if own:
+        right[:, size:] = np.where(own.there, right[:, size:], np.isneginf(log_p[:, size:]))
+    if not right.all():
+        raise ValueError(f"log_p of window {int(np.argwhere(~right)[0, 0])} is not finite")
     total = np.exp(log_p.astype(np.float64)).sum(axis=1)
     if (wrong := np.abs(total - 1) > 1e-3).any():
         first = int(wrong.argmax())
@@ -56,11 +65,12 @@ def outcomes(log_p: np.ndarray, label: np.ndarray) -> Outcomes:
     truth = np.take_along_axis(log_p, candidate[:, None], axis=1)  # (N, 1)
     earlier = np.arange(log_p.shape[1]) < candidate[:, None]
     rank = 1 + (log_p > truth).sum(axis=1) + ((log_p == truth) & earlier).sum(axis=1)
+    predicted = log_p.argmax(axis=1)
     return Outcomes(
-        label=label,
-        predicted=log_p.argmax(axis=1),
+        label=own.behavior(label, size) if own else label,
+        predicted=own.behavior(predicted, size) if own else predicted,
         rank=np.where(known, rank, np.inf),
         confidence=np.exp(log_p.max(axis=1).astype(np.float64)),
         surprise=np.where(known, -truth[:, 0].astype(np.float64), np.nan),
-        size=log_p.shape[1],
+        size=size + (len(own.labels) if own else 0),
     )

@@ -2,13 +2,16 @@
 
 Evaluation, its bootstrap, studies, the report and the model cards all read this table.
 
-A natural window may be of a behaviour that no training user has, outside the vocabulary: no model has a probability for
-it. It counts as missed, whatever was answered, in all that asks how often an answer is right: accuracy, HR@k, MRR (rank
-infinite, so 0), calibration error (confidence in a wrong answer) and the accuracies and area of the surest. In the
-support-weighted precision it has a behaviour of its own that is never predicted, as scikit-learn counts it. Log-loss
-alone leaves it out, since -log 0 would be infinite for every model: it is of the windows inside the vocabulary. The
-share of windows outside stands beside the figures, as `outside_vocabulary_share` and, where it is not 0, as `outside`
-in the headline. The balanced set holds behaviours of the vocabulary only.
+A natural window may be of a behaviour that no training user has, outside the vocabulary. Where the person did it
+before, it is a candidate in that person's windows (`stages.metrics.candidates`) and counts as any other, under its own
+name: two persons who did it did the same. Else no model has a probability for it. It counts as missed, whatever was
+answered, in all that asks how often an answer is right: accuracy, HR@k, MRR (rank infinite, so 0), calibration error
+(confidence in a wrong answer) and the accuracies and area of the surest. In the support-weighted precision it has a
+behaviour of its own that is never predicted, as scikit-learn counts it. Log-loss alone leaves it out, since -log 0
+would be infinite for every model: it is of the windows whose behaviour is a candidate. The share of the others stands
+beside the figures, as `outside_candidates_share` and, where it is not 0, as `outside` in the headline;
+`own_candidates_share` is of the windows that only what the person did before names. The balanced set holds behaviours
+of the vocabulary only.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +22,8 @@ import numpy as np
 import polars as pl
 
 from stages.metrics.means import mean, ratio
-from stages.metrics.outcomes import OUTSIDE, Outcomes
+from stages.metrics.candidates import OUTSIDE
+from stages.metrics.outcomes import Outcomes
 from stages.metrics.selective import accuracy_at, area_under_risk_coverage
 
 Column = Callable[[Outcomes, int], tuple[np.ndarray, int]]
@@ -154,7 +158,7 @@ METRICS = {metric.name: metric for metric in (
     Metric("natural.hr_at_5", "HR@5", (Part(lambda windows: windows.hit_at(5)), _OVER_WINDOWS)),
     # mean of 1 / rank
     Metric("natural.mrr", "MRR", (Part(lambda windows: 1 / windows.rank), _OVER_WINDOWS)),
-    # mean -log p of the label in nats, over the windows inside the vocabulary
+    # mean -log p of the label in nats, over the windows whose behaviour is a candidate
     Metric("natural.log_loss", "log-loss", (Part(surprise), Part(known)), lower_is_better=True, headline="loss"),
     Metric("natural.ece", "calibration error", (Part(lambda windows: windows.confidence - windows.hit, "bin"),
                                                 _OVER_WINDOWS), calibration_error, lower_is_better=True),
@@ -203,7 +207,7 @@ def of_split(split: str) -> tuple[Metric, ...]:
 def headline(evaluation: Mapping, adjusted: bool = True) -> dict[str, float | None]:
     """The few figures of a model that DVC lists, and τ, out of what `measure` makes: three digits behind the point.
 
-    `outside` is among them where natural windows are outside the vocabulary: their share.
+    `outside` is among them where natural windows are of behaviours that no candidate is: their share.
 
     Args:
         adjusted: whether those after logit adjustment, `<name>_τ`, and τ are among them.
@@ -214,7 +218,7 @@ def headline(evaluation: Mapping, adjusted: bool = True) -> dict[str, float | No
         moved = evaluation["adjusted"]
         found |= {f"{name}_τ": moved[metric.split][metric.key] for name, metric in shown if metric.adjusted}
         found["τ"] = moved["tau"]
-    if share := evaluation["natural"].get("outside_vocabulary_share"):
+    if share := evaluation["natural"].get("outside_candidates_share"):
         found["outside"] = share
     return {name: value if value is None else round(value, 3) for name, value in found.items()}
 

@@ -13,10 +13,10 @@ from stages.common.errors import UserError
 from stages.metrics.adjust import adjusted, tempered
 from stages.metrics.bootstrap import effective_users, interval, paired_difference, resampled
 from stages.metrics.decisions import choose_tau, choose_temperature, cross_fitted
-from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.candidates import OUTSIDE
 from stages.metrics.registry import BY_BEHAVIOR, METRICS, Metric, groups, of_split
 from stages.metrics.settings import Evaluate
-from stages.metrics.splits import TEST, Split, read_splits
+from stages.metrics.splits import TEST, OpenTable, Split, read_splits
 from stages.metrics.sums import UserSums
 
 CALIBRATION = (METRICS["natural.log_loss"], METRICS["natural.ece"])
@@ -47,7 +47,7 @@ def evaluate_balanced(
     metrics = (*of_split("balanced"), BY_BEHAVIOR)
     plain, drawn, users = _measure("balanced", split, members, metrics, 1, resamples, rng)
     accuracy, draws, of_each = (found.pop(BY_BEHAVIOR.key) for found in (plain, drawn, users))
-    count = np.bincount(split.label[split.label != OUTSIDE], minlength=vocabulary.height)
+    count = np.bincount(split.label[split.label != OUTSIDE], minlength=vocabulary.height)[: vocabulary.height]
     return _sizes(split) | _with_intervals(plain, drawn, users) | {
         "behaviors": {name: int((count[member] > 0).sum()) for name, member in members.items()},
         "by_behavior": {
@@ -82,7 +82,9 @@ def measure(
     """All metrics of a table of `predictions`, the same keys always, null where there is nothing to measure.
 
     `natural` and `balanced` are of the plain decision, the most likely behaviour. `adjusted` has `tau` and the same
-    two of the distribution after logit adjustment; `calibrated` has `temperature` and what it changes.
+    two of the distribution after logit adjustment; `calibrated` has `temperature` and what it changes. `opened` has the
+    `share` that validation windows chose for what persons did before (`stages.metrics.opening`), null where the table
+    has numbers for that, or no window has any of it.
 
     `valid` has scores on the validation windows. `valid.plain` is of the plain decision. `valid.adjusted` is
     cross-fitted: each half of the validation users is decided with the τ that the other half's windows chose (see
@@ -94,12 +96,12 @@ def measure(
     Raises:
         UserError: the predictions were made from other events or another vocabulary.
     """
-    splits = read_splits(predictions, events, vocabulary)
+    table = OpenTable.of(predictions, events, vocabulary)
+    splits = table.splits()
     share, bins, resamples = vocabulary["share"].to_numpy(), evaluate.calibration_bins, evaluate.resamples
     tau = choose_tau(splits["valid_balanced"], share, evaluate)
     temperature = choose_temperature(splits["valid_natural"], evaluate)
-    moved = {name: Split(adjusted(splits[name].log_p, share, tau), splits[name].label, splits[name].user)
-             for name in TEST}
+    moved = {name: splits[name].moved(adjusted(splits[name].log_p, share, tau)) for name in TEST}
 
     def test(decided: dict[str, Split]) -> dict[str, Any]:
         return {
@@ -110,9 +112,10 @@ def measure(
     valid = partial(evaluate_valid, vocabulary=vocabulary, resamples=resamples, seed=seed)
     validation = splits["valid_natural"], splits["valid_balanced"]
     natural = splits["natural"]
-    calibrated = Split(tempered(natural.log_p, temperature), natural.label, natural.user)
+    calibrated = natural.moved(tempered(natural.log_p, temperature))
     calibration = _measure("natural", calibrated, {}, CALIBRATION, bins, resamples, _generator(seed, "natural"))
     return test(splits) | {
+        "opened": {"share": table.share},
         "adjusted": {"tau": tau} | test(moved),
         "calibrated": {"temperature": temperature, "natural": _with_intervals(*calibration)},
         "valid": {
@@ -159,17 +162,16 @@ def _generator(seed: int, split: str) -> np.random.Generator:
 
 
 def _sizes(split: Split) -> dict[str, Any]:
-    outside = split.label == OUTSIDE
-    return {
-        "windows": len(split.user),
-        "users": len(np.unique(split.user)),
-        "outside_vocabulary": int(outside.sum()),
-        "outside_vocabulary_share": float(outside.mean()) if len(outside) else None,
-    }
+    """Windows and users; `outside_candidates`: windows of behaviours that no candidate is, which every model misses;
+    `own_candidates`: of behaviours outside the vocabulary that the person did before."""
+    found: dict[str, Any] = {"windows": len(split.user), "users": len(np.unique(split.user))}
+    for name, there in (("outside_candidates", split.label == OUTSIDE), ("own_candidates", split.label >= split.size)):
+        found |= {name: int(there.sum()), f"{name}_share": float(there.mean()) if len(there) else None}
+    return found
 
 
 def _sums(name: str, split: Split, members: dict, metrics: Iterable[Metric], bins: int) -> UserSums:
-    return UserSums.of({name: (outcomes(split.log_p, split.label), split.user)}, members, bins, metrics)
+    return UserSums.of({name: (split.outcomes(), split.user)}, members, bins, metrics)
 
 
 def _measure(

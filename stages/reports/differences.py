@@ -7,6 +7,7 @@ import polars as pl
 
 from stages.common.errors import UserError
 from stages.metrics.decisions import decided
+from stages.metrics.splits import OpenTable
 from stages.metrics.summary import difference
 from stages.reports.inputs import Inputs
 from stages.studies.compare import Estimate
@@ -49,10 +50,9 @@ def differences(inputs: Inputs, pairs: Iterable[tuple[Option, Option]] = PAIRS) 
 
 
 def _decided(inputs: Inputs, row: str, decision: str) -> pl.DataFrame:
-    frame = inputs.predictions[row]
-    if decision == "plain" or (frame["log_p"].list.len() != inputs.vocabulary.height).any():
-        return frame  # another vocabulary the comparison itself refuses
-    return decided(frame, inputs.vocabulary["share"].to_numpy(), inputs.metrics[row]["adjusted"]["tau"])
+    frame = OpenTable.of(inputs.predictions[row], inputs.events, inputs.vocabulary).frame()
+    tau = 0.0 if decision == "plain" else inputs.metrics[row]["adjusted"]["tau"]
+    return decided(frame, inputs.vocabulary["share"].to_numpy(), tau)
 
 
 def _difference(

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from stages.common.draws import stream
+from stages.metrics.splits import OpenTable
 from stages.reports.inputs import Inputs
 
 GROUPS = ("head", "medium", "tail")
@@ -53,26 +54,29 @@ def examples(inputs: Inputs) -> list[Example]:
     if predictions is None:
         return []
     number = {name: place for place, name in enumerate(inputs.vocabulary["behavior"])}
-    windows = predictions.filter(pl.col("behavior").is_in(list(number)), split="balanced").sort("row")
+    table = OpenTable.of(predictions, inputs.events, inputs.vocabulary)
+    windows = table.frame().with_columns(place=np.arange(predictions.height)).filter(
+        pl.col("behavior").is_in(list(number)), split="balanced").sort("row")
     order = stream(inputs.params.data_seed, "report examples").permutation(windows.height)
     wanted = {(group, right) for group in GROUPS for right in (True, False)}
     found: dict[tuple[str, bool], Example] = {}
     for place in order.tolist():
         if len(found) == len(wanted):
             break
-        row, _, behavior, log_p = windows.row(place)
-        example = _example(inputs, row, np.array(log_p), number[behavior])
+        row, _, behavior, log_p, window = windows.row(place)
+        own = table.windows.own.names(window) if table.windows.own else []
+        example = _example(inputs, row, np.array(log_p), number[behavior], own)
         found.setdefault((example.group, example.right), example)
     return [found[key] for key in sorted(found, key=lambda key: (GROUPS.index(key[0]), not key[1]))]
 
 
-def _example(inputs: Inputs, row: int, log_p: np.ndarray, truth: int) -> Example:
+def _example(inputs: Inputs, row: int, log_p: np.ndarray, truth: int, own: list[str]) -> Example:
     first = max(0, row - min(SHOWN_EVENTS, inputs.params.windowing.history))
     place = pl.col("place").fill_null("") if inputs.simulated else pl.lit("")
     part = inputs.events.slice(first, row - first + 1).filter(pl.col("user") == pl.col("user").last()).select(
         pl.col("time").dt.strftime("%A, %H h"), place.alias("place"), "behavior")
     order = np.argsort(-log_p, kind="stable")
-    names, groups = inputs.vocabulary["behavior"], inputs.vocabulary["group"]
+    names, groups = [*inputs.vocabulary["behavior"], *own], inputs.vocabulary["group"]
     *history, (when, where, _) = part.iter_rows()
     return Example(
         history=history, when=when, place=where, truth=names[truth],

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.metrics.outcomes import OUTSIDE, Outcomes, outcomes
+from stages.metrics.candidates import OUTSIDE, OwnCandidates, same
 from stages.metrics.registry import METRICS, groups
+from stages.metrics.splits import Split, read_log_p, slots
 from stages.metrics.sums import UserSums
 
 SPLITS = ("natural", "balanced")
@@ -27,16 +28,18 @@ class Repetition:
 
     Attributes:
         number: its seed or fold. Rows are paired by it.
-        predictions: table `predictions`, `log_p` as the row decides (adjusted, if it adjusts). Only the test windows
-            are read.
+        predictions: table `predictions`, `log_p` as the row decides (adjusted, if it adjusts), of all candidates. Only
+            the test windows are read.
         users: the user of each row of `predictions`, in its order; anything that sorts. Leaves this process nowhere.
         facts: what else is known of the run (τ, temperature, validation scores, seconds), for the JSON.
+        own: the candidates behind the vocabulary, in the order of `predictions`; None where there are none.
     """
 
     number: int
     predictions: pl.DataFrame
     users: np.ndarray | pl.Series
     facts: dict[str, Any] = field(default_factory=dict)
+    own: OwnCandidates | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class RowResult:
 class Prepared:
     """The rows' sums by repetition number, over users numbered alike in all of them.
 
-    `outside` are the natural windows outside the vocabulary, at each of `numbers`.
+    `outside` are the natural windows of behaviours that no candidate is, at each of `numbers`.
     """
 
     numbers: list[int]
@@ -112,31 +115,33 @@ def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups |
         UserError: two rows hold other windows at the same repetition, a behaviour's log-probabilities do not fit the
             vocabulary, or a repetition has no vocabulary.
     """
-    keys: dict[int, tuple[str, pl.DataFrame]] = {}
-    parts: dict[str, dict[int, tuple[pl.DataFrame, np.ndarray]]] = {}
+    keys: dict[int, tuple[str, pl.DataFrame, OwnCandidates | None]] = {}
+    parts: dict[str, dict[int, tuple[pl.DataFrame, np.ndarray, OwnCandidates | None]]] = {}
     for row in rows:
         parts[row.name] = {}
         for repetition in row.repetitions:
-            part, users = _test_windows(row.name, repetition)
+            part, users, own = _test_windows(row.name, repetition)
             key = part.select("split", "row", "behavior").with_columns(user=users)
-            other, expected = keys.setdefault(repetition.number, (row.name, key))
-            if not key.equals(expected):
+            other, expected, candidates = keys.setdefault(repetition.number, (row.name, key, own))
+            if not key.equals(expected) or not same(own, candidates):
                 raise UserError(f"rows {other!r} and {row.name!r} hold other test windows at repetition "
                                 f"{repetition.number}; they cannot be paired: run both on the same log and split")
-            parts[row.name][repetition.number] = part, users.to_numpy()
+            parts[row.name][repetition.number] = part, users.to_numpy(), own
     # numbered in the users' own order: draws depend on neither the order of rows nor that of windows
-    every = np.unique(np.concatenate([users for row in parts.values() for _, users in row.values()]))
+    every = np.unique(np.concatenate([users for row in parts.values() for _, users, _ in row.values()]))
     known = _behaviors(vocabulary, extra or {}, list(keys))
     sums = {
-        name: {number: _sums(name, number, part, np.searchsorted(every, users), *known[number])
-               for number, (part, users) in row.items()}
+        name: {number: _sums(name, number, part, np.searchsorted(every, users), own, *known[number])
+               for number, (part, users, own) in row.items()}
         for name, row in parts.items()
     }
     numbers = sorted(keys)
     windows = {split: [int((keys[number][1]["split"] == split).sum()) for number in numbers] for split in SPLITS}
-    natural = [keys[number][1].filter(split="natural")["behavior"] for number in numbers]
-    outside = [int((~labels.is_in(known[number][0].implode())).sum())
-               for number, labels in zip(numbers, natural, strict=True)]
+    outside = []
+    for number in numbers:
+        _, key, own = keys[number]
+        missed = slots(key["behavior"], known[number][0], own) == OUTSIDE
+        outside.append(int((missed & (key["split"] == "natural").to_numpy()).sum()))
     return Prepared(numbers, len(every), windows, outside, sums)
 
 
@@ -157,34 +162,28 @@ def _behaviors(
     }) for number, found in by_number.items()}
 
 
-def _test_windows(name: str, repetition: Repetition) -> tuple[pl.DataFrame, pl.Series]:
-    """The test windows and their users, in one order."""
+def _test_windows(name: str, repetition: Repetition) -> tuple[pl.DataFrame, pl.Series, OwnCandidates | None]:
+    """The test windows, their users and their own candidates, in one order."""
     frame, users = repetition.predictions, pl.Series("user", repetition.users)
     if len(users) != len(frame):
         raise ValueError(f"row {name!r}, repetition {repetition.number}: {len(users)} users of {len(frame)} windows")
-    ordered = frame.with_columns(users).filter(pl.col("split").is_in(SPLITS)).sort("split", "row")
-    return ordered.drop("user"), ordered["user"]
+    ordered = frame.with_columns(users, place=np.arange(len(frame))).filter(pl.col("split").is_in(SPLITS)).sort(
+        "split", "row")
+    own = repetition.own and repetition.own.part(ordered["place"].to_numpy())
+    return ordered.drop("user", "place"), ordered["user"], own if own and own.width else None
 
 
 def _sums(
-    name: str, number: int, part: pl.DataFrame, user: np.ndarray, behavior: pl.Series, members: Groups
+    name: str, number: int, part: pl.DataFrame, user: np.ndarray, own: OwnCandidates | None, behavior: pl.Series,
+    members: Groups,
 ) -> UserSums:
     size = len(behavior)
-    if (part["log_p"].list.len() != size).any():
+    if (part["log_p"].list.len().to_numpy() != size + (own.size if own else 0)).any():
         raise UserError(f"row {name!r}, repetition {number}: made with another vocabulary than this one of {size}")
-    splits = {}
-    for split in SPLITS:
-        inside = (part["split"] == split).to_numpy()
-        splits[split] = _outcomes(part.filter(pl.Series(inside, dtype=pl.Boolean)), behavior), user[inside]
-    return UserSums.of(splits, members, _BINS, [metric for metric in METRICS.values() if metric.comparable])
-
-
-def _outcomes(part: pl.DataFrame, behavior: pl.Series) -> Outcomes:
-    size = len(behavior)
-    label = part["behavior"].replace_strict(behavior, np.arange(size), default=OUTSIDE, return_dtype=pl.Int64)
-    # an empty list column explodes into a row of null
-    log_p = part["log_p"].explode().to_numpy().reshape(-1, size) if len(part) else np.empty((0, size), np.float32)
-    return outcomes(log_p, label.to_numpy())
+    windows = Split(read_log_p(part, size), slots(part["behavior"], behavior, own), user, own)
+    parts = {split: windows.part((part["split"] == split).to_numpy()) for split in SPLITS}
+    return UserSums.of({split: (found.outcomes(), found.user) for split, found in parts.items()}, members, _BINS,
+                       [metric for metric in METRICS.values() if metric.comparable])
 
 
 def _close(name: str, known: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from stages.common import tables
 from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.metrics.decisions import decided
+from stages.metrics.splits import OpenTable
 from stages.studies.compare import Comparison, Summary, summarise
 from stages.studies.definitions import MODELS, REFERENCES, StudyRow, predictions_file
 from stages.studies.pipeline import timing
@@ -147,12 +148,13 @@ def _repetition(
     commit = finished.commit
     metrics = _details(results, commit, row)
     predictions = results.table("predictions", commit, f"data/{predictions_file(row.model)}")
-    share = results.table("vocabulary", commit, "data/vocabulary.parquet")["share"].to_numpy()
+    vocabulary = results.table("vocabulary", commit, "data/vocabulary.parquet")
     events = results.table("events", commit, "data/events.parquet")
     tau = {"plain": 0.0, "adjusted": metrics["adjusted"]["tau"], "textbook": _TEXTBOOK_TAU}[row.decision]
     valid = {} if row.decision == "textbook" else {"valid": _valid(metrics, row)}
-    return Repetition(value, decided(predictions, share, tau), events["user"].gather(predictions["row"]),
-                      {"experiment": finished.name, "tau": tau, **valid, **facts})
+    table = OpenTable.of(predictions, events, vocabulary)
+    return Repetition(value, decided(table.frame(), vocabulary["share"].to_numpy(), tau), table.windows.user,
+                      {"experiment": finished.name, "tau": tau, **valid, **facts}, table.windows.own)
 
 
 def tail_groups(results: Results, commit: str, vocabulary: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -44,7 +44,7 @@ BELOW = {
     "model": {"common", "prompts"},
     "training": {"common", "prompts", "model"},
     "past": {"common", "windows", "training"},
-    "metrics": {"common"},
+    "metrics": {"common", "windows"},
     "serving": {"common", "params", "events", "prompts", "model", "metrics"},
     "baselines": {"common", "windows", "prompts", "model", "training"},
     "baselines/research": {"common", "params", "events", "windows", "past", "metrics", "studies"},

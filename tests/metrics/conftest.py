@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from stages.common.tables import SCHEMAS
-from stages.metrics.outcomes import OUTSIDE
+from stages.metrics.candidates import OUTSIDE
 
 
 def normalised(scores):
@@ -49,9 +49,9 @@ def log(vocabulary):
     names = np.array([*vocabulary["behavior"], "unheard of"])
     rng = np.random.default_rng(1)
     events = pl.DataFrame({
-        "user": np.repeat(np.arange(20, dtype=np.uint64), 30),
-        "behavior": names[rng.choice(6, count, p=[0.4, 0.2, 0.2, 0.1, 0.08, 0.02])],
-    })
+        "user": np.repeat(np.arange(20), 30), "time": np.arange(count), "place": None,
+        "behavior": names[rng.choice(6, count, p=[0.4, 0.2, 0.2, 0.1, 0.08, 0.02])], "offset": None,
+    }).cast(SCHEMAS["events"])
     row = np.arange(count)
     splits = np.array(["natural", "balanced", "", "valid_natural", "natural", "valid_balanced", "balanced"])
     return events, pl.DataFrame({"row": row, "split": splits[row % 7]}).filter(pl.col("split") != "")

@@ -4,8 +4,8 @@ from stages.metrics.caveats import FEW_USERS, caveats, of_outside
 
 
 def evaluation(natural_users=40, balanced_users=40, outside=0, windows=100):
-    natural = {"windows": windows, "users": natural_users, "outside_vocabulary": outside}
-    return {"natural": natural, "balanced": {"windows": 50, "users": balanced_users, "outside_vocabulary": 0}}
+    natural = {"windows": windows, "users": natural_users, "outside_candidates": outside}
+    return {"natural": natural, "balanced": {"windows": 50, "users": balanced_users, "outside_candidates": 0}}
 
 
 def test_nothing_is_said_where_all_is_well():
@@ -16,7 +16,7 @@ def test_nothing_is_said_where_all_is_well():
 
 def test_windows_that_nobody_can_get_right_are_said_with_the_best_possible():
     (said,) = caveats(evaluation(outside=57))
-    assert said.startswith("57.0 % of the natural windows are of behaviours that no training user has")
+    assert said.startswith("57.0 % of the natural windows are of behaviours that neither a training user nor ")
     assert "can be 0.430 at most" in said
 
 

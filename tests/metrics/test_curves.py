@@ -6,7 +6,6 @@ from sklearn.metrics import confusion_matrix
 
 from stages.metrics.settings import Evaluate
 from stages.metrics.curves import curves
-from stages.metrics.outcomes import outcomes
 from stages.metrics.splits import read_splits
 from stages.metrics.summary import measure
 
@@ -30,7 +29,7 @@ def test_confusion_has_a_row_for_each_balanced_window(made, vocabulary):
     expected = confusion_matrix(splits["balanced"].label[known], answer[known], labels=range(5))
     inside = frame.filter(pl.col("actual").is_in(names))
     np.testing.assert_array_equal(confusion_matrix(*inside.get_columns(), labels=names), expected)
-    assert len(frame) - len(inside) == metrics["balanced"]["outside_vocabulary"] > 0
+    assert len(frame) - len(inside) == metrics["balanced"]["outside_candidates"] > 0
     for name in names:
         own = frame.filter(actual=name)
         assert (own["predicted"] == name).mean() == pytest.approx(
@@ -60,7 +59,7 @@ def test_reliability_equals_scikit_learns_curve_and_the_calibration_error(made):
     natural = splits["natural"]
     frame = curves["reliability"]
     assert frame.columns == ["which", "confidence", "accuracy", "windows"]
-    windows = outcomes(natural.log_p, natural.label)
+    windows = natural.outcomes()
     right, confidence = calibration_curve(windows.hit, windows.confidence, n_bins=10, strategy="uniform")
     plain = frame.filter(which="plain")
     np.testing.assert_allclose(plain["accuracy"], right)

@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from stages.metrics.settings import Evaluate
 from stages.metrics.adjust import adjusted, tempered
 from stages.metrics.decisions import TAUS, TEMPERATURES, cross_fitted, choose_tau, choose_temperature
-from stages.metrics.outcomes import OUTSIDE
+from stages.metrics.candidates import OUTSIDE
 from stages.metrics.splits import Split
 
 CHOSEN = Evaluate(tau="validation", temperature="validation", resamples=0, calibration_bins=10)

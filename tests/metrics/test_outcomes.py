@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.candidates import OUTSIDE
+from stages.metrics.outcomes import outcomes
 
 
 def test_reads_answer_rank_confidence_and_surprise():

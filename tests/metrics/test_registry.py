@@ -11,7 +11,8 @@ from sklearn.metrics import (
 )
 
 from stages.metrics.means import mean
-from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.candidates import OUTSIDE
+from stages.metrics.outcomes import outcomes
 from stages.metrics.registry import METRICS, groups, headline, headline_text
 from tests.events.helpers import ROOT
 from tests.metrics.weighted import weighted
@@ -221,11 +222,11 @@ def test_windows_outside_the_vocabulary_are_missed_by_all_but_the_log_loss(predi
 
 
 def test_the_headline_names_the_share_outside_the_vocabulary_where_there_is_one():
-    section = {metric.key: 0.25 for metric in METRICS.values()} | {"outside_vocabulary_share": 0.0}
+    section = {metric.key: 0.25 for metric in METRICS.values()} | {"outside_candidates_share": 0.0}
     evaluation = {"natural": section, "balanced": section, "adjusted": {"natural": section, "balanced": section,
                                                                         "tau": 1.0}}
     assert "outside" not in headline(evaluation)
-    some = headline(evaluation | {"natural": section | {"outside_vocabulary_share": 0.5678}})
+    some = headline(evaluation | {"natural": section | {"outside_candidates_share": 0.5678}})
     assert some["outside"] == 0.568 and headline_text(some).endswith("outside 0.568")
 
 

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from stages.common.errors import UserError
-from stages.metrics.outcomes import OUTSIDE
+from stages.metrics.candidates import OUTSIDE
 from stages.metrics.splits import TEST, VALID, read_splits
 
 
@@ -13,10 +13,15 @@ def test_takes_a_table_apart(log, predictions, vocabulary):
     names = vocabulary["behavior"].to_list()
     splits = read_splits(frame, events, vocabulary)
     assert tuple(splits) == TEST + VALID
+    assert {OUTSIDE, 5} <= set(np.concatenate([split.label for split in splits.values()]).tolist())
     for name, split in splits.items():
         part = frame.filter(pl.col("split") == name)
-        np.testing.assert_array_equal(split.log_p, np.array(part["log_p"].to_list(), dtype=np.float32))
-        assert split.label.tolist() == [names.index(b) if b in names else OUTSIDE for b in part["behavior"]]
+        alone = split.own.size == 0
+        expected = np.array(part["log_p"].to_list(), dtype=np.float32)[alone]
+        np.testing.assert_array_equal(split.log_p[alone], np.pad(expected, [(0, 0), (0, 1)], constant_values=-np.inf))
+        known = [names + ["unheard of"] * many for many in split.own.size]
+        assert split.label.tolist() == [candidates.index(b) if b in candidates else OUTSIDE
+                                        for candidates, b in zip(known, part["behavior"], strict=True)]
         np.testing.assert_array_equal(split.user, events["user"].gather(part["row"]).to_numpy())
 
 

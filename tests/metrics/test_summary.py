@@ -13,7 +13,8 @@ from stages.common.errors import UserError
 from stages.metrics.settings import Evaluate
 from stages.metrics.adjust import adjusted, tempered
 from stages.metrics.decisions import choose_tau, choose_temperature
-from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.candidates import OUTSIDE
+from stages.metrics.outcomes import outcomes
 from stages.metrics.registry import groups, of_split
 from stages.metrics.splits import TEST, Split, read_splits
 from stages.metrics.summary import (
@@ -55,7 +56,7 @@ def test_of_a_table_equals_of_its_splits(log, predictions, vocabulary):
         for split, metrics in expected.items():
             for name in metrics.keys() - {"interval", "by_behavior"}:
                 assert decided[split][name] == metrics[name]
-            assert decided[split]["outside_vocabulary"] == (splits[split].label == OUTSIDE).sum() > 0
+            assert decided[split]["outside_candidates"] == (splits[split].label == OUTSIDE).sum() > 0
 
 
 def test_calibrated_is_after_the_temperature(log, predictions, vocabulary):
@@ -79,8 +80,7 @@ def test_validation_scores_equal_scikit_learn(log, predictions, vocabulary):
 
     def of_the_others(user):  # of 20 users, 0 to 19, the even are one half
         other = balanced.user % 2 != user % 2
-        part = Split(balanced.log_p[other], balanced.label[other], balanced.user[other])
-        return choose_tau(part, share, EVALUATE)
+        return choose_tau(balanced.part(other), share, EVALUATE)
 
     taus = {"plain": np.zeros(20), "adjusted": np.array([of_the_others(user) for user in range(20)])}
     assert taus["adjusted"][0] != taus["adjusted"][1]
@@ -88,7 +88,7 @@ def test_validation_scores_equal_scikit_learn(log, predictions, vocabulary):
         log_p = {name: np.concatenate([adjusted(row[None], share, tau[user])
                                        for row, user in zip(split.log_p, split.user, strict=True)])
                  for name, split in (("natural", natural), ("balanced", balanced))}
-        known, score = balanced.label != OUTSIDE, values["valid"][which]
+        known, score = (balanced.label >= 0) & (balanced.label < 5), values["valid"][which]
         answer = log_p["balanced"].argmax(axis=1)
         assert score["overall"] == pytest.approx(
             recall_score(balanced.label[known], answer[known], labels=range(5), average="macro", zero_division=0)
@@ -96,7 +96,7 @@ def test_validation_scores_equal_scikit_learn(log, predictions, vocabulary):
         assert score["rec_w"] == pytest.approx((log_p["natural"].argmax(axis=1) == natural.label).mean())
         known = natural.label != OUTSIDE
         p = np.exp(log_p["natural"][known].astype(float))
-        expected = log_loss(natural.label[known], p / p.sum(axis=1, keepdims=True), labels=range(5))
+        expected = log_loss(natural.label[known], p / p.sum(axis=1, keepdims=True), labels=range(6))
         assert score["log_loss"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from stages.common.errors import UserError
 from stages.metrics.bootstrap import effective_users, interval, resampled
-from stages.metrics.outcomes import OUTSIDE, outcomes
+from stages.metrics.candidates import OUTSIDE
+from stages.metrics.outcomes import outcomes
 from stages.metrics.registry import METRICS, find, groups, of_split
 from stages.metrics.sums import contributions, swapped
 from stages.studies.compare import Comparison, Summary, summarise

@@ -84,7 +84,7 @@ def trying():
             return pl.DataFrame({"behavior": list("abc"), "share": SHARE, "is_anchor": [True, False, False],
                                  "group": ["head", "head", "tail"]})
         if name == "events":
-            return pl.DataFrame({"user": [0, 1, 2, 3, 4]})
+            return pl.DataFrame({"user": [0, 1, 2, 3, 4], "behavior": list("aabba")})
         best = "abc".index(right[commit.rpartition(" ")[2]])
         log_p = np.log(np.where(np.arange(3) == best, 0.8, 0.1)).astype(np.float32)
         return pl.DataFrame({"row": [1, 2, 3, 4], "split": ["natural"] * 4, "behavior": list("abba"),

@@ -181,7 +181,7 @@ def test_the_share_of_windows_outside_the_vocabulary_stands_in_the_legend(two_ro
     natural = two_rows.windows["natural"]
     assert "outside" not in legend(replace(two_rows, outside=[0] * len(natural)))
     half = replace(two_rows, outside=[count // 2 for count in natural])
-    assert "50.0 % of the natural windows are of behaviours that no training user has" in legend(half)
+    assert "50.0 % of the natural windows are of behaviours that neither a training user nor the person" in legend(half)
     assert "they are left out" in legend(replace(two_rows, outside=None))
 
 

@@ -38,7 +38,7 @@ from stages.common.errors import UserError, run
 from stages.common.stage import at_least_1
 from stages.events.simulator.log import BEHAVIORS
 from stages.metrics.decisions import choose_tau, decided
-from stages.metrics.splits import read_splits
+from stages.metrics.splits import OpenTable
 from stages.params import read_all
 from stages.past.counting import Markov
 from stages.windows.past import Past
@@ -113,10 +113,11 @@ def summaries(task: Task, baselines: Sequence[Answering], resamples: int = RESAM
     plain, moved = [], []
     for each in baselines:
         frame = predictions_of(wanted, each.answers(tested))
-        splits = read_splits(frame, task.events, task.vocabulary)
-        tau = choose_tau(splits["valid_balanced"], share, task.params.evaluate)
-        plain.append(RowResult(each.name, each.name, [Repetition(0, frame, users, each.facts)]))
-        adjusted = [Repetition(0, decided(frame, share, tau), users, each.facts)]
+        table = OpenTable.of(frame, task.events, task.vocabulary)
+        frame, own = table.frame(), table.windows.own
+        tau = choose_tau(table.splits()["valid_balanced"], share, task.params.evaluate)
+        plain.append(RowResult(each.name, each.name, [Repetition(0, frame, users, each.facts, own)]))
+        adjusted = [Repetition(0, decided(frame, share, tau), users, each.facts, own)]
         moved.append(RowResult(each.name, f"{each.name}, τ = {tau:g}", adjusted))
     comparison = Comparison(METRICS, resamples=resamples)
     return [summarise(part, task.vocabulary, REFERENCE, comparison, stream(task.params.data_seed, "growth"))
