@@ -1,8 +1,13 @@
-"""Stage `predictions`: one model's log-probabilities of every behaviour, on the test and the validation windows.
+"""Stage `predictions`: one model's log-probabilities of every candidate, on the test and the validation windows.
 
 The only stage of the evaluation that runs a language model: `evaluate` makes decisions and metrics of its table.
+
+Candidates are the vocabulary, which a prompt names, and behind it what else the person did before (`windows.past`): the
+model scores those by their names as it does all, and nothing need be trained. A name that cannot stand in a prompt is
+refused before any window is read, for histories hold it too (`prompts.labels`).
 """
 
+from functools import cache
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +20,7 @@ from stages.prompts.layout import prompts
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
 from stages.prompts.settings import PromptParams
+from stages.windows.past import Past
 from stages.windows.settings import Predictions
 from stages.windows.tested import tested
 
@@ -26,17 +32,18 @@ class Params(PromptParams):
 def predictions(
     events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, model: Path
 ) -> tuple[pl.DataFrame, dict]:
-    """Table `predictions` of the model in `model` (a base, or an adapter), and what it saw.
+    """Table `predictions` of the model in `model` (a base, or an adapter), open, and what it saw.
 
     Raises:
-        UserError: there is no test window, or no validation window.
+        UserError: there is no test window, or no validation window; a behaviour or a place cannot stand in a prompt.
     """
     wanted = tested(events, windows, params.predictions, params.data_seed)
     layout = layout_of(load_tokenizer(model), EventLog.from_tables(events, vocabulary), params)
-    result = score(
-        load_merged(model), prompts(layout, wanted["row"].to_list()), layout.answers, f"predictions of {model.name}"
-    )
-    frame = wanted.with_columns(log_p=pl.Series(result.log_p.tolist(), dtype=tables.FLOATS))
+    rows, past, answer = wanted["row"].to_list(), Past.from_tables(events, vocabulary), cache(layout.answer)
+    own = [[answer(label) for label in past.labels_outside(row)] for row in rows]
+    result = score(load_merged(model), prompts(layout, rows), layout.answers, f"predictions of {model.name}", own)
+    log_p = [each[: vocabulary.height + len(further)].tolist() for each, further in zip(result.log_p, own, strict=True)]
+    frame = wanted.with_columns(log_p=pl.Series(log_p, dtype=tables.FLOATS))
     return frame, {"layout": params.prompt.layout, "context": params.prompt.context, "windows": len(frame),
                    "events_dropped": layout.dropped}
 

@@ -4,7 +4,13 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
+from stages.metrics.splits import OpenTable
+from stages.model.likelihood import score
+from stages.model.load import load_merged, load_tokenizer
 from stages.predictions import predictions
+from stages.prompts.layouts import layout_of
+from stages.prompts.log import EventLog
+from stages.windows.past import Past
 from tests.small_log import sft_adapter, all_behaviors, small_log, small_params, small_windows
 
 SPLITS = ["train", "valid", "natural", "balanced", "natural", "balanced"]
@@ -84,3 +90,35 @@ def test_windows_outside_the_vocabulary_are_predicted_as_any_other(log, tiny_bas
                                    .otherwise("behavior"))
     again, _ = run((renamed, windows), tiny_base, prompt__layout=layout)
     assert again.filter(row=last)["log_p"].to_list() == frame.filter(row=last)["log_p"].to_list()
+
+
+@pytest.mark.parametrize("layout", ["stream", "window"])
+def test_what_the_person_did_before_is_a_candidate_by_its_name(log, tiny_base, layout):
+    """The numbers are those of the same log whose vocabulary, in the answers, has that behaviour too."""
+    events, windows = log
+    strange = (pl.col("user") == 2) & (pl.int_range(pl.len()) % 3 == 0)
+    events = events.with_columns(behavior=pl.when(strange).then(pl.lit("Flying a kite")).otherwise("behavior"))
+    found, _ = run((events, windows), tiny_base, prompt__layout=layout)
+    plain, _ = run(log, tiny_base, prompt__layout=layout)
+    past = Past.from_tables(events, all_behaviors())
+    assert found["log_p"].list.len().to_list() == [6 + past.own[row] for row in found["row"]]
+    assert {6, 7} == set(found["log_p"].list.len()) and set(plain["log_p"].list.len()) == {6}
+    for log_p in found["log_p"]:
+        assert np.exp(np.array(log_p)).sum() == pytest.approx(1, abs=1e-4)
+    opened = OpenTable.of(found, events, all_behaviors())
+    assert opened.share is None and (opened.windows.label == 6).any()
+    own = [place for place, row in enumerate(found["row"]) if past.own[row]]
+    place = own[-1]
+    params = small_params(prompt__layout=layout)
+    made = layout_of(load_tokenizer(tiny_base), EventLog.from_tables(events, all_behaviors()), params)
+    prompt = made.prompt(found["row"][place])
+    expected = score(load_merged(tiny_base), [prompt], [*made.answers, made.answer("Flying a kite")]).log_p[0]
+    np.testing.assert_allclose(found["log_p"][place].to_numpy(), expected, atol=1e-4)
+
+
+def test_a_name_that_cannot_stand_in_a_prompt_is_refused_though_it_is_outside_the_vocabulary(log, tiny_base):
+    events, windows = log
+    events = events.with_columns(
+        behavior=pl.when(pl.int_range(pl.len()) == 30).then(pl.lit("<|im_end|>")).otherwise("behavior"))
+    with pytest.raises(UserError, match="control token of the model"):
+        run((events, windows), tiny_base)

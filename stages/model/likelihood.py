@@ -6,6 +6,7 @@ the history still grows) is not read by itself: its candidates are read behind t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,12 +24,16 @@ from stages.model.tree import AnswerTree, additive, step_log_probs
 _TOKENS_A_BATCH = 4096
 _GPU_FACTOR = 8
 _CACHED_PER_TOKEN = 4  # tokens whose keys and values are kept, for each token read at once
+_TREES_KEPT = 64  # of what persons did beside the V
+
+Answers = Sequence[Sequence[int]]
+Further = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`log_p` (N, V) float32: log-softmax over the candidates of their sequence log-likelihood; `embedding` (N, H)
-    float32: the last normed hidden state at each prompt's last token, of unit length."""
+    """`log_p` (N, V + E) float32: log-softmax over a window's candidates of their sequence log-likelihood, -inf behind
+    its last; `embedding` (N, H) float32: the last normed hidden state at each prompt's last token, of unit length."""
 
     log_p: np.ndarray
     embedding: np.ndarray
@@ -36,7 +41,8 @@ class Scores:
 
 @torch.inference_mode()
 def score(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], title: str = "scoring"
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Answers, title: str = "scoring",
+    own: Sequence[Answers] = (),
 ) -> Scores:
     """Score every answer after every prompt: s(y) = sum of log P(token | prompt, earlier tokens), terminator included.
 
@@ -47,14 +53,22 @@ def score(
         prompts: N token lists, none empty.
         answers: V token lists, each ending in a terminator.
         title: what the progress bar says.
+        own: further answers of each prompt, E at most, which stand behind the V; empty where no prompt has any. Prompts
+            with the same ones are read together.
     """
     model.eval()
+    further = [tuple(map(tuple, each)) for each in own] or [()] * len(prompts)
+
+    @lru_cache(_TREES_KEPT)
+    def tree_with(own: Further) -> AnswerTree:
+        return AnswerTree.build([*answers, *own])
+
     reader, head, device = make_reader(model), model.get_output_embeddings(), model.device
     limit = _TOKENS_A_BATCH * (1 if device.type == "cpu" else _GPU_FACTOR)
-    tree = AnswerTree.build(answers)
+    counts = np.array([len(answers) + len(each) for each in further])
     shared = common_prefix(prompts)
     past = prefill(reader, torch.tensor(prompts[0][:shared], dtype=torch.long, device=device))
-    log_p = np.zeros((len(prompts), len(answers)), dtype=np.float32)
+    log_p = np.zeros((len(prompts), counts.max()), dtype=np.float32)
     embedding = np.zeros((len(prompts), model.config.hidden_size), dtype=np.float32)
     prefixes = _group_by_prefix(prompts)
     sizes = {i: len(prompts[i]) - shared for i in prefixes}
@@ -64,22 +78,26 @@ def score(
     title += f" (process 1 of {launch.count()})" * (launch.count() > 1)
     with track(title, sum(len(prefixes[longest]) for batch in batches for longest in batch)) as progress:
         for batch in batches:
-            hidden, own = _read_prompts(reader, [prompts[i][shared:] for i in batch], shared, past, device)
+            hidden, read = _read_prompts(reader, [prompts[i][shared:] for i in batch], shared, past, device)
             windows = [(place, i) for place, longest in enumerate(batch) for i in prefixes[longest]]
-            for chunk in _chunks(windows, len(tree.tokens), shared + sizes[batch[0]], limit):
+            trees = [(tree_with(each), group) for each, group in _alike(windows, further).items()]
+            chunks = [(tree, chunk) for tree, group in trees
+                      for chunk in _chunks(group, len(tree.tokens), shared + sizes[batch[0]], limit)]
+            for tree, chunk in chunks:
                 places, rows = map(list, zip(*chunk, strict=True))
                 ends = [len(prompts[i]) - shared for i in rows]
                 last = hidden[places, torch.tensor(ends) - 1]
                 states = last[:, None]
                 if len(tree.tokens):  # else each answer is one token
-                    behind = read_tree(reader, tree, _gather_past(past, own, places, max(ends)), shared, ends)
+                    behind = read_tree(reader, tree, _gather_past(past, read, places, max(ends)), shared, ends)
                     states = torch.cat([states, behind], dim=1)
                 for i, each in zip(rows, states.to(head.weight.dtype), strict=True):
-                    log_p[i] = step_log_probs(each, tree, head).log_softmax(dim=0).cpu().numpy()
+                    log_p[i, : counts[i]] = step_log_probs(each, tree, head).log_softmax(dim=0).cpu().numpy()
                 embedding[rows] = torch.nn.functional.normalize(last.float(), dim=-1).cpu().numpy()
                 progress.advance(len(chunk))
     put_together(log_p)
     put_together(embedding)
+    log_p[np.arange(log_p.shape[1]) >= counts[:, None]] = -np.inf
     return Scores(log_p, embedding)
 
 
@@ -161,6 +179,14 @@ def _batches(order: list[int], sizes: dict[int, int], shared: int, limit: int) -
             batches.append([])
         batches[-1].append(i)
     return batches
+
+
+def _alike(windows: list[tuple[int, int]], further: list[Further]) -> dict[Further, list[tuple[int, int]]]:
+    """`windows` by what each one's prompt has for further answers."""
+    groups: dict[Further, list[tuple[int, int]]] = {}
+    for place, i in windows:
+        groups.setdefault(further[i], []).append((place, i))
+    return groups
 
 
 def _chunks(windows: list[tuple[int, int]], tokens: int, longest: int, limit: int) -> list[list[tuple[int, int]]]:

@@ -226,3 +226,32 @@ def test_what_is_read_and_what_is_seen_at_once_is_limited(sizes, shared, tree, l
     for run in runs:
         assert len(run) == 1 or len(run) * tree <= limit
         assert len(run) == 1 or len(run) * (shared + max(sizes)) <= likelihood._CACHED_PER_TOKEN * limit
+
+
+OWN = [[], [[70, END]], [[70, END], [40, 42, END]], [], [[40, 42, END]]]
+
+
+@pytest.mark.parametrize("limit", [1, 60, 4096])
+def test_further_answers_of_a_prompt_stand_behind_the_others(sharp_model, monkeypatch, limit):
+    """And are normalised with them; a prompt without any has the numbers that it has alone, to the bit."""
+    monkeypatch.setattr(likelihood, "_TOKENS_A_BATCH", limit)
+    prompts = PROMPTS["different lengths behind a common prefix"]
+    found = score(sharp_model, prompts, ANSWERS, own=OWN)
+    assert found.log_p.shape == (5, 8) and found.log_p.dtype == np.float32
+    for prompt, own, log_p in zip(prompts, OWN, found.log_p, strict=True):
+        count = len(ANSWERS) + len(own)
+        np.testing.assert_allclose(log_p[:count], naive(sharp_model, [prompt], ANSWERS + own)[0], atol=1e-4, rtol=0)
+        assert (log_p[count:] == -np.inf).all()
+    np.testing.assert_allclose(found.embedding, plain_embedding(sharp_model, prompts), atol=1e-4, rtol=0)
+    alone = [place for place, own in enumerate(OWN) if not own]
+    if limit == 1:  # else others stand in their batches
+        plain = score(sharp_model, prompts, ANSWERS)
+        assert np.array_equal(found.log_p[alone, : len(ANSWERS)], plain.log_p[alone])
+
+
+def test_prompts_without_further_answers_are_read_as_ever(sharp_model, reads):
+    prompts = NESTED["two users"]
+    plain, read = score(sharp_model, prompts, ANSWERS), list(reads)
+    reads.clear()
+    found = score(sharp_model, prompts, ANSWERS, own=[[] for _ in prompts])
+    assert reads == read and np.array_equal(found.log_p, plain.log_p)
