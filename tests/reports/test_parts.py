@@ -10,6 +10,7 @@ import pytest
 
 from stages.common import tables
 from stages.common.errors import UserError
+from stages.metrics.summary import measure
 from stages.reports import figures, results
 from stages.reports.answer import answer
 from stages.reports.differences import differences
@@ -66,6 +67,25 @@ def test_examples_are_right_and_wrong_of_each_group_and_agree_with_the_tables(in
         assert (one.truth in [name for name, _ in one.answers]) == (one.rank <= 3)
         assert inputs.vocabulary.filter(behavior=one.truth)["group"].item() == one.group
         assert all(re.fullmatch(r"\w+day, \d\d h", when) for when, _, _ in [*one.history, (one.when, "", "")])
+
+
+def test_what_a_person_alone_did_is_in_examples_and_differences(inputs):
+    """The most frequent behaviour leaves the vocabulary: differences are those of the metrics all the same."""
+    vocabulary = inputs.vocabulary.slice(1)
+    name = inputs.vocabulary["behavior"][0]
+    log_p = pl.col("log_p").list.slice(1)
+    rest = log_p.list.eval(pl.element() - pl.element().exp().sum().log())
+    frames = {row: frame.filter((pl.col("behavior") != name) | (pl.col("split") != "balanced"))
+              .with_columns(log_p=rest) for row, frame in inputs.predictions.items()}
+    params = inputs.params
+    metrics = {row: measure(frame, inputs.events, vocabulary, params.evaluate, params.data_seed)
+               for row, frame in frames.items()}
+    own = replace(inputs, vocabulary=vocabulary, predictions=frames, metrics=inputs.metrics | metrics)
+    assert metrics["sft"]["natural"]["own_candidates"] > 0 and metrics["sft"]["opened"]["share"] > 0
+    assert len(differences(own)) == 8  # or it would say that they are of another run
+    chosen = examples(own)
+    assert name in {answer for one in chosen for answer, _ in one.answers}
+    assert all(one.right == (one.answers[0][0] == one.truth) for one in chosen)
 
 
 def test_a_history_holds_no_event_of_another_user(inputs):
