@@ -48,9 +48,10 @@ class OwnCandidates:
             nothing, none = np.empty((len(rows), 0), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
             return cls(nothing, nothing, none, none + OUTSIDE, pl.Series("behavior", [], dtype=pl.String))
         kept = events["user"].is_in(persons.implode()).arg_true().to_numpy()
-        window = np.flatnonzero(np.isin(rows, kept))
         past = Past.from_tables(events[kept], vocabulary)
-        row = np.searchsorted(kept, rows[window])
+        row = np.minimum(np.searchsorted(kept, rows), len(kept) - 1)
+        window = np.flatnonzero(kept[row] == rows)
+        row = row[window]
         own = past.own[row]
         first = np.searchsorted(past.outside_first, past.first[row])  # of the person's among all persons' candidates
         slot = np.arange(own.max(initial=0))

@@ -15,8 +15,9 @@ from scipy.optimize import minimize_scalar
 from stages.metrics.candidates import OUTSIDE, OwnCandidates
 
 IMAGINED = 10
-"""Events. With 3 or 10 training people, or 8 tail behaviours without any, 10 was best or within .002 nats of it for the
-other users of Foursquare and of the simulated log; none but the share alone was .002 to .07 nats behind."""
+"""Events. With 3 or 10 training people, or 8 behaviours of the tail without any, 10 is within .002 nats of the best of
+1 to 100 in whether a window is of an own candidate, on other users of Foursquare and of the simulated log; the share
+alone, whatever the person did, is .001 to .073 behind."""
 
 _PRIOR = (0.1, 0.9)  # imagined windows of an own candidate, and of the vocabulary
 _LEAST = 1e-4
