@@ -90,7 +90,7 @@ def vocabulary(counts: pl.DataFrame, anchor_threshold: float) -> pl.DataFrame:
 
 
 def without_some_tail(vocabulary_: pl.DataFrame, count: int, anchor_threshold: float, seed: int) -> pl.DataFrame:
-    """The table `vocabulary` without `count` behaviours of its tail, a seeded choice: as if nobody in training did them.
+    """The table `vocabulary` without `count` behaviours of its tail, a seeded choice: as if training had none of them.
 
     Raises:
         UserError: the tail has fewer.
