@@ -119,7 +119,7 @@ def _message(args: Any, windows: Any, vocabulary: pl.DataFrame, plot: pl.DataFra
     outside, short, without = counts["out_of_vocabulary"], counts["too_short"], counts["balanced_shortfall"]["without"]
     if outside["natural"]:
         lines.append(f"{outside['natural']:,} natural windows ({outside['natural_share']:.1%}) are of behaviours that "
-                     "no training user has: every model misses them")
+                     "no training user has: a model can name one only where the person did it before")
     if short["users"]:
         lines.append(f"{short['users']:,} users ({short['share_of_users']:.1%}) with {short['share_of_events']:.1%} of "
                      "the events are too short for a window (windowing.min_history), and are neither trained on nor "
