@@ -12,7 +12,8 @@ from stages.common import tables
 from stages.common.params import Section, Seed
 from stages.common.stage import COUNTS, Kind, Stage, table
 from stages.past import saved
-from stages.past.habits import Habits, fit
+from stages.past.fitting import fit
+from stages.past.habits import Habits
 from stages.past.settings import Habits as Settings
 from stages.windows.past import Past
 from stages.windows.settings import Predictions

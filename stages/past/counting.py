@@ -4,13 +4,12 @@ Each gives whole distributions without zeros, so that log-loss and calibration m
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import polars as pl
-from scipy.sparse import csr_array
 
+from stages.past.table import Table
 from stages.windows.past import NONE, Past
 
 
@@ -173,33 +172,6 @@ def least_loss(
 
     best = min(concentrations, key=loss)
     return best, prior if np.isinf(best) else smoothed(counts, prior, best)
-
-
-@dataclass(frozen=True)
-class Table:
-    """How often each behaviour followed each context, kept sparse: most contexts have seen few behaviours.
-
-    Attributes:
-        context: codes of the contexts `(K,)`, increasing.
-        counts: `(K + 1, V)`; the last row stands for contexts never seen, and is empty.
-    """
-
-    context: np.ndarray
-    counts: csr_array
-
-    @classmethod
-    def counted(cls, context: np.ndarray, label: np.ndarray, size: int) -> "Table":
-        """Of events' contexts and labels `(N,)`, `NONE` for a label that does not count."""
-        known = label != NONE
-        contexts, row = np.unique(context[known], return_inverse=True)
-        counts = csr_array((np.ones(len(row)), (row, label[known])), shape=(len(contexts) + 1, size))
-        return cls(contexts, counts)
-
-    def of(self, context: np.ndarray) -> np.ndarray:
-        """Counts `(N, V)` of the contexts `(N,)`; zeros for one never seen."""
-        row = np.searchsorted(self.context, context)
-        seen = np.append(self.context, -1)[row] == context
-        return self.counts[np.where(seen, row, len(self.context))].toarray()
 
 
 def smoothed(counts: np.ndarray, p: np.ndarray, concentration: float) -> np.ndarray:

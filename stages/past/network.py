@@ -4,6 +4,8 @@ A conditional logit (McFadden 1974): each candidate has a utility, made of numbe
 and probabilities are the softmax over a window's candidates. The function is linear with a small network beside it.
 Where a candidate is in the vocabulary its own linear model of the moment is added, of low rank where the vocabulary is
 large (a multinomial logit; with the ages of what was done before it can learn what follows from what, and when).
+
+This is the network in training; `stages.past.weights` computes the same with the weights that it left.
 """
 
 from dataclasses import dataclass
@@ -12,14 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from stages.past.weights import Inputs, Weights
+
 _LARGEST_RANK = 64
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B windows of C candidates: `numbers` `(B, C, F)`, `moments` `(B, M)`, `allowed` and `outside` `(B, C)` as in
-    stages.past.counted, `label` `(B,)`.
-    """
+    """`stages.past.weights.Inputs` of B windows, as tensors."""
 
     numbers: torch.Tensor
     moments: torch.Tensor
@@ -28,9 +30,8 @@ class Batch:
     label: torch.Tensor
 
     @classmethod
-    def of(cls, numbers: np.ndarray, moments: np.ndarray, allowed: np.ndarray, outside: np.ndarray, label: np.ndarray
-           ) -> "Batch":
-        arrays = (numbers, moments, allowed, outside, label.astype(np.int64))
+    def of(cls, inputs: Inputs) -> "Batch":
+        arrays = (inputs.numbers, inputs.moments, inputs.allowed, inputs.outside, inputs.label.astype(np.int64))
         return cls(*(torch.from_numpy(np.array(array)) for array in arrays))
 
     def __getitem__(self, windows: torch.Tensor | slice) -> "Batch":
@@ -84,3 +85,7 @@ class Network(nn.Module):
         of_numbers = [*self.linear.parameters(), *self.network.parameters()]
         return [{"params": of_numbers, "weight_decay": decay, "lr": rate},
                 {"params": of_moment, "weight_decay": moment_decay, "lr": moment_rate}]
+
+    def weights(self) -> Weights:
+        """What was learned, to be asked without PyTorch."""
+        return Weights({name: value.numpy(force=True).copy() for name, value in self.state_dict().items()})

@@ -6,7 +6,6 @@ Genest and Zidek 1986 (Statistical Science 1(1)). Its log-loss is convex in the 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize
 
 _GAIN = 1e-9
 
@@ -33,6 +32,8 @@ def fit_weights(log_p: Sequence[np.ndarray], label: np.ndarray) -> np.ndarray:
     Each part alone is a pool too, so that the fitted one is never worse than the best of its parts on these windows.
     Four digits are kept. Equal weights that sum to 1 where there is no window.
     """
+    from scipy.optimize import minimize  # who only asks a pool starts half a second sooner without
+
     parts = len(log_p)
     if not len(label):
         return np.full(parts, 1 / parts)

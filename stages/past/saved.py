@@ -5,36 +5,37 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 from safetensors.numpy import load_file, save_file
-from scipy.sparse import csr_array
 
 from stages.common.checksums import check_folder, seal_folder
 from stages.common.errors import UserError
 from stages.common.files import atomic_folder
-from stages.past.counting import Markov, Table
+from stages.past.counting import Markov
 from stages.past.habits import Habits
-from stages.past.network import Network
 from stages.past.numbers import NAMES
+from stages.past.population import Population
+from stages.past.table import Table
+from stages.past.weights import Weights
 from stages.past.whole import WholePast
 
 _WEIGHTS, _FACTS = "habits.safetensors", "habits.json"
+_NETWORK = "network."
 
 
 def write(habits: Habits, names: list[str], path: Path) -> None:
     """Write the model and the vocabulary's `names`, all or nothing."""
-    markov = habits.markov
-    arrays = {f"network.{name}": value.numpy() for name, value in habits.network.state_dict().items()}
-    arrays["share"] = habits.share
+    people, markov = habits.people, habits.people.markov
+    arrays = {f"{_NETWORK}{name}": value for name, value in habits.weights.arrays.items()}
+    arrays["share"] = people.share
     levels = [level for level, concentration in markov.concentration.items() if np.isfinite(concentration)]
     for level in levels:
         table, name = markov.counts[level], "+".join(level)
         arrays |= {f"counts.{name}.{part}": _small(values) for part, values in (
-            ("context", table.context), ("start", table.counts.indptr), ("behavior", table.counts.indices),
-            ("count", table.counts.data))}
+            ("context", table.context), ("start", table.start), ("behavior", table.behavior),
+            ("count", table.count))}
     facts = {
-        "format": 1, "behaviors": names, "places": markov.places.to_list(), "events": habits.events,
-        "hidden": habits.network.network[0].out_features, "numbers": list(NAMES),
+        "format": 1, "behaviors": names, "places": markov.places.to_list(), "events": people.events,
+        "hidden": habits.weights.hidden, "numbers": list(NAMES),
         "concentration": {"+".join(level): markov.concentration[level] for level in levels},
         "whole_past": {level: value if np.isfinite(value) else None
                        for level, value in habits.whole.concentration.items()},
@@ -62,21 +63,17 @@ def read(path: Path) -> tuple[Habits, list[str]]:
     markov.share, markov.places = arrays["share"], pl.Series(facts["places"], dtype=pl.String)
     markov.counts, markov.concentration = {}, {}
     for name, concentration in facts["concentration"].items():
-        part = {part: arrays[f"counts.{name}.{part}"] for part in ("context", "start", "behavior", "count")}
-        counts = csr_array((part["count"].astype(np.float64), part["behavior"].astype(np.int32),
-                            part["start"].astype(np.int32)), shape=(len(part["start"]) - 1, size))
+        part = {part: arrays[f"counts.{name}.{part}"].astype(np.int64)
+                for part in ("context", "start", "behavior", "count")}
         level = tuple(name.split("+"))
-        markov.counts[level] = Table(part["context"].astype(np.int64), counts)
+        markov.counts[level] = Table(**part, size=size)
         markov.concentration[level] = concentration
-    state = {name.removeprefix("network."): torch.from_numpy(value) for name, value in arrays.items()
-             if name.startswith("network.")}
-    network = Network(len(NAMES), len(state["moment.weight"]), size, facts["hidden"])
-    network.load_state_dict(state)
-    network.eval()
+    network = {name.removeprefix(_NETWORK): value for name, value in arrays.items() if name.startswith(_NETWORK)}
     whole = WholePast()
     whole.markov, whole.events = markov, facts["events"]
     whole.concentration = {level: np.inf if value is None else value for level, value in facts["whole_past"].items()}
-    return Habits(network, markov, whole, arrays["share"], facts["events"]), facts["behaviors"]
+    people = Population(markov, arrays["share"], facts["events"])
+    return Habits(Weights(network), people, whole), facts["behaviors"]
 
 
 def _small(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 from stages.common.errors import UserError
 from stages.past import saved
 from stages.past.counting import Markov
-from stages.past.habits import fit
+from stages.past.fitting import fit
 from stages.past.settings import Habits
 from stages.past.whole import WholePast
 from stages.windows.past import Past
