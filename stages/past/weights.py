@@ -46,9 +46,11 @@ class Weights:
     def log_p(self, inputs: Inputs) -> np.ndarray:
         """Log-probabilities `(W, C)` float32, -inf where a candidate is not the window's."""
         arrays = self.arrays
-        first = inputs.numbers @ self._first + self._bias
-        second = np.maximum(first[..., 1:], 0) @ arrays["network.2.weight"].T + arrays["network.2.bias"]
-        utility = first[..., 0] + (np.maximum(second, 0) @ arrays["network.4.weight"].T)[..., 0]
+        windows, width, features = inputs.numbers.shape
+        first = inputs.numbers.reshape(-1, features) @ self._first + self._bias
+        second = np.maximum(first[:, 1:], 0) @ arrays["network.2.weight"].T + arrays["network.2.bias"]
+        utility = first[:, 0] + np.maximum(second, 0) @ arrays["network.4.weight"][0]
+        utility = utility.reshape(windows, width)
         moment = arrays["moment.weight"][inputs.moments].sum(axis=1)
         own = moment @ arrays["behavior.weight"].T + arrays["behavior.bias"]
         size = own.shape[1]
