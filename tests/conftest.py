@@ -73,7 +73,7 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # Files whose tests share what takes minutes to make, or warm processes: one worker has them all.
-TOGETHER = ("tests/end_to_end/", "tests/common/test_processes.py")
+TOGETHER = ("tests/end_to_end/", "tests/common/test_processes.py", "tests/commands/test_predict.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -90,10 +90,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | 
         def _split_scope(self, nodeid: str) -> str:
             return TOGETHER[0] if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
 
-    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+    return ByFile(config, log) if config.option.dist == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest come first, so that no worker waits for them at the end; the README's examples come last of all."""
+    """Of several workers one begins with the longest, so that none waits for them at the end.
+
+    The README's examples come last: they take longer than all other tests with the real model.
+    """
+    first = TOGETHER if "PYTEST_XDIST_WORKER" in os.environ else ()
     examples = "tests/end_to_end/test_readme.py"
-    items.sort(key=lambda item: (item.nodeid.startswith(examples), not item.nodeid.startswith(TOGETHER)))
+    items.sort(key=lambda item: (item.nodeid.startswith(examples), not item.nodeid.startswith(first)))

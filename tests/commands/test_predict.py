@@ -1,7 +1,6 @@
 import io
 import json
 import subprocess
-import sys
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -229,9 +228,9 @@ def test_the_layout_window_is_refused(tuned):
         predict.Predictor(tuned, all_behaviors(), small_params(prompt__layout="window"))
 
 
-def test_the_command_answers_line_by_line(tuned, tmp_path):
+def test_the_command_answers_line_by_line(warm_python, tuned, tmp_path):
     tables.write(all_behaviors(), "vocabulary", tmp_path / "vocabulary.parquet")
-    command = [sys.executable, "-m", "stages.predict", "--model", str(tuned), "--vocabulary",
+    command = [str(warm_python), "-m", "stages.predict", "--model", str(tuned), "--vocabulary",
                str(tmp_path / "vocabulary.parquet"), "--top", "1"]
     asked = "\n".join(lines(2)) + "\n"
     done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=120)
@@ -245,10 +244,10 @@ def test_the_command_answers_line_by_line(tuned, tmp_path):
     assert bad.stdout.startswith(done.stdout) and json.loads(bad.stdout.splitlines()[-1]).keys() == {"line", "error"}
 
 
-def test_the_command_keeps_the_state_of_so_many_people_and_answers_all_alike(tuned, tmp_path):
+def test_the_command_keeps_the_state_of_so_many_people_and_answers_all_alike(warm_python, tuned, tmp_path):
     tables.write(all_behaviors(), "vocabulary", tmp_path / "vocabulary.parquet")
     asked = [line for pair in zip(lines(5, "one", seed=1), lines(5, "other", seed=2), strict=True) for line in pair]
-    command = [sys.executable, "-m", "stages.predict", "--model", str(tuned), "--vocabulary",
+    command = [str(warm_python), "-m", "stages.predict", "--model", str(tuned), "--vocabulary",
                str(tmp_path / "vocabulary.parquet"), "--top", "1", "--max-memory", "100MB"]
     few, all_kept = (
         subprocess.run([*command, "--max-people", people], input="\n".join(asked) + "\n", capture_output=True,
@@ -306,7 +305,7 @@ def test_a_decision_is_read_from_the_models_metrics(tmp_path):
             predict.Decision.read("adjusted", tmp_path / name)
 
 
-def test_the_order_alone_is_of_plain_probabilities(tuned):
-    command = [sys.executable, "-m", "stages.predict", "--model", str(tuned), "--order-only", "--decision", "adjusted"]
+def test_the_order_alone_is_of_plain_probabilities(warm_python, tuned):
+    command = [warm_python, "-m", "stages.predict", "--model", tuned, "--order-only", "--decision", "adjusted"]
     done = subprocess.run(command, input="", capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "--order-only knows the order of the plain probabilities only" in done.stderr

@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from itertools import count
 
+from stages.common import launch
 from stages.common.errors import UserError
 from stages.model import likelihood
 
@@ -23,6 +24,9 @@ if name == "dpo":  # a validation that finds every adapter better than the one b
         return lambda model: validate(model) | {"overall": float(next(better))}
 
     stage.validation = validation
+
+if fault != "none":
+    launch._SECONDS_BEFORE_FAILING = 8.0  # long enough for a first process that starts as soon as the second does
 
 if fault != "none" and os.environ.get("RANK") == "1":
     def read_tree(*given):

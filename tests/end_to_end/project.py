@@ -31,7 +31,7 @@ class Project:
         return result.stdout
 
     def dvc(self, *arguments: str | Path) -> str:
-        return self.run(SCRIPTS / "dvc", *arguments)
+        return self.run("dvc", *arguments)
 
     def dvc_json(self, *arguments: str | Path) -> Any:
         """What a command prints with --json, behind its warnings: the baselines' pipeline has not run."""
@@ -51,10 +51,13 @@ class Project:
 
     def back_to(self, branch: str) -> None:
         """Throw the workspace's changes away."""
+        locks = [self.folder / "dvc.lock", self.folder / "stages" / "baselines" / "dvc.lock"]
+        before = [path.read_bytes() for path in locks if path.exists()]
         # Git takes a file for unchanged whose size and second of change are the same, as no person's edits ever are
         (self.folder / "params.yaml").unlink(missing_ok=True)
         self.git("checkout", "--quiet", "--force", branch)
-        self.dvc("checkout", "--quiet", "--force")
+        if before != [path.read_bytes() for path in locks if path.exists()]:  # else outputs are those of the branch
+            self.dvc("checkout", "--quiet", "--force")
 
     def clone(self, folder: Path) -> "Project":
         self.git("clone", "--quiet", self.folder, folder)

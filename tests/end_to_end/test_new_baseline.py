@@ -1,19 +1,10 @@
 """A new baseline is three files, and nothing that was there before runs again because of it."""
 
-import shutil
-from pathlib import Path
-
 import pytest
-from dvc.repo import Repo
 
-from stages.common import tables
-from tests.contract.imports import ROOT
 from tests.end_to_end.project import Project, stages_run
-from tests.small_log import all_behaviors, small_log, small_windows
 
-COPIED = ("stages", "data", ".dvcignore", "dvc.yaml", "params.yaml")
 NAMES = ("bert4rec_id", "often_id", "often_next")
-PIPELINES = ("dvc.yaml", "stages/baselines/dvc.yaml")
 BASELINE = '''"""Every behaviour as often as it happens."""
 
 import torch
@@ -57,31 +48,6 @@ often:
 """
 
 
-@pytest.fixture
-def project(environment, tmp_path) -> Project:
-    """A copy in which every stage's outputs are there and up to date: a small log, and else a word in each file."""
-    project = Project(tmp_path / "repository", environment)
-    listed = Project(ROOT, environment).git("ls-files", "--cached", "--others", "--exclude-standard", *COPIED)
-    for name in listed.splitlines():
-        if (ROOT / name).is_file() and not name.endswith("dvc.lock"):
-            (project.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, project.folder / name)
-    project.git("init", "--quiet", project.folder)
-    project.dvc("init", "--quiet", "--force")
-    for out in Repo(project.folder).index.outs:
-        path = Path(out.fs_path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("an output", encoding="utf-8")
-    splits = ["train"] * 5 + ["valid", "natural", "balanced"]
-    events = small_log([33] * len(splits))
-    log = {"events": events, "windows": small_windows(events, splits), "vocabulary": all_behaviors()}
-    for name, frame in log.items():
-        tables.write(frame, name, project.folder / "data" / f"{name}.parquet")
-    project.dvc("commit", "--force", *PIPELINES)
-    assert all(project.dvc_json("status", pipeline) == {} for pipeline in PIPELINES)
-    return project
-
-
 def add_baseline(project: Project) -> dict[str, str]:
     """The files that a new baseline needs, by what stands in them then."""
     folder = project.folder / "stages" / "baselines"
@@ -93,15 +59,15 @@ def add_baseline(project: Project) -> dict[str, str]:
 
 
 @pytest.mark.timeout(300)
-def test_a_new_baseline_is_three_files_and_runs_nothing_else_again(project):
-    changes = add_baseline(project)
+def test_a_new_baseline_is_three_files_and_runs_nothing_else_again(up_to_date):
+    changes = add_baseline(up_to_date)
     assert len(changes) == 3
     for name, text in changes.items():
-        (project.folder / "stages" / "baselines" / name).write_text(text, encoding="utf-8")
-    assert project.dvc_json("status", "dvc.yaml") == {}
-    ahead = project.dvc_json("status", "stages/baselines/dvc.yaml")
+        (up_to_date.folder / "stages" / "baselines" / name).write_text(text, encoding="utf-8")
+    assert up_to_date.dvc_json("status", "dvc.yaml") == {}
+    ahead = up_to_date.dvc_json("status", "stages/baselines/dvc.yaml")
     new = {f"stages/baselines/dvc.yaml:{name}" for name in (
         "often@id", "often@next", "evaluate@often_id", "evaluate@often_next")}
     assert ahead.keys() == new
     wanted = [f"stages/baselines/dvc.yaml:{name}" for name in ("often@next", "evaluate@often_next")]
-    assert stages_run(project.dvc("repro", "--single-item", *wanted)) == wanted
+    assert stages_run(up_to_date.dvc("repro", "--single-item", *wanted)) == wanted

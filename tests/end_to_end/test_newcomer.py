@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from tests.contract.imports import ROOT
+from tests.end_to_end.conftest import PIPELINES
 from tests.end_to_end.project import Project
-from tests.end_to_end.test_new_baseline import project as finished  # noqa: F401
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -94,41 +94,45 @@ def promised() -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^\| an? ([\w ]+) \| (\d) \|", text, re.MULTILINE)}
 
 
-def test_a_log_format_is_one_file_and_runs_ingest_and_what_follows(finished):
+def test_every_stage_is_up_to_date(up_to_date):
+    assert all(up_to_date.dvc_json("status", pipeline) == {} for pipeline in PIPELINES)
+
+
+def test_a_log_format_is_one_file_and_runs_ingest_and_what_follows(up_to_date):
     changes = {"stages/events/formats/barred.py": [("", FORMAT)]}
-    edit(finished, changes)
+    edit(up_to_date, changes)
     assert len(changes) <= promised()["log format"]
     # cards say of which format the log is
-    assert finished.dvc_json("status", "dvc.yaml").keys() == {"ingest", "card@sft", "card@dpo"}
-    (finished.folder / "log.txt").write_text(LOG, encoding="utf-8")
-    set_param(finished, "format: simulated", "format: barred")
-    set_param(finished, "  path: data/raw\n", "  path: log.txt\n")
-    assert "24 events of 3 users" in finished.run(
+    assert up_to_date.dvc_json("status", "dvc.yaml").keys() == {"ingest", "card@sft", "card@dpo"}
+    (up_to_date.folder / "log.txt").write_text(LOG, encoding="utf-8")
+    set_param(up_to_date, "format: simulated", "format: barred")
+    set_param(up_to_date, "  path: data/raw\n", "  path: log.txt\n")
+    assert "24 events of 3 users" in up_to_date.run(
         sys.executable, "-m", "stages.ingest", "--taxonomies", "data/taxonomy", "--out", "e.parquet", "--quarantine",
         "q.parquet", "--oracle", "o.parquet", "--counts", "c.json")
 
 
-def test_a_selection_rule_is_one_file_and_runs_selection_and_what_follows(finished):
+def test_a_selection_rule_is_one_file_and_runs_selection_and_what_follows(up_to_date):
     line = '    "oldest": _oldest,\n'
     changes = {"stages/pairs/rules.py": [("# One behaviour's windows", RULE), ('    "margin": _margin,', line)]}
-    edit(finished, changes)
+    edit(up_to_date, changes)
     assert len(changes) <= promised()["selection rule"]
-    assert finished.dvc_json("status", "dvc.yaml").keys() == {"selection"}
-    set_param(finished, "method: kmeans", "method: oldest")
-    assert python(finished, SELECTED) == "oldest True"
+    assert up_to_date.dvc_json("status", "dvc.yaml").keys() == {"selection"}
+    set_param(up_to_date, "method: kmeans", "method: oldest")
+    assert python(up_to_date, SELECTED) == "oldest True"
 
 
-def test_an_objective_is_one_file_and_runs_training_and_what_follows(finished):
+def test_an_objective_is_one_file_and_runs_training_and_what_follows(up_to_date):
     line = '    "hinge": Objective(hinge, uses_reference=True),\n'
     changes = {"stages/training/objectives.py": [("OBJECTIVES: dict", OBJECTIVE), ('    "sft": Objective(', line)]}
-    edit(finished, changes)
+    edit(up_to_date, changes)
     assert len(changes) <= promised()["objective"]
-    assert finished.dvc_json("status", "dvc.yaml").keys() == {"sft", "dpo", "card@sft", "card@dpo"}
-    set_param(finished, "objective: dpo\n", "objective: hinge\n")
-    assert python(finished, TRAINED) == "hinge 0.9"
+    assert up_to_date.dvc_json("status", "dvc.yaml").keys() == {"sft", "dpo", "card@sft", "card@dpo"}
+    set_param(up_to_date, "objective: dpo\n", "objective: hinge\n")
+    assert python(up_to_date, TRAINED) == "hinge 0.9"
 
 
-def test_a_baselines_setting_runs_nothing_of_the_main_pipeline(finished):
-    edit(finished, {"stages/baselines/params.yaml": [("sasrec:\n", "often:\n  epochs: [1]\n\n")],
+def test_a_baselines_setting_runs_nothing_of_the_main_pipeline(up_to_date):
+    edit(up_to_date, {"stages/baselines/params.yaml": [("sasrec:\n", "often:\n  epochs: [1]\n\n")],
                     "stages/baselines/fitting/settings.py": [("class Trained(", "# a new kind of setting\n")]})
-    assert finished.dvc_json("status", "dvc.yaml") == {}
+    assert up_to_date.dvc_json("status", "dvc.yaml") == {}

@@ -24,7 +24,7 @@ TIME = st.one_of(st.just("2024-03-01 09:00:00"), st.sampled_from(sorted(TIMES)))
 LABEL = st.sampled_from(["Gaming", "gaming", "x  y", "Cafe\u0301", "NaN", "", " ", "<|im_end|>", "y" * 101, '"', "a,b",
                          "\x07", "\u2028", "看电影", "\x00", "#", "</s>"])
 ROW = st.tuples(USER, TIME, LABEL, LABEL)
-MESSY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MESSY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def written(rows, separator, quoting, line_end, odd):

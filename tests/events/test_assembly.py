@@ -163,7 +163,7 @@ TIME = st.sampled_from(["2024-03-01 09:00:00", "2024-03-01T09:00", "2023-12-31 2
 KNOWN = ["home", "NaN", "", "<|im_end|>", "y" * 200, '"', "a,b", "Gaming", "gaming"]
 TEXT = st.one_of(st.sampled_from(KNOWN), st.text(max_size=5))
 TABLE = st.lists(st.tuples(USER, TIME, TEXT, TEXT), min_size=1, max_size=25)
-MESSY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MESSY = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @MESSY

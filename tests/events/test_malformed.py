@@ -9,7 +9,7 @@ from tests.events.malformed import malformed
 from tests.events.malformed_check import check
 from tests.events.malformed_reference import expected
 
-LOGS, AT_ONCE = 200, 50
+LOGS, AT_ONCE = 100, 50
 
 
 @pytest.mark.parametrize("first", range(0, LOGS, AT_ONCE))

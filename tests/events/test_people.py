@@ -66,7 +66,7 @@ def test_long_ids_are_exact_on_lines_that_ask_for_care(tmp_path):
 
 
 @given(st.integers(-(10**6), 10**40))
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_whole_number_is_one_person_however_it_is_written(tmp_path_factory, number):
     folder = tmp_path_factory.mktemp("log")
     write_json(folder / "a.jsonl", {"user": number}, {"user": str(number)})
@@ -191,7 +191,7 @@ LINE = st.one_of(OBJECT, OBJECT.map(json.dumps), OBJECT.map(lambda text: text[:-
 
 
 @given(st.lists(LINE, max_size=12))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_many_lines_at_a_time_are_read_as_one_by_one(lines):
     names = ["user", "behavior", "x.user", "x.x.place"]
     text = pl.Series(lines, dtype=pl.String).str.replace_all("\n", " ")

@@ -58,10 +58,10 @@ def test_dropout_is_refused_with_a_word(base):
 
 def test_every_process_writes_the_same_bytes(base, tmp_path):
     """PEFT 0.21.2 holds the names of adapted parameters as a set, whose order follows the process's hash seed."""
-    for seed in "12345":
+    for seed in "123":
         subprocess.run([sys.executable, "-c", SAVE, base, tmp_path / seed], cwd=ROOT, check=True, capture_output=True,
                        env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)})
-    first, *others = (tmp_path / seed for seed in "12345")
+    first, *others = (tmp_path / seed for seed in "123")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert all((other / name).read_bytes() == (first / name).read_bytes() for other in others)
     assert load_merged(first).config.num_local_experts == 4

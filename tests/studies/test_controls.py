@@ -6,7 +6,7 @@ from scipy.stats import binom
 
 from stages.studies.planted import Plan, coverage
 
-SETS = 200
+SETS = 100
 
 
 def chance(share):
