@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 
 from stages.reports.differences import DECISIONS, Difference, Option, differences
-from stages.reports.inputs import BASELINES, MODELS, Inputs
+from stages.reports.inputs import BASELINES, COUNTING, MODELS, Inputs
+from stages.studies.definitions import LANGUAGE_MODELS
 
-_COUNTING, _UNTUNED = "markov", "base"
+_ROLES = {"counting": COUNTING, "no language model": ("habits",), "a language model alone": LANGUAGE_MODELS,
+          "no tuning": ("base",)}
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Comparison:
     """The chosen option less another, by metric; `found` is empty without predictions.
 
     Attributes:
-        roles: why it is compared: `the next best`, `counting` (the best that needs no language model), `no tuning`.
+        roles: why it is compared: `the next best`, or the best of `_ROLES` where the chosen one is none of them.
     """
 
     other: Option
@@ -63,9 +65,9 @@ def answer(inputs: Inputs) -> Verdict:
     chosen = max(models, key=rank)
     others = {row: option for row, option in best.items() if row != chosen[0]}
     roles = {max(others.values(), key=rank): ["the next best"]}
-    for row, role in ((_COUNTING, "counting"), (_UNTUNED, "no tuning")):
-        if row in others:
-            roles.setdefault(others[row], []).append(role)
+    for role, rows in _ROLES.items():
+        if chosen[0] not in rows and (alike := [others[row] for row in rows if row in others]):
+            roles.setdefault(max(alike, key=rank), []).append(role)
     found = differences(inputs, [(chosen, other) for other in roles])
     against = [Comparison(other, given, found.get((chosen, other), {})) for other, given in roles.items()]
     return Verdict(chosen, max(models, key=lambda option: scores[option].get("rec_w") or 0), against, missing)

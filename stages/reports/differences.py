@@ -14,7 +14,8 @@ from stages.studies.compare import Estimate
 
 DECISIONS = ("plain", "adjusted")
 PAIRS = tuple(((first, decision), (second, decision)) for decision in DECISIONS for first, second in (
-    ("dpo", "base"), ("sft", "base"), ("dpo", "sft"), ("dpo", "markov")))
+    ("dpo", "base"), ("sft", "base"), ("dpo", "sft"), ("dpo", "markov"), ("habits", "past"), ("fusion", "habits"),
+    ("fusion", "sft"), ("fusion", "dpo")))
 
 _SLACK = 2e-5  # between a difference of metrics, written with six digits, and the one measured again
 

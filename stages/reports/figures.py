@@ -78,11 +78,11 @@ def embeddings(inputs: Inputs, frame: pl.DataFrame) -> Picture:
 
 
 def behaviors(inputs: Inputs) -> Picture | None:
-    """Balanced accuracy of each behaviour, most frequent first, before and after tuning."""
+    """Balanced accuracy of each behaviour, most frequent first, without tuning and of the model furthest along."""
     found = _of_models(inputs, "behaviors")
     if not found:
         return None
-    shown = [model for model in found if model in ("base", "dpo")] or [*found][:1]
+    shown = [model for model in found if model in ("base", inputs.model)] or [*found][:1]
     frame, half, names = found[shown[-1]], MOST_NAMED // 2, row_names(inputs)
     left = max(0, frame.height - MOST_NAMED)
     kept = pl.concat([frame.head(half), frame.tail(half)]) if left else frame

@@ -17,7 +17,8 @@ from stages.params import Params, read_all
 from stages.studies.compare import Estimate, Summary
 from stages.studies.definitions import MODELS, predictions_file
 
-BASELINES = ("majority", "last", "frequent", "markov")
+COUNTING = ("markov", "past")
+BASELINES = ("majority", "last", "frequent", *COUNTING)
 ROWS = (*BASELINES, *MODELS, "oracle")
 PLOTS = ("frequencies", "embeddings", *(f"{model}/{curve}" for model in MODELS
                                         for curve in ("confusion", "behaviors", "reliability", "coverage")))
@@ -55,7 +56,7 @@ class Inputs:
 
     Attributes:
         metrics: all of each row, in the order of `ROWS`.
-        counts: what the other stages counted, by stage.
+        counts: what the other stages counted, by stage; those of `habits` and `fusion` too.
         history: logged steps of training, by stage.
         plots: the tables behind the plots, by `PLOTS`.
         studies: what `stages.study` wrote, with the `summary` read, and its `source.format` as `log` where it is known.
@@ -92,7 +93,7 @@ class Inputs:
 
     @property
     def model(self) -> str:
-        """The model furthest along the pipeline: the DPO model where there is one."""
+        """The model furthest along the pipeline: the pool where there is one."""
         return next(name for name in reversed(MODELS) if name in self.metrics)
 
     def metric(self, row: str, decision: str, name: str) -> Estimate:
@@ -145,7 +146,9 @@ def _counts(paths: Paths) -> dict[str, dict[str, Any]]:
             raise UserError(f"{path}: no such file; there is nothing to report before `dvc repro` has run")
         if key not in _json(path):
             raise UserError(f"{path}: it has no {key!r}; run `dvc repro`")
-    return {path.stem: _json(path) for path in sorted(path.parent.glob("*.json"))}
+    every = [*sorted(path.parent.glob("*.json")),
+             *(paths.find(COUNTS, stage=f"predictions/{stage}") for stage in ("habits", "fusion"))]
+    return {path.stem: _json(path) for path in every if path.exists()}
 
 
 def _metrics(paths: Paths) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,8 @@ from stages.reports.inputs import Inputs
 from stages.studies.table import MISSING
 
 ROW = {"majority": "majority", "last": "last behaviour", "frequent": "most frequent in the history",
-       "markov": "Markov with hour and place", "base": "no tuning", "oracle": "oracle (the simulator’s own p*)"}
+       "markov": "Markov with hour and place", "past": "counts of the whole past", "habits": "habits alone",
+       "base": "no tuning", "fusion": "habits and language model pooled", "oracle": "oracle (the simulator’s own p*)"}
 SFT = {"anchors": "SFT on anchors", "all": "SFT on all", "tail": "SFT on the tail",
        "tail_and_medium": "SFT on tail and medium", "none": "no SFT"}
 """The first step of tuning by `sft.labels`; the paper's A-Tuning is the one on anchors only."""

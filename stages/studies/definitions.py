@@ -17,8 +17,11 @@ Overrides = dict[str, Any]
 """Values by keys of params.yaml (`sft.epsilon`) or of baselines (`stages/baselines/params.yaml:budget.trials`)."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-MODELS = ("base", "sft", "dpo")
-REFERENCES = ("majority", "last", "frequent", "markov", "oracle")
+LANGUAGE_MODELS = ("base", "sft", "dpo")
+MODELS = ("habits", *LANGUAGE_MODELS, "fusion")
+"""Those of dvc.yaml that have a table of predictions each, `fusion` being the pool of others."""
+
+REFERENCES = ("majority", "last", "frequent", "markov", "past", "oracle")
 """Baselines of stage `reference`. Every other model is `evaluate@<name>` of stages/baselines/dvc.yaml."""
 
 
@@ -54,7 +57,7 @@ class StudyRow(Section):
     def _chosen_by_what_is_measured(self) -> "StudyRow":
         if self.alternatives and (self.model not in MODELS or self.decision == "textbook"):
             raise ValueError(f"alternatives: model {self.model}, decision {self.decision}: validation can choose among "
-                             f"the settings of base, sft or dpo, plain or adjusted, only")
+                             f"the settings of {', '.join(MODELS)}, plain or adjusted, only")
         return self
 
 

@@ -13,8 +13,9 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache, reduce
+from operator import getitem
+from pathlib import Path, PurePath
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -29,14 +30,21 @@ MAIN, BASELINES = "dvc.yaml", "stages/baselines/dvc.yaml"
 """Both pipelines; stages of the second have its path before their names, as DVC has it."""
 
 _EVALUATED = f"{BASELINES}:evaluate@"
-_LOG = "the log"  # stands for source.path, which a study may override
+_TEMPLATE = re.compile(r"\$\{((?!item\.)\w+(?:\.\w+)+)\}")  # a param in dvc.yaml, which a study may override
+_PARAM = re.compile(r"<(\w+(?:\.\w+)+)>")  # what stands for it
+_LOG = "<source.path>"
 _PUSH = "Use `dvc push` to send your updates to remote storage."  # the last line of what is printed
 _PRINTED = re.compile(r"^Running stage '([^']+)':\n(.*?)(?=^Running stage '|\Z)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, a matrix's written out: `evaluate@sft`; `params` of another file than params.yaml are `file:key`."""
+    """One stage, a matrix's written out: `evaluate@sft`.
+
+    Attributes:
+        deps: paths; a param in one stands there as `<section.key>`.
+        params: those of another file than params.yaml are `file:key`.
+    """
 
     name: str
     cmd: str
@@ -69,8 +77,21 @@ class Pipeline:
         path = self.root / SETTINGS
         return read_yaml(path) if path.exists() else {}
 
-    def needed(self, targets: Iterable[str]) -> list[str]:
+    def makes(self, path: str) -> str | None:
+        """The stage that writes `path`, or a folder that it lies in."""
+        return next((self.maker[str(each)] for each in (PurePath(path), *PurePath(path).parents)
+                     if str(each) in self.maker), None)
+
+    def deps(self, name: str, files: Files) -> dict[str, str]:
+        """`Stage.deps` and what they are with these params; the log stays as it is."""
+        return {dep: dep if dep == _LOG else _PARAM.sub(lambda found: str(value_in(files, found[1])), dep)
+                for dep in self.stages[name].deps}
+
+    def needed(self, targets: Iterable[str], files: Files) -> list[str]:
         """`targets` and every stage before them, in an order in which they can run.
+
+        Args:
+            files: as in `keys`.
 
         Raises:
             UserError: dvc.yaml has no such stage.
@@ -82,9 +103,9 @@ class Pipeline:
                 file, _, stage = name.rpartition(":")
                 raise UserError(f"{file or MAIN}: there is no stage {stage}")
             if name not in order:
-                for dep in self.stages[name].deps:
-                    if dep in self.maker:
-                        add(self.maker[dep])
+                for dep in self.deps(name, files).values():
+                    if maker := self.makes(dep):
+                        add(maker)
                 order.append(name)
 
         for target in targets:
@@ -99,23 +120,24 @@ class Pipeline:
                 overrides applied.
         """
         keys: dict[str, str] = {}
-        for name in self.needed(targets):
+        for name in self.needed(targets, files):
             stage = self.stages[name]
-            deps = [[dep, keys[self.maker[dep]] if dep in self.maker else self._content(dep, files[PARAMS])]
-                    for dep in stage.deps]
+            deps = [[dep, keys[maker] if (maker := self.makes(dep)) else self._content(dep, named, files[PARAMS])]
+                    for named, dep in self.deps(name, files).items()]
             values = [[key, value_in(files, key)] for key in stage.params]
             content = json.dumps([stage.cmd, deps, values], sort_keys=True, ensure_ascii=False)
             keys[name] = hashlib.sha256(content.encode()).hexdigest()
         return keys
 
-    def _content(self, dep: str, params: Mapping[str, Any]) -> str:
+    def _content(self, dep: str, named: str, params: Mapping[str, Any]) -> str:
         """Of a log the files that are read and no others: what else lies in the folder changes no result."""
         source = params["source"] if dep == _LOG else {}
         if source.get("format") == "simulated":
             return "simulated"
         path = self.root / source.get("path", dep)
         if not path.exists():
-            raise UserError(f"{path}: no such file or folder, and a stage needs it" + " (source.path)" * bool(source))
+            keys = ", ".join(_PARAM.findall(named))
+            raise UserError(f"{path}: no such file or folder, and a stage needs it" + (keys and f" ({keys})"))
         if source and path.is_dir():
             return self._fingerprint(*(file for file in sorted(path.glob(source["files"])) if file.is_file()
                                        and not file.name.startswith(".") and file.suffix not in {".dvc", ".md"}))
@@ -135,7 +157,9 @@ def _stages(root: Path) -> dict[str, Stage]:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(root / path, folder / path)
         params = read_yaml(folder / PARAMS)
-        params["source"]["path"] = _LOG
+        for key in _TEMPLATE.findall("".join(path.read_text(encoding="utf-8") for path in folder.rglob("dvc.yaml"))):
+            *sections, last = key.split(".")
+            reduce(getitem, sections, params)[last] = f"<{key}>"
         _write(folder / PARAMS, params)
         # what DVC notes of a repository elsewhere on the machine goes with the folder, too
         around = os.environ | {"DVC_SITE_CACHE_DIR": str(folder / "noted")}

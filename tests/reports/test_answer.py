@@ -6,8 +6,10 @@ import pytest
 
 from stages.reports import answer as verdicts
 from stages.reports.answer import answer
-from stages.reports.differences import Difference, differences
+from stages.reports.differences import DECISIONS, Difference, differences
+from stages.reports.inputs import COUNTING
 from stages.reports.labels import row_names
+from stages.studies.definitions import LANGUAGE_MODELS, MODELS
 from stages.studies.repository import commit
 from stages.studies.table import gap_closed, number
 from tests.reports.made_page import section, words
@@ -52,9 +54,21 @@ def test_how_sure_it_is_follows_the_intervals(inputs, monkeypatch, of, says):
     assert said.count(says.removeprefix("in overall it is ")) >= len(answer(inputs).against)
 
 
+@pytest.mark.parametrize(("chosen", "absent"), [
+    ("fusion", set()), ("habits", {"no language model"}), ("sft", {"a language model alone"}),
+    ("base", {"a language model alone", "no tuning"}),
+])
+def test_a_model_is_compared_with_every_kind_that_it_is_not_of(inputs, chosen, absent):
+    made = answer(scored(inputs, **{f"{chosen}_plain": 0.99}))
+    roles = {role: each.other[0] for each in made.against for role in each.roles}
+    assert {"counting", "no language model", "a language model alone", "no tuning"} - roles.keys() == absent
+    assert roles["counting"] in COUNTING and roles.get("a language model alone", "dpo") in LANGUAGE_MODELS
+    assert chosen not in roles.values() and roles.get("no language model", "habits") == "habits"
+
+
 def test_one_sentence_names_the_model_that_validation_prefers(inputs, monkeypatch):
     planted(monkeypatch, OPEN)
-    for row in ("base", "sft", "dpo"):
+    for row in MODELS:
         for decision in ("plain", "adjusted"):
             made = scored(inputs, **{f"{row}_{decision}": 0.99})
             said = verdict(made)
@@ -75,9 +89,11 @@ def test_adjusted_logits_are_said_to_be_for_what_and_at_which_cost(inputs):
 
 
 def test_every_difference_is_of_this_runs_rows_and_agrees_with_the_metrics(inputs):
+    inputs = scored(inputs, fusion_plain=0.99)
     found = answer(inputs)
     said = words(section("answer", inputs))
-    assert {"the next best", "counting", "no tuning"} == {role for each in found.against for role in each.roles}
+    assert {"the next best", "counting", "no language model", "a language model alone", "no tuning"} == {
+        role for each in found.against for role in each.roles}
     for each in found.against:
         for name in KEYS:
             difference = each.found[name]
@@ -90,8 +106,11 @@ def test_every_difference_is_of_this_runs_rows_and_agrees_with_the_metrics(input
 def test_counting_is_what_to_take_where_it_is_shown_to_be_ahead(inputs, monkeypatch):
     planted(monkeypatch, BEHIND)
     said = verdict(inputs)
-    assert said.startswith("Take none of this run’s models where counting will do: Markov")
-    assert answer(inputs).beaten_by[0] == "markov"
+    counting = answer(inputs).beaten_by[0]
+    valid = {row: max(inputs.metrics[row]["valid"][decision]["overall"] for decision in DECISIONS)
+             for row in COUNTING}
+    assert counting == max(valid, key=valid.get)
+    assert said.startswith(f"Take none of this run’s models where counting will do: {row_names(inputs)[counting]}")
     assert row_names(inputs)[answer(inputs).chosen[0]] in said
 
 
@@ -103,7 +122,8 @@ def test_without_predictions_nothing_is_claimed_and_the_cure_is_named(inputs):
 def test_with_one_model_there_is_no_answer_yet(inputs):
     only = replace(inputs, metrics={"base": inputs.metrics["base"]})
     said = verdict(only)
-    assert said.startswith("No answer yet") and "dvc repro evaluate@sft evaluate@dpo" in said
+    others = " ".join(f"evaluate@{model}" for model in MODELS if model != "base")
+    assert said.startswith("No answer yet") and f"dvc repro {others}" in said
 
 
 def test_no_model_is_cited_that_this_run_has_not_and_no_study(inputs):

@@ -18,6 +18,7 @@ from stages.reports.drawing import COLOURS, Picture, clean, require_library
 from stages.reports.examples import examples
 from stages.reports.inputs import Paths, read_inputs
 from stages.reports.page import render
+from stages.studies.definitions import MODELS
 from stages.studies.repository import Commit
 from tests.reports.made import NASTY
 from tests.reports.made_page import section, words
@@ -44,9 +45,9 @@ def test_palettes_name_the_same_colours_each_once():
 
 def test_differences_are_of_both_decisions_and_of_every_pair(inputs):
     found = differences(inputs)
-    assert {decision for (_, decision), _ in found} == {"plain", "adjusted"} and len(found) == 8
+    assert {decision for (_, decision), _ in found} == {"plain", "adjusted"} and len(found) == 16
     table = section("metrics", inputs).split("Paired differences")[1].split("</table>")[0]
-    assert len(re.findall("<tr>", table)) == 9
+    assert len(re.findall("<tr>", table)) == 17
 
 
 def test_predictions_of_another_run_are_refused(copied):
@@ -82,7 +83,7 @@ def test_what_a_person_alone_did_is_in_examples_and_differences(inputs):
                for row, frame in frames.items()}
     own = replace(inputs, vocabulary=vocabulary, predictions=frames, metrics=inputs.metrics | metrics)
     assert metrics["sft"]["natural"]["own_candidates"] > 0 and metrics["sft"]["opened"]["share"] > 0
-    assert len(differences(own)) == 8  # or it would say that they are of another run
+    assert len(differences(own)) == 16  # or it would say that they are of another run
     chosen = examples(own)
     assert name in {answer for one in chosen for answer, _ in one.answers}
     assert all(one.right == (one.answers[0][0] == one.truth) for one in chosen)
@@ -150,7 +151,7 @@ def test_where_tau_and_temperature_come_from_follows_the_params(inputs):
 
 def test_the_first_stage_is_called_what_it_was(inputs):
     other = replace(inputs, ran_with=inputs.ran_with | {"sft.labels": "tail"})
-    for name in ("metrics", "model", "behaviours", "training"):
+    for name in ("metrics", "model", "confidence", "training"):
         assert "SFT on the tail" in section(name, other) and "A-Tuning" not in section(name, other)
 
 
@@ -173,6 +174,23 @@ def test_cards_count_without_dates_users_or_paths(inputs):
     assert "auxiliary.source: chats.json" in content and "source.path: somebody" in content
 
 
+def test_what_is_in_the_pool_is_said(inputs):
+    said = words(section("model", inputs))
+    assert "Habits alone 0.750 1.500 SFT on all 0.125 2.250 Counts of the whole past 0.000 1.750" in said
+    assert "58 natural windows of validation users" in said
+    assert "Habits alone: 3,001 parameters, from 9,000 training windows." in said
+    counts = {name: found for name, found in inputs.counts.items() if name not in ("habits", "fusion")}
+    said = words(section("model", replace(inputs, counts=counts)))
+    assert "Counts of the whole past" not in said and "Habits" not in said
+
+
+def test_how_much_of_the_past_a_model_saw_is_said_beside_its_examples(inputs):
+    assert "saw up to 20 events of history, its habits all" in words(section("examples", inputs))
+    for last, says in (("dpo", "The model saw up to 20 events"), ("habits", "It saw all that the person did before")):
+        metrics = {name: found for name, found in inputs.metrics.items() if name not in MODELS or name == last}
+        assert says in words(section("examples", replace(inputs, metrics=metrics)))
+
+
 def test_params_are_those_of_the_run_and_a_change_since_is_shown(inputs):
     assert results.model_card(inputs)["changed"] == []
     later = replace(inputs, ran_with=inputs.ran_with | {"lora.rank": 64})
@@ -190,7 +208,7 @@ def test_without_what_has_not_run_yet_the_parts_say_so_or_stay_out(copied):
     for left in ("studies", "plots", "sft_history.csv", "dpo_history.csv"):
         path = copied.metrics / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    kept = [*(f"evaluation/{model}.json" for model in ("base", "sft", "dpo")),
+    kept = [*(f"evaluation/{model}.json" for model in MODELS),
             "counts/ingest.json", "counts/windowing.json"]
     for path in copied.data.rglob("*"):
         if path.is_file() and str(path.relative_to(copied.data)) not in kept:
@@ -198,7 +216,7 @@ def test_without_what_has_not_run_yet_the_parts_say_so_or_stay_out(copied):
     shutil.rmtree(copied.models)
     copied.lock.unlink()
     inputs = read_inputs(copied)
-    assert list(inputs.metrics) == ["base", "sft", "dpo"]
+    assert list(inputs.metrics) == list(MODELS)
     assert differences(inputs) == {} and examples(inputs) == [] and inputs.studies == []
     assert "dvc pull" in section("examples", inputs) and "dvc pull" in section("metrics", inputs)
     content = section("model", inputs)
@@ -241,7 +259,7 @@ def test_an_empty_history_draws_nothing(copied):
 def test_a_log_of_many_behaviours_is_cut_and_says_so(inputs):
     table = inputs.plots["dpo/behaviors"]
     many = pl.concat([table.with_columns(behavior=pl.col("behavior") + f" {n}") for n in range(4)])
-    plots = inputs.plots | {f"{model}/behaviors": many for model in ("base", "dpo")}
+    plots = inputs.plots | {f"{model}/behaviors": many for model in ("base", "fusion")}
     cut = replace(inputs, plots=plots)
     assert f"The {many.height - figures.MOST_NAMED} behaviours between" in words(section("behaviours", cut))
     shown = {point["behavior"] for point in figures.behaviors(cut).spec["data"]["values"]}

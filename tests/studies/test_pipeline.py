@@ -10,11 +10,12 @@ from ruamel.yaml import YAML
 
 from stages.common.errors import UserError
 from stages.studies import pipeline
+from stages.studies.definitions import MODELS
 from stages.studies.overrides import SETTINGS, value_of
 from stages.studies.pipeline import Pipeline
 from tests.contract.imports import ROOT
 
-TARGETS = [f"evaluate@{model}" for model in ("base", "sft", "dpo")] + ["reference", "embeddings"]
+TARGETS = [f"evaluate@{model}" for model in MODELS] + ["reference", "embeddings"]
 PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 SETTINGS_HERE = YAML(typ="safe", pure=True).load((ROOT / SETTINGS).read_text(encoding="utf-8"))
 ANSWERS = {}
@@ -87,10 +88,12 @@ def with_value(key, value):
 
 @pytest.mark.parametrize(("key", "value", "stages"), [
     ("dpo.beta", 0.7, {"dpo", "predictions@dpo", "evaluate@dpo"}),
+    ("fusion.beside", "reference/markov", {"fusion", "evaluate@fusion"}),
+    ("habits.hidden", 8, {"habits", "evaluate@habits", "fusion", "evaluate@fusion"}),
     ("selection.per_behavior", 3, {"selection", "dpo", "predictions@dpo", "evaluate@dpo"}),
-    ("evaluate.tau", 0.5, {"evaluate@base", "evaluate@sft", "evaluate@dpo", "reference"}),
+    ("evaluate.tau", 0.5, {*(f"evaluate@{model}" for model in MODELS), "reference", "fusion"}),
     ("seed", 7, {"instructions", "sft", "predictions@sft", "evaluate@sft", "scoring", "selection", "dpo",
-                 "predictions@dpo", "evaluate@dpo"}),
+                 "predictions@dpo", "evaluate@dpo", "habits", "evaluate@habits", "fusion", "evaluate@fusion"}),
 ])
 def test_a_param_changes_the_stages_that_read_it_and_what_follows(key, value, stages):
     found = Pipeline(ROOT)
@@ -136,18 +139,39 @@ def test_keys_do_not_depend_on_where_the_repository_is(mini, tmp_path_factory):
 
 def test_stages_come_in_an_order_in_which_they_can_run(mini):
     found = Pipeline(mini)
-    assert found.needed(["score"]) == ["count", "guess@one", "score"]
-    assert found.needed(["guess@two", "score", "count"]) == ["count", "guess@two", "guess@one", "score"]
-    order = Pipeline(ROOT).needed(TARGETS)
+    mini_files = {"params.yaml": MINI_PARAMS}
+    assert found.needed(["score"], mini_files) == ["count", "guess@one", "score"]
+    assert found.needed(["guess@two", "score", "count"], mini_files) == ["count", "guess@two", "guess@one", "score"]
     real = Pipeline(ROOT)
+    order = real.needed(TARGETS, files(PARAMS))
     assert len(order) == len(set(order))
     for place, name in enumerate(order):
-        assert {real.maker[dep] for dep in real.stages[name].deps if dep in real.maker} <= set(order[:place])
+        assert {maker for dep in real.deps(name, files(PARAMS)).values() if (maker := real.makes(dep))} <= set(
+            order[:place])
+
+
+def test_what_a_pool_is_made_of_follows_its_params():
+    found = Pipeline(ROOT)
+
+    def stages(**pool):
+        params = PARAMS | {"fusion": PARAMS["fusion"] | pool}
+        return found.keys(["evaluate@fusion"], files(params)), files(params)
+
+    default, _ = stages()
+    assert {"habits", "predictions@sft", "reference"} <= default.keys() and "dpo" not in default
+    other, changed_params = stages(model="dpo")
+    assert {"dpo", "predictions@dpo"} <= other.keys() and other["fusion"] != default["fusion"]
+    beta = changed_params["params.yaml"] | {"dpo": PARAMS["dpo"] | {"beta": 0.7}}
+    assert found.keys(["evaluate@fusion"], files(beta))["fusion"] != other["fusion"]
+    baseline, _ = stages(beside="baselines/sasrec_ce_next")
+    assert "stages/baselines/dvc.yaml:sasrec@ce-next" in baseline and "reference" not in baseline
+    with pytest.raises(UserError, match=r"predictions/nothing.parquet: no such file .*\(fusion.beside\)"):
+        stages(beside="nothing")
 
 
 def test_what_is_not_there(mini):
     with pytest.raises(UserError, match="there is no stage guess$"):
-        Pipeline(mini).needed(["guess"])
+        Pipeline(mini).needed(["guess"], {"params.yaml": MINI_PARAMS})
     with pytest.raises(UserError, match=r"nowhere.csv: no such file or folder.*\(source.path\)"):
         keys_with(mini, source=MINI_PARAMS["source"] | {"path": "nowhere.csv"})
     (mini / "stages" / "guess.py").unlink()

@@ -127,15 +127,25 @@ def test_a_key_of_no_file_is_named(key, message):
 
 
 def test_one_window_of_our_models_is_timed_where_costs_are_asked_for():
-    rows = {"ours": {}, "baseline": {"model": "sasrec_ce_next"}, "counted": {"model": "markov"}}
+    rows = {"ours": {}, "baseline": {"model": "sasrec_ce_next"}, "counted": {"model": "past"},
+            "habits": {"model": "habits"}, "pool": {"model": "fusion"}}
     found = made(rows, values=[0], costs=True)
     path = "stages/baselines/dvc.yaml:"
     assert [each.targets for each in found.experiments] == [
-        ("evaluate@dpo", f"{path}timing@dpo", "reference"), (f"{path}evaluate@sasrec_ce_next",)]
+        ("evaluate@dpo", f"{path}timing@dpo", "reference", "evaluate@habits", "evaluate@fusion"),
+        (f"{path}evaluate@sasrec_ce_next",)]
+
+
+def test_a_pool_of_another_model_is_another_experiment_and_needs_that_models_stages():
+    rows = {"sft": {"model": "fusion"}, "dpo": {"model": "fusion", "set": {"fusion.model": "dpo"}},
+            "other": {"model": "fusion", "set": {"fusion.model": "dpo", "dpo.beta": 0.7}}}
+    found = made(rows, values=[0])
+    assert len({each.mark for each in found.experiments}) == 3
+    assert ["dpo" in each.keys for each in found.experiments] == [False, True, True]
 
 
 def test_a_model_that_there_is_not_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="study ours, row one: model 'gpt': there is none; there are: base, .*sasrec"):
+    with pytest.raises(UserError, match="study ours, row one: model 'gpt': there is none; there are: habits, .*sasrec"):
         made({"one": {"model": "gpt"}})
 
 
