@@ -50,6 +50,7 @@ def windowing(
             "check source.columns.behavior and source.taxonomy in params.yaml"
         )
     check_room(vocabulary["behavior"].to_list(), params.prompt.max_tokens)
+    split = windows.with_fewer_trained(log.users, split, usable, settings.train_people, seed)
     made = windows.make_windows(log, split, vocabulary["behavior"], seed, settings.min_history, settings.natural,
                            settings.balanced_per_behavior)
     counts = _counts(made, vocabulary, split, usable, log.lengths, settings.balanced_per_behavior)

@@ -19,6 +19,8 @@ class Outcomes:
         confidence: probability of `predicted`, 0 to 1.
         surprise: -log p of the label in nats; NaN where `OUTSIDE`.
         size: how many behaviours are numbered: V, and the labels of `own`.
+        vocabulary: how many of these the vocabulary has, V.
+        known: events of the person before the window; None where nobody counted them.
     """
 
     label: np.ndarray
@@ -27,6 +29,8 @@ class Outcomes:
     confidence: np.ndarray
     surprise: np.ndarray
     size: int
+    vocabulary: int
+    known: np.ndarray | None = None
 
     @property
     def hit(self) -> np.ndarray:
@@ -38,13 +42,16 @@ class Outcomes:
         return (self.rank <= top).astype(np.float64)
 
 
-def outcomes(log_p: np.ndarray, label: np.ndarray, own: OwnCandidates | None = None) -> Outcomes:
+def outcomes(
+    log_p: np.ndarray, label: np.ndarray, own: OwnCandidates | None = None, known: np.ndarray | None = None
+) -> Outcomes:
     """Read the outcomes off log-probabilities, every row normalised.
 
     Args:
         log_p: `(N, V)`, or `(N, V + E)` with `own`: -inf in a slot that is no candidate.
         label: slots of the true behaviours `(N,)`, or `OUTSIDE`.
         own: candidates behind the vocabulary.
+        known: events of the person before each window `(N,)`.
 
     Raises:
         ValueError: a candidate's value is not finite or a row does not sum to 1.
@@ -60,8 +67,8 @@ def outcomes(log_p: np.ndarray, label: np.ndarray, own: OwnCandidates | None = N
         first = int(wrong.argmax())
         raise ValueError(f"probabilities of window {first} sum to {total[first]:.4f}, expected 1")
     label = np.asarray(label, dtype=np.int64)
-    known = label != OUTSIDE
-    candidate = np.where(known, label, 0)
+    named = label != OUTSIDE
+    candidate = np.where(named, label, 0)
     truth = np.take_along_axis(log_p, candidate[:, None], axis=1)  # (N, 1)
     earlier = np.arange(log_p.shape[1]) < candidate[:, None]
     rank = 1 + (log_p > truth).sum(axis=1) + ((log_p == truth) & earlier).sum(axis=1)
@@ -69,8 +76,10 @@ def outcomes(log_p: np.ndarray, label: np.ndarray, own: OwnCandidates | None = N
     return Outcomes(
         label=own.behavior(label, size) if own else label,
         predicted=own.behavior(predicted, size) if own else predicted,
-        rank=np.where(known, rank, np.inf),
+        rank=np.where(named, rank, np.inf),
         confidence=np.exp(log_p.max(axis=1).astype(np.float64)),
-        surprise=np.where(known, -truth[:, 0].astype(np.float64), np.nan),
+        surprise=np.where(named, -truth[:, 0].astype(np.float64), np.nan),
         size=size + (len(own.labels) if own else 0),
+        vocabulary=size,
+        known=known,
     )

@@ -122,6 +122,32 @@ def surprise(windows: Outcomes) -> np.ndarray:
     return np.where(windows.label != OUTSIDE, windows.surprise, 0)
 
 
+def of_known(windows: Outcomes, least: int, below: float) -> np.ndarray:
+    """1.0 where so many events of the person are known, 0.0 where others are, or nobody counted them."""
+    if windows.known is None:
+        return np.zeros(len(windows.label))
+    return ((windows.known >= least) & (windows.known < below)).astype(np.float64)
+
+
+def of_new(windows: Outcomes) -> np.ndarray:
+    """1.0 where the behaviour is none of the vocabulary."""
+    return ((windows.label >= windows.vocabulary) | (windows.label == OUTSIDE)).astype(np.float64)
+
+
+def by_known(least: int, below: float) -> tuple[Metric, Metric]:
+    """Accuracy and log-loss on windows of people of whom at least so many events are known, and fewer than that."""
+    inside = partial(of_known, least=least, below=below)
+    name = f"known_{least}" + ("" if below == np.inf else f"_to_{below - 1:.0f}")
+    people = f"{least} or more events known" if below == np.inf else f"{least} to {below - 1:.0f} events known"
+    return (
+        Metric(f"natural.rec_w_{name}", f"accuracy, {people}", (Part(lambda windows: windows.hit * inside(windows)),
+                                                                Part(inside))),
+        Metric(f"natural.log_loss_{name}", f"log-loss, {people}",
+               (Part(lambda windows: surprise(windows) * inside(windows)),
+                Part(lambda windows: known(windows) * inside(windows))), lower_is_better=True),
+    )
+
+
 def weighted_precision(predicted: np.ndarray, right: np.ndarray, support: np.ndarray, all_: np.ndarray) -> np.ndarray:
     """Precision of each behaviour averaged by support: scikit-learn's `average="weighted"`.
 
@@ -165,6 +191,12 @@ METRICS = {metric.name: metric for metric in (
     Metric("natural.accuracy_at_50", "accuracy, surest half", _SUREST_FIRST, partial(covered_accuracy, share=0.5)),
     Metric("natural.accuracy_at_80", "accuracy, surest 80 %", _SUREST_FIRST, partial(covered_accuracy, share=0.8)),
     Metric("natural.aurc", "area under risk–coverage", _SUREST_FIRST, area_under_risk_coverage, lower_is_better=True),
+    *by_known(0, 10), *by_known(10, 30), *by_known(30, 100), *by_known(100, np.inf),
+    # windows of behaviours that nobody in training has done
+    Metric("natural.new", "accuracy, new behaviours", (Part(lambda windows: windows.hit * of_new(windows)),
+                                                       Part(of_new))),
+    Metric("natural.new_hr_at_5", "HR@5, new behaviours", (Part(lambda windows: windows.hit_at(5) * of_new(windows)),
+                                                           Part(of_new))),
     Metric("balanced.overall", "overall", _BY_BEHAVIOR, group="overall", headline="all", adjusted=True),
     Metric("balanced.head", "head", _BY_BEHAVIOR, group="head", headline="head"),
     Metric("balanced.medium", "medium", _BY_BEHAVIOR, group="medium", headline="medium"),

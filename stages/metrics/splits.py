@@ -29,12 +29,14 @@ class Split:
         label: slots of the true behaviours `(N,)`, `OUTSIDE` for one that no candidate is.
         user: pseudonyms `(N,)`.
         own: the candidates behind the vocabulary; None where there are none.
+        known: how many events of the person stand before each window `(N,)`; None where nobody counted them.
     """
 
     log_p: np.ndarray
     label: np.ndarray
     user: np.ndarray
     own: OwnCandidates | None = None
+    known: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -42,13 +44,15 @@ class Split:
         return self.log_p.shape[1] - (self.own.width if self.own else 0)
 
     def outcomes(self) -> Outcomes:
-        return outcomes(self.log_p, self.label, self.own)
+        return outcomes(self.log_p, self.label, self.own, self.known)
 
     def part(self, where: np.ndarray) -> "Split":
         """The windows at `where`, a mask or numbers."""
         own = self.own and self.own.part(where)
         width = self.size + (own.width if own else 0)
-        return Split(np.ascontiguousarray(self.log_p[where][:, :width]), self.label[where], self.user[where], own)
+        known = None if self.known is None else self.known[where]
+        log_p = np.ascontiguousarray(self.log_p[where][:, :width])
+        return Split(log_p, self.label[where], self.user[where], own, known)
 
     def moved(self, log_p: np.ndarray) -> "Split":
         """The same windows with other log-probabilities."""
@@ -95,7 +99,8 @@ class OpenTable:
                 "person did before); run `dvc repro`"
             )
         user = events["user"].gather(row).to_numpy()
-        return cls(predictions, Split(log_p, label, user, own if own.width else None), share)
+        known = events_known(events["user"], row.to_numpy())
+        return cls(predictions, Split(log_p, label, user, own if own.width else None, known), share)
 
     def splits(self) -> dict[str, Split]:
         """The windows of each test and validation split, an absent split with none."""
@@ -113,6 +118,13 @@ def read_splits(predictions: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.
         UserError: the predictions were made from other events or another vocabulary.
     """
     return OpenTable.of(predictions, events, vocabulary).splits()
+
+
+def events_known(user: pl.Series, rows: np.ndarray) -> np.ndarray:
+    """How many events of its person stand before each of `rows` `(N,)`, for the users of a log's events."""
+    ends = np.cumsum(user.rle().struct.field("len").to_numpy().astype(np.int64))
+    starts = np.concatenate([[0], ends])
+    return rows - starts[np.searchsorted(ends, rows, side="right")]
 
 
 def slots(behavior: pl.Series, names: pl.Series, own: OwnCandidates | None) -> np.ndarray:

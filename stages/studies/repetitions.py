@@ -33,6 +33,7 @@ class Repetition:
         users: the user of each row of `predictions`, in its order; anything that sorts. Leaves this process nowhere.
         facts: what else is known of the run (τ, temperature, validation scores, seconds), for the JSON.
         own: the candidates behind the vocabulary, in the order of `predictions`; None where there are none.
+        known: how many events of the person stand before each window, in that order; None where nobody counted them.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Repetition:
     users: np.ndarray | pl.Series
     facts: dict[str, Any] = field(default_factory=dict)
     own: OwnCandidates | None = None
+    known: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -116,23 +118,23 @@ def prepare(rows: Sequence[RowResult], vocabulary: Vocabularies, extra: Groups |
             vocabulary, or a repetition has no vocabulary.
     """
     keys: dict[int, tuple[str, pl.DataFrame, OwnCandidates | None]] = {}
-    parts: dict[str, dict[int, tuple[pl.DataFrame, np.ndarray, OwnCandidates | None]]] = {}
+    parts: dict[str, dict[int, tuple[pl.DataFrame, np.ndarray, OwnCandidates | None, np.ndarray | None]]] = {}
     for row in rows:
         parts[row.name] = {}
         for repetition in row.repetitions:
-            part, users, own = _test_windows(row.name, repetition)
+            part, users, own, events = _test_windows(row.name, repetition)
             key = part.select("split", "row", "behavior").with_columns(user=users)
             other, expected, candidates = keys.setdefault(repetition.number, (row.name, key, own))
             if not key.equals(expected) or not same(own, candidates):
                 raise UserError(f"rows {other!r} and {row.name!r} hold other test windows at repetition "
                                 f"{repetition.number}; they cannot be paired: run both on the same log and split")
-            parts[row.name][repetition.number] = part, users.to_numpy(), own
+            parts[row.name][repetition.number] = part, users.to_numpy(), own, events
     # numbered in the users' own order: draws depend on neither the order of rows nor that of windows
-    every = np.unique(np.concatenate([users for row in parts.values() for _, users, _ in row.values()]))
+    every = np.unique(np.concatenate([users for row in parts.values() for _, users, *_ in row.values()]))
     known = _behaviors(vocabulary, extra or {}, list(keys))
     sums = {
-        name: {number: _sums(name, number, part, np.searchsorted(every, users), own, *known[number])
-               for number, (part, users, own) in row.items()}
+        name: {number: _sums(name, number, part, np.searchsorted(every, users), own, events, *known[number])
+               for number, (part, users, own, events) in row.items()}
         for name, row in parts.items()
     }
     numbers = sorted(keys)
@@ -162,25 +164,29 @@ def _behaviors(
     }) for number, found in by_number.items()}
 
 
-def _test_windows(name: str, repetition: Repetition) -> tuple[pl.DataFrame, pl.Series, OwnCandidates | None]:
-    """The test windows, their users and their own candidates, in one order."""
+def _test_windows(
+    name: str, repetition: Repetition
+) -> tuple[pl.DataFrame, pl.Series, OwnCandidates | None, np.ndarray | None]:
+    """The test windows, their users, own candidates and events known, in one order."""
     frame, users = repetition.predictions, pl.Series("user", repetition.users)
     if len(users) != len(frame):
         raise ValueError(f"row {name!r}, repetition {repetition.number}: {len(users)} users of {len(frame)} windows")
     ordered = frame.with_columns(users, place=np.arange(len(frame))).filter(pl.col("split").is_in(SPLITS)).sort(
         "split", "row")
-    own = repetition.own and repetition.own.part(ordered["place"].to_numpy())
-    return ordered.drop("user", "place"), ordered["user"], own if own and own.width else None
+    place = ordered["place"].to_numpy()
+    own = repetition.own and repetition.own.part(place)
+    known = None if repetition.known is None else repetition.known[place]
+    return ordered.drop("user", "place"), ordered["user"], own if own and own.width else None, known
 
 
 def _sums(
-    name: str, number: int, part: pl.DataFrame, user: np.ndarray, own: OwnCandidates | None, behavior: pl.Series,
-    members: Groups,
+    name: str, number: int, part: pl.DataFrame, user: np.ndarray, own: OwnCandidates | None,
+    known: np.ndarray | None, behavior: pl.Series, members: Groups,
 ) -> UserSums:
     size = len(behavior)
     if (part["log_p"].list.len().to_numpy() != size + (own.size if own else 0)).any():
         raise UserError(f"row {name!r}, repetition {number}: made with another vocabulary than this one of {size}")
-    windows = Split(read_log_p(part, size), slots(part["behavior"], behavior, own), user, own)
+    windows = Split(read_log_p(part, size), slots(part["behavior"], behavior, own), user, own, known)
     parts = {split: windows.part((part["split"] == split).to_numpy()) for split in SPLITS}
     return UserSums.of({split: (found.outcomes(), found.user) for split, found in parts.items()}, members, _BINS,
                        [metric for metric in METRICS.values() if metric.comparable])

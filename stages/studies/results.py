@@ -154,7 +154,8 @@ def _repetition(
     valid = {} if row.decision == "textbook" else {"valid": _valid(metrics, row)}
     table = OpenTable.of(predictions, events, vocabulary)
     return Repetition(value, decided(table.frame(), vocabulary["share"].to_numpy(), tau), table.windows.user,
-                      {"experiment": finished.name, "tau": tau, **valid, **facts}, table.windows.own)
+                      {"experiment": finished.name, "tau": tau, **valid, **facts}, table.windows.own,
+                      table.windows.known)
 
 
 def tail_groups(results: Results, commit: str, vocabulary: pl.DataFrame) -> dict[str, np.ndarray]:

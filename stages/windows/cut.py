@@ -20,7 +20,8 @@ VALID_OUTSIDE = "valid_outside"
 """Split of validation users' windows whose behaviour no training user has: measured, and nothing is trained on them."""
 
 _SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
-_SPLIT, _NATURAL, _BALANCED = range(200, 203)  # what a hash is for
+_NOT_TRAINED = "not trained"
+_SPLIT, _NATURAL, _BALANCED, _TRAINED = range(200, 204)  # what a hash is for
 
 
 def split_users(users: np.ndarray, seed: int, fold: int = 0) -> np.ndarray:
@@ -33,6 +34,28 @@ def split_users(users: np.ndarray, seed: int, fold: int = 0) -> np.ndarray:
     edges = np.cumsum(list(_SHARES.values()))[:-1]
     place = (uniform(seed, _SPLIT, users) + fold / FOLDS) % 1
     return names[np.searchsorted(edges, place, side="right")]
+
+
+def with_fewer_trained(
+    users: np.ndarray, split: np.ndarray, usable: np.ndarray, people: int, seed: int
+) -> np.ndarray:
+    """`split` `(U,)` with `people` of the usable ones of split train, a seeded choice; 0 keeps all.
+
+    Who is left over is in a split of its own, from which no window is made.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if not people:
+        return split
+    train = np.flatnonzero((split == "train") & usable)
+    if people > len(train):
+        raise UserError(f"windowing.train_people: {people}: the log has {len(train)} such people with windows only")
+    order = np.argsort(bits(seed, _TRAINED, users[train]), kind="stable")
+    found = split.astype(f"<U{len(_NOT_TRAINED)}")
+    found[split == "train"] = _NOT_TRAINED
+    found[train[order[:people]]] = "train"
+    return found
 
 
 @dataclass

@@ -14,6 +14,7 @@ class Windowing(Section):
     natural: Positive
     balanced_per_behavior: Positive
     fold: Annotated[int, Field(ge=0, le=9)]
+    train_people: Count
     new_behaviors: Count
 
     @model_validator(mode="after")

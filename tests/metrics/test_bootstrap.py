@@ -185,7 +185,7 @@ def test_a_model_does_not_differ_from_itself():
 def test_sums_by_user(windows):
     user, label, answer = np.array(windows, dtype=int).reshape(-1, 3).T
     one = np.ones(len(label))
-    outcomes = Outcomes(label, answer, one, one, one, 6)
+    outcomes = Outcomes(label, answer, one, one, one, 6, 6)
     made = UserSums.of({"natural": (outcomes, user)}, {}, 2, [METRICS["natural.prec_w"]])
     np.testing.assert_array_equal(made.user, np.unique(user))
     right = answer == label

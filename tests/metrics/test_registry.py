@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +12,10 @@ from sklearn.metrics import (
 )
 
 from stages.metrics.means import mean
-from stages.metrics.candidates import OUTSIDE
+from stages.metrics.candidates import OUTSIDE, OwnCandidates
 from stages.metrics.outcomes import outcomes
-from stages.metrics.registry import METRICS, groups, headline, headline_text
+from stages.metrics.registry import METRICS, groups, headline, headline_text, of_split
+from stages.metrics.sums import UserSums
 from tests.events.helpers import ROOT
 from tests.metrics.weighted import weighted
 
@@ -239,3 +241,20 @@ def test_the_least_difference_of_two_headlines_is_no_zero_for_dvc():
                                                                         "tau": 0.125}}
     for value in headline(evaluation).values():
         assert value == round(value, DEFAULT_PRECISION - 1)
+
+
+def test_people_by_events_known_and_new_behaviours():
+    """Windows of two, fifty and five hundred events known; the last two are of behaviours nobody in training did."""
+    own = OwnCandidates(np.array([[-1], [-1], [0], [0]]), np.array([[0], [0], [3], [3]]), np.array([0, 0, 500, 500]),
+                        np.array([OUTSIDE, OUTSIDE, 2, OUTSIDE]), pl.Series(["z"]))
+    log_p = np.log([[0.7, 0.3, 0], [0.4, 0.6, 0], [0.2, 0.2, 0.6], [0.5, 0.3, 0.2]], where=np.array(
+        [[True, True, False]] * 2 + [[True] * 3] * 2), out=np.full((4, 3), -np.inf))
+    label, known = np.array([0, 0, 2, OUTSIDE]), np.array([2, 50, 500, 500])
+    windows = outcomes(log_p, label, own, known)
+    sums = UserSums.of({"natural": (windows, np.arange(4))}, {}, 10, of_split("natural"))
+    found = {name: value[0] for name, value in sums.measure(np.ones((1, 4)), of_split("natural")).items()}
+    assert found["rec_w_known_0_to_9"] == 1 and found["rec_w_known_30_to_99"] == 0
+    assert np.isnan(found["rec_w_known_10_to_29"]) and found["rec_w_known_100"] == 0.5
+    assert found["log_loss_known_0_to_9"] == pytest.approx(-np.log(0.7))
+    assert found["log_loss_known_100"] == pytest.approx(-np.log(0.6)), "no candidate names the other"
+    assert found["new"] == 0.5 and found["new_hr_at_5"] == 0.5

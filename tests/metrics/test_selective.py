@@ -14,7 +14,7 @@ from tests.metrics.weighted import weighted
 def windows_of(confidence, hit):
     """Windows with the given confidence `(N,)`, right where `hit`."""
     confidence, hit = np.asarray(confidence, dtype=float), np.asarray(hit, dtype=int)
-    return Outcomes(1 - hit, np.zeros(len(hit), dtype=int), 2.0 - hit, confidence, np.ones(len(hit)), 2)
+    return Outcomes(1 - hit, np.zeros(len(hit), dtype=int), 2.0 - hit, confidence, np.ones(len(hit)), 2, 2)
 
 
 def sums(windows, weights=None):

@@ -204,3 +204,20 @@ def test_new_behaviours_are_of_the_tail_and_in_no_training_window(events):
     assert windows.without_some_tail(whole, 0, 0.01, 0).equals(whole)
     with pytest.raises(UserError, match=r"windowing\.new_behaviors: 1000: the tail has \d+"):
         windows.without_some_tail(whole, 1000, 0.01, 0)
+
+
+def test_fewer_people_are_trained_on_and_the_test_stays(events):
+    log = windows.read_histories(events.lazy())
+    split, usable = windows.split_users(log.users, 0), log.lengths > 5
+    some, few = (windows.with_fewer_trained(log.users, split, usable, people, 0) for people in (20, 5))
+    assert (some == "train").sum() == 20 and (few == "train").sum() == 5
+    assert set(np.flatnonzero(few == "train")) <= set(np.flatnonzero(some == "train"))
+    for name in ("valid", "test"):
+        assert np.array_equal(few == name, split == name)
+    names = windows.train_vocabulary(log, split == "train", 0.01)["behavior"]
+    whole, less = (windows.make_windows(log, each, names, 0, 5, 200, 20) for each in (split, few))
+    assert len(less.rows["train"]) < len(whole.rows["train"])
+    assert all(np.array_equal(less.rows[name], whole.rows[name]) for name in ("valid", "natural", "balanced"))
+    assert windows.with_fewer_trained(log.users, split, usable, 0, 0) is split
+    with pytest.raises(UserError, match=r"windowing\.train_people: 1000"):
+        windows.with_fewer_trained(log.users, split, usable, 1000, 0)
