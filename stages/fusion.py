@@ -4,6 +4,7 @@ A logarithmic opinion pool, its weights by log-loss on validation users; see sta
 pooled beside that of `habits` stands in `fusion` of params.yaml.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from stages.common.files import atomic_folder, write_json
 from stages.common.params import Section
 from stages.common.stage import COUNTS, Kind, Stage, place, table
 from stages.metrics.outcomes import OUTSIDE
-from stages.metrics.splits import Split, read_splits
+from stages.metrics.splits import VALID, Split, read_splits
 from stages.past.pool import fit_weights, pooled
 from stages.past.settings import Fusion
 
@@ -31,6 +32,9 @@ def fusion(
 ) -> tuple[pl.DataFrame, dict[str, Any], dict[str, Any]]:
     """Table `predictions` of the pool, the pool itself, and what was found.
 
+    The pool is `weights` by part, how many validation windows chose them, and `valid_log_loss` there, of each part and
+    of `fusion`; None without a window.
+
     Test windows are pooled with the weights that all natural validation windows choose. A validation window gets those
     that the other half of the validation users chose, or it would look better than it is; users are halved by turns.
 
@@ -41,36 +45,54 @@ def fusion(
         UserError: a table is absent, or not of the same windows.
     """
     names = ("habits", params.fusion.model, params.fusion.beside)
-    frames = [tables.read("predictions", predictions / f"{name}.parquet").sort("split", "row") for name in names]
-    keys = ["split", "row"]
-    for name, frame in zip(names, frames, strict=True):
-        if not frame.select(keys).equals(frames[0].select(keys)):
-            raise UserError(f"predictions of {name}: not of the windows that habits answers; run `dvc repro`, or for a "
-                            "baseline `dvc repro stages/baselines/dvc.yaml`")
+    frames = _tables(names, predictions)
     splits = [read_splits(frame, events, vocabulary) for frame in frames]
     valid = [split["valid_natural"] for split in splits]
     everybody = np.ones(len(valid[0].label), bool)
     weights = _fitted(valid, everybody)
     first = np.unique(np.concatenate([splits[0][name].user for name in ("valid_natural", "valid_balanced")]))[::2]
     by_half = {half: _fitted(valid, np.isin(valid[0].user, first) != half) for half in (True, False)}
-    parts = []
+    log_p: dict[str, np.ndarray] = {}
     for name in frames[0]["split"].unique(maintain_order=True):
         of_split = [split[name] for split in splits]
-        log_p = pooled([each.log_p for each in of_split], weights)
-        if name.startswith("valid"):
-            for half, chosen in by_half.items():
-                own = np.isin(of_split[0].user, first) == half
-                log_p[own] = pooled([each.log_p[own] for each in of_split], chosen)
-        parts += [row[np.isfinite(row)].tolist() for row in log_p]
-    found = dict(zip(names, weights.tolist(), strict=True))
+        log_p[name] = pooled([each.log_p for each in of_split], weights)
+        for half, chosen in by_half.items() if name in VALID else ():
+            own = np.isin(of_split[0].user, first) == half
+            log_p[name][own] = pooled([each.log_p[own] for each in of_split], chosen)
     known = valid[0].label != OUTSIDE
-    return frames[0].with_columns(log_p=pl.Series(parts, dtype=tables.FLOATS)), {"weights": found}, {
-        "layout": "past", "context": "next", "events_dropped": 0, "windows": len(parts), "weights": found,
+    losses = {name: _loss(split.log_p[known], split.label[known]) for name, split in zip(names, valid, strict=True)}
+    if "valid_natural" in log_p:
+        losses["fusion"] = _loss(log_p["valid_natural"][known], valid[0].label[known])
+    pool = {"weights": dict(zip(names, weights.tolist(), strict=True)), "valid_windows": int(known.sum()),
+            "valid_log_loss": losses}
+    parts = [row[np.isfinite(row)].tolist() for each in log_p.values() for row in each]
+    return frames[0].with_columns(log_p=pl.Series(parts, dtype=tables.FLOATS)), pool, {
+        "layout": "past", "context": "next", "events_dropped": 0, "windows": len(parts), **pool,
         "weights_by_half": [dict(zip(names, each.tolist(), strict=True)) for each in by_half.values()],
-        "valid_windows": int(known.sum()),
-        "valid_log_loss": {name: _loss(split.log_p[known], split.label[known])
-                           for name, split in zip(names, valid, strict=True)},
     }
+
+
+def _tables(names: Sequence[str], folder: Path) -> list[pl.DataFrame]:
+    """The tables of these predictors, of the same windows in the same order."""
+    frames: list[pl.DataFrame] = []
+    for name in names:
+        path = folder / f"{name}.parquet"
+        if not path.exists():
+            raise UserError(f"{path}: no such file, and it is to be pooled; {_maker(name)}")
+        frames.append(tables.read("predictions", path).sort("split", "row"))
+        if not frames[-1].drop("log_p").equals(frames[0].drop("log_p")):
+            raise UserError(f"{path}: not of the windows that {names[0]}.parquet beside it answers; {_maker(name)}")
+    return frames
+
+
+def _maker(name: str) -> str:
+    """Which command makes the table of a predictor."""
+    kind, _, baseline = name.rpartition("/")
+    known = {"baselines": f"stages/baselines/dvc.yaml:evaluate@{baseline}", "reference": "reference",
+             "": name if name == "habits" else f"predictions@{name}"}
+    if kind not in known:
+        return "fusion.beside in params.yaml names a table in that folder, such as reference/past"
+    return f"`dvc repro {known[kind]}` makes it, `dvc pull` fetches it"
 
 
 def _fitted(splits: list[Split], where: np.ndarray) -> np.ndarray:

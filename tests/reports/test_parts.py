@@ -177,7 +177,7 @@ def test_cards_count_without_dates_users_or_paths(inputs):
 def test_what_is_in_the_pool_is_said(inputs):
     said = words(section("model", inputs))
     assert "Habits alone 0.750 1.500 SFT on all 0.125 2.250 Counts of the whole past 0.000 1.750" in said
-    assert "58 natural windows of validation users" in said
+    assert "58 natural windows of validation users" in said and "its log-loss there is 1.375" in said
     assert "Habits alone: 3,001 parameters, from 9,000 training windows." in said
     counts = {name: found for name, found in inputs.counts.items() if name not in ("habits", "fusion")}
     said = words(section("model", replace(inputs, counts=counts)))
