@@ -34,11 +34,12 @@ COSTS = {
 """Keys among a repetition's facts, and how people read them.
 
 Targets given are those of the training sequences, whichever of their labels a row learns. What is fitted is the row's
-own part: LLaRA, CoLLM and A-LLMRec are given a SASRec whose tuning counts in its own row.
+own part: LLaRA, CoLLM and A-LLMRec are given a SASRec whose tuning counts in its own row. Of the pool it is the model
+of habits and the language model together; what is pooled beside them counts in its own row.
 """
 
-_FITTED_BY = {"base": (), "sft": ("sft",), "dpo": ("sft", "scoring", "selection", "dpo")}
-"""The stages that a model of ours is fitted by, its data being there."""
+_FITTED_BY = {"habits": ("habits",), "base": (), "sft": ("sft",), "dpo": ("sft", "scoring", "selection", "dpo")}
+"""The stages that a model of ours is fitted by, its data being there; the pool is by its parts' and `fusion`."""
 
 _TEXTBOOK_TAU = 1.0
 _TABLES_KEPT, _COMMITS_KEPT = 8, 32
@@ -103,7 +104,7 @@ def compare(
             chosen = _chosen(found, done, results, row)
             facts: dict[str, Any] = {"chosen": settings.index(chosen), "tried": len(found)} if row.alternatives else {}
             if study.costs:
-                facts |= costs(results, done[chosen.mark].commit, row, found, took)
+                facts |= costs(results, done[chosen.mark].commit, row, chosen, found, took)
             repetitions.append(_repetition(results, done[chosen.mark], row, value, facts))
             if value not in vocabularies:
                 vocabularies[value] = results.table("vocabulary", done[chosen.mark].commit, "data/vocabulary.parquet")
@@ -167,16 +168,18 @@ def tail_groups(results: Results, commit: str, vocabulary: pl.DataFrame) -> dict
 
 
 def costs(
-    results: Results, commit: str, row: StudyRow, settings: Sequence[Experiment], took: Mapping[str, float]
+    results: Results, commit: str, row: StudyRow, chosen: Experiment, settings: Sequence[Experiment],
+    took: Mapping[str, float],
 ) -> dict[str, float]:
     """By the keys of `COSTS`, those that are known; nothing of a row that is only counted.
 
     `fit_seconds` is of all settings tried, scoring and selection included for B-Tuning. `latency_ms` is the median of
-    one window by itself, from the log to log-probabilities; of our own models only where the study asked for it
-    (`Study.costs`).
+    one window by itself, from the log to log-probabilities; of ours it is known of language models, where the study
+    asked for it (`Study.costs`).
 
     Args:
         commit: of the experiment that is shown.
+        chosen: that experiment.
         settings: the experiments of all settings tried.
         took: seconds by a stage's key, of what this machine has run.
     """
@@ -185,13 +188,24 @@ def costs(
     if row.model not in MODELS:
         facts = results.metrics(commit, BASELINE_COUNTS.format(row.model))
         return {"trials": facts["tuning"]["trials"]} | {key: facts[key] for key in COSTS if key in facts}
-    keys = {each.keys[stage] for each in settings for stage in _FITTED_BY[row.model]}
+    keys = {each.keys[stage] for each in settings for part in _parts(row, each) for stage in _FITTED_BY[part]}
+    keys |= {each.keys["fusion"] for each in settings if row.model == "fusion"}
     found: dict[str, Any] = {"trials": len(settings) if keys else 0, "trained_targets": 0, "trained_parameters": 0}
-    if keys:
-        found["trained_targets"] = results.metrics(commit, COUNTS.format("instructions"))["train"]["targets"]
-        found["trained_parameters"] = results.metrics(commit, COUNTS.format(row.model))["trained_parameters"]
+    for part in _parts(row, chosen):
+        if part == "habits":
+            facts = results.metrics(commit, COUNTS.format("predictions/habits"))
+            found["trained_targets"] += facts["trained_targets"]
+            found["trained_parameters"] += facts["trained_parameters"]
+        elif _FITTED_BY[part]:
+            found["trained_targets"] += results.metrics(commit, COUNTS.format("instructions"))["train"]["targets"]
+            found["trained_parameters"] += results.metrics(commit, COUNTS.format(part))["trained_parameters"]
     if keys <= took.keys():
         found["fit_seconds"] = sum(took[key] for key in keys)
     if timing(row.model) in settings[0].targets:
         found["latency_ms"] = results.metrics(commit, BASELINE_COUNTS.format(row.model))["latency_ms"]
     return found
+
+
+def _parts(row: StudyRow, experiment: Experiment) -> tuple[str, ...]:
+    """The models that a row of ours is fitted as."""
+    return ("habits", experiment.params.fusion.model) if row.model == "fusion" else (row.model,)

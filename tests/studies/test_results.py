@@ -16,7 +16,7 @@ from stages.studies import view
 from stages.studies.definitions import Setting, Study, StudyRow
 from stages.studies.plan import Plan
 from stages.studies.repository import Commit, Finished
-from stages.studies.results import BASELINE_COUNTS, COSTS, COUNTS, compare, tail_groups
+from stages.studies.results import BASELINE_COUNTS, COSTS, COUNTS, compare, costs, tail_groups
 from stages.studies.shuffled import shuffled
 from tests.events.helpers import params_with
 
@@ -113,6 +113,21 @@ def test_of_the_settings_tried_validation_takes_one_the_earliest_among_equals(tr
     # nothing was fitted, and nobody timed it
     assert first.facts[0].items() >= {"trials": 0, "trained_parameters": 0, "fit_seconds": 0}.items()
     assert "latency_ms" not in first.facts[0]
+
+
+@pytest.mark.parametrize(("row", "model", "expected"), [
+    ("habits", "sft", {"trials": 1, "trained_targets": 9000, "trained_parameters": 3, "fit_seconds": 2.0}),
+    ("fusion", "sft", {"trials": 1, "trained_targets": 9500, "trained_parameters": 73, "fit_seconds": 15.0}),
+    ("fusion", "base", {"trials": 1, "trained_targets": 9000, "trained_parameters": 3, "fit_seconds": 5.0}),
+])
+def test_a_pool_costs_what_its_parts_cost(row, model, expected):
+    facts = {COUNTS.format("instructions"): {"train": {"targets": 500}},
+             COUNTS.format("sft"): {"trained_parameters": 70},
+             COUNTS.format("predictions/habits"): {"trained_targets": 9000, "trained_parameters": 3}}
+    made = SimpleNamespace(params=params_with(fusion__model=model), targets=(f"evaluate@{row}",),
+                           keys={"habits": "a", "sft": "b", "fusion": "c"})
+    results = SimpleNamespace(metrics=lambda commit, path: facts[path])
+    assert costs(results, "commit", StudyRow(model=row), made, [made], {"a": 2.0, "b": 10.0, "c": 3.0}) == expected
 
 
 def test_what_rows_took_is_shown_where_it_is_asked_for(trying):
