@@ -23,8 +23,9 @@ from tests.small_log import small_params
 
 ALL = {"params", "settings", "events", "windows", "vocabulary", "context", "out", "counts"}
 OPTIONS = {
-    "sasrec": {"objective", "weights"}, "bert4rec": {"weights"}, "gpt2": {"objective", "weights"},
-    "pituning": {"objective", "model", "weights"}, "alphafuse": {"model", "weights"}, "llmesr": {"model", "weights"},
+    "sasrec": {"objective", "weights", "long"}, "bert4rec": {"weights", "long"}, "gpt2": {"objective", "weights"},
+    "pituning": {"objective", "model", "weights"}, "alphafuse": {"model", "weights", "long"},
+    "llmesr": {"model", "weights"},
     "llara": {"model", "sasrec", "weights"}, "collm": {"model", "sasrec", "weights"},
     "allmrec": {"model", "sasrec", "weights"}, "tallrec": {"model", "conversations", "weights"}, "api": set(),
 }

@@ -16,9 +16,10 @@ SECTIONS = [section for section in YAML(typ="safe", pure=True).load(SHIPPED.read
 
 
 def kind_of(section: str) -> type:
-    where = {"names": "language.names", "api": "api.__main__", "sasrec": "sequential.sasrec"}
+    where = {"names": "language.names", "api": "api.__main__", "sasrec": "sequential.sasrec",
+             "long": "fitting.settings"}
     module = importlib.import_module(f"stages.baselines.{where.get(section, f'systems.{section}')}")
-    return module.NameSettings if section == "names" else module.Settings
+    return getattr(module, {"names": "NameSettings", "long": "Long"}.get(section, "Settings"))
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -180,12 +180,14 @@ def test_every_baseline_is_fitted_and_evaluated():
     assert written == set(evaluate["matrix"]["name"])
     for name, stage in stages.items():
         [sections] = [entry[SETTINGS] for entry in stage["params"] if isinstance(entry, dict)]
-        assert stage["wdir"] == "../.." and sections[:2] == ["budget", name]
         script = script_of(f"baselines:{name}")
+        assert stage["wdir"] == "../.." and sections[:2] == ["budget", script.stem]
         asked = re.findall(r'(?:tuned\(task, |\.settings\(|section, kind\b.* = )"(\w+)"', script.read_text("utf-8"))
-        assert set(asked) <= set(sections) and (name in asked or name == "sasrec")
+        assert set(asked) <= set(sections) and (script.stem in asked or script.stem == "sasrec")
         names = ROOT / PACKAGE / "baselines" / "language" / "names.py"
         assert ("names" in sections) == (names in modules_of(script)), "what encodes the names is a setting"
+        long = name == f"{script.stem}_long"
+        assert ("long" in sections, "--long" in stage["cmd"].split()) == (long, long), "a setting of long rows alone"
 
 
 def test_the_default_run_knows_no_baseline():

@@ -64,9 +64,17 @@ class Sequences:
         length: T, the events of history that a window has at most.
     """
 
-    def __init__(self, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, length: int):
+    def __init__(
+        self, events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, length: int,
+        usual: int | None = None,
+    ):
+        """
+        Args:
+            usual: the events of history of the sequences that numbers of sequences are said for; None: T.
+        """
         log = EventLog.from_tables(events, vocabulary)
         self.size, self.length = vocabulary.height, length
+        self._usual = length if usual is None else usual
         self.names = vocabulary["behavior"].to_list()
         self._rows = {split: windows.filter(split=split)["row"].sort().to_numpy() for split in ("train", "valid")}
         for split, rows in self._rows.items():
@@ -101,13 +109,19 @@ class Sequences:
         """Rows of all training windows, sorted."""
         return self._rows["train"]
 
+    def as_many_events(self, sequences: int) -> int:
+        """How many sequences of T events have the events of so many usual ones; at least one."""
+        return max(1, sequences * self._usual // self.length)
+
     def epoch(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """Every training target once, cut anew each time, in shuffled batches of `batch_size` sequences.
+        """Every training target once, cut anew each time, in shuffled batches.
 
         A user's events are cut at a random place and then every T events, so that a target is met with any length of
-        history from one event up to T, and never twice in an epoch.
+        history from one event up to T, and never twice in an epoch. A batch has as many events as `batch_size` usual
+        sequences: each may be a target, so that a step learns from as many of them.
         """
         rows, label = self._cut(rng)
+        batch_size = self.as_many_events(batch_size)
         order = rng.permutation(len(rows))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]

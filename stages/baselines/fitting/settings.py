@@ -48,6 +48,13 @@ class Budget(Section):
     windows_per_validation: Positive
 
 
+class Long(Section):
+    """What baselines see that are told a long history."""
+
+    history: Positive
+    """Events, in place of windowing.history."""
+
+
 class Trained(Section):
     """What all baselines trained from nothing are tuned over."""
 

@@ -26,6 +26,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "context": {"choices": get_args(Context), "required": True,
                 "help": "what it sees: behaviours alone, each event's time and place too, or the next one's as well"},
 }
+LONG: dict[str, dict[str, Any]] = {
+    "long": {"action": "store_true",
+             "help": "see the last long.history events of the settings, not windowing.history of params.yaml"},
+}
 MODEL = {"model": place("folder with base.json of the language model (from stage base)")}
 
 _TIMED_WINDOWS = 50
@@ -37,7 +41,7 @@ def baseline(
     name: str, description: str, fit: Callable[..., Fitted],
     predict: Callable[[Fitted, Task, pl.DataFrame], tuple[pl.DataFrame, dict[str, Any]]],
     write: Callable[[Fitted, Path], None], params: type[Section] = FitParams, reads: Mapping[str, Kind] | None = None,
-    objectives: Sequence[str] = (),
+    objectives: Sequence[str] = (), histories: bool = False,
 ) -> Stage:
     """The stage of a baseline that is fitted; `fit_seconds` of its counts is all that `fit` took.
 
@@ -46,25 +50,28 @@ def baseline(
         fit: makes what is fitted from the task, what the further `reads` gave, and the objective if there is a choice.
         predict: its table of the windows given, and what stands beside it.
         objectives: what --objective may be; none for a baseline that has one only.
+        histories: whether it may be told a long history.
     """
     def compute(
         events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: FitParams, settings: Path,
-        context: Context, **given: Any,
+        context: Context, long: bool = False, **given: Any,
     ) -> tuple[pl.DataFrame, dict[str, Any], Fitted]:
-        task = Task(events, windows, vocabulary, params, settings, context)
+        task = Task(events, windows, vocabulary, params, settings, context, long)
         wanted = task.tested()  # before hours of training: there may be none
         began = time.monotonic()
         fitted = fit(task, **given)
         seconds = time.monotonic() - began
         frame, counts = predict(fitted, task, wanted)
-        return frame, counts | {"fit_seconds": round(seconds, 1)}, fitted
+        told = {"history": task.history} if long else {}
+        return frame, counts | told | {"fit_seconds": round(seconds, 1)}, fitted
 
     objective = {"objective": {"choices": objectives, "required": True, "help": "what it is trained by"}}
+    options = OPTIONS | (objective if objectives else {}) | (LONG if histories else {})
     return Stage(
         f"baselines.systems.{name}", description, compute, params, reads=READS | dict(reads or {}),
         writes={"out": table("predictions"), "counts": COUNTS,
                 "weights": optional(Kind("folder for the weights, if they are wanted", write=write))},
-        options=OPTIONS | (objective if objectives else {}), message=_message, pipeline=PIPELINE,
+        options=options, message=_message, pipeline=PIPELINE,
     )
 
 

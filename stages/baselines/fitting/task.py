@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import polars as pl
 
 from stages.baselines.fitting.sequences import Sequences
-from stages.baselines.fitting.settings import Budget, Context, read_settings
+from stages.baselines.fitting.settings import Budget, Context, Long, read_settings
+from stages.common.errors import UserError
 from stages.common.params import Section
 from stages.windows.tested import tested
 
@@ -19,7 +20,7 @@ Values = TypeVar("Values", bound=Section)
 
 @dataclass
 class Task:
-    """The log, its windows and vocabulary, all settings, and the context that a baseline sees.
+    """The log, its windows and vocabulary, all settings, and what a baseline sees: the context, and how much history.
 
     `params` has the sections of `FitParams`, and those further ones that the baseline reads.
     """
@@ -30,6 +31,7 @@ class Task:
     params: Any
     settings_file: Path
     context: Context
+    long: bool = False
 
     @property
     def seed(self) -> int:
@@ -37,8 +39,24 @@ class Task:
         return self.params.seed
 
     @cached_property
+    def history(self) -> int:
+        """Events of history that a window has at most.
+
+        Raises:
+            UserError: a long history is shorter than the usual one.
+        """
+        usual = self.params.windowing.history
+        if not self.long:
+            return usual
+        found = self.settings("long", Long)[1].history
+        if found < usual:
+            raise UserError(f"{self.settings_file}: long.history: {found}: expected at least windowing.history of "
+                            f"params.yaml, {usual}")
+        return found
+
+    @cached_property
     def sequences(self) -> Sequences:
-        return Sequences(self.events, self.windows, self.vocabulary, self.params.windowing.history)
+        return Sequences(self.events, self.windows, self.vocabulary, self.history, self.params.windowing.history)
 
     def settings(self, section: str, kind: type[Values]) -> tuple[Budget, Values]:
         """The tuning budget and a baseline's section."""

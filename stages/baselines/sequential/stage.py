@@ -19,10 +19,11 @@ from stages.common.stage import Kind, Stage
 
 def sequential(
     name: str, description: str, fit: Callable[..., Fitted], reads: Mapping[str, Kind] | None = None,
-    objectives: Sequence[str] = (),
+    objectives: Sequence[str] = (), histories: bool = False,
 ) -> Stage:
     """Arguments as of `baseline`."""
-    return baseline(name, description, fit, predictions, write_weights, reads=reads, objectives=objectives)
+    return baseline(name, description, fit, predictions, write_weights, reads=reads, objectives=objectives,
+                    histories=histories)
 
 
 def tuned(

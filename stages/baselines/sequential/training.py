@@ -101,9 +101,10 @@ def fit(
 def predict(model: Recommender, sequences: Sequences, rows: np.ndarray) -> np.ndarray:
     """Log-probabilities `(N, V)` float32 of the windows whose targets are `rows`."""
     model.eval()
+    at_once = sequences.as_many_events(_WINDOWS_AT_ONCE)
     parts = [
-        model.log_p(sequences.windows(rows[start : start + _WINDOWS_AT_ONCE]).to(device())).float().cpu().numpy()
-        for start in range(0, len(rows), _WINDOWS_AT_ONCE)
+        model.log_p(sequences.windows(rows[start : start + at_once]).to(device())).float().cpu().numpy()
+        for start in range(0, len(rows), at_once)
     ]
     return np.concatenate(parts) if parts else np.empty((0, sequences.size), dtype=np.float32)
 

@@ -118,7 +118,7 @@ def fit_alphafuse(task: Task, model: Path) -> Fitted[AlphaFuse]:
     return replace(fitted, facts={"names": {**names.facts(), "kept_dimensions": kept}})
 
 
-STAGE = sequential("alphafuse", __doc__, fit_alphafuse, reads=MODEL)
+STAGE = sequential("alphafuse", __doc__, fit_alphafuse, reads=MODEL, histories=True)
 
 if __name__ == "__main__":
     STAGE.run()

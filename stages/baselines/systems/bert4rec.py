@@ -164,7 +164,7 @@ def _entropy(numbers: np.ndarray) -> float:
     return float(-(share * np.log(share)).sum())
 
 
-STAGE = sequential("bert4rec", __doc__, fit_bert4rec)
+STAGE = sequential("bert4rec", __doc__, fit_bert4rec, histories=True)
 
 if __name__ == "__main__":
     STAGE.run()

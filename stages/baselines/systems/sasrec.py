@@ -10,7 +10,7 @@ from stages.baselines.sequential.objectives import OBJECTIVES
 from stages.baselines.sequential.sasrec import fit_sasrec
 from stages.baselines.sequential.stage import sequential
 
-STAGE = sequential("sasrec", __doc__, fit_sasrec, objectives=OBJECTIVES)
+STAGE = sequential("sasrec", __doc__, fit_sasrec, objectives=OBJECTIVES, histories=True)
 
 if __name__ == "__main__":
     STAGE.run()
