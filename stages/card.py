@@ -1,4 +1,4 @@
-"""Stage `card`: an adapter's model card in the hub's format, with its metrics, and its lineage out of dvc.lock."""
+"""Stage `card`: a model card in the hub's format, of an adapter or of the pool, with its lineage out of dvc.lock."""
 
 import json
 from collections.abc import Mapping
@@ -20,9 +20,17 @@ from stages.model.settings import Lora
 from stages.prompts.settings import Auxiliary, Instructions, PromptParams
 from stages.training.settings import Sft
 
-_TITLES = {"sft": "SFT adapter", "dpo": "DPO adapter"}
+_TITLES = {"sft": "SFT adapter", "dpo": "DPO adapter", "fusion": "habits and language model, pooled"}
+_POOL = "fusion.json"
 _TASK = "next-behavior-prediction"
 _B_TUNING = ("scoring", "selection", "dpo")
+_PARTS = {
+    "habits": "`models/habits`, a small network over what the person did before: all of it, by hour, place, last event",
+    "base": "the language model, untuned, told the last events", "sft": "`models/sft`, told the last events",
+    "dpo": "`models/dpo`, told the last events",
+    "reference/past": "counts of the whole past, smoothed onto a Markov chain",
+}
+_POOLED = ("windowing", "prompt", "predictions", "habits", "fusion", "instructions", "lora", "sft", *_B_TUNING)
 # what the card's table and its front matter show
 _SHOWN = [METRICS[name] for name in (
     "natural.rec_w", "natural.prec_w", "natural.log_loss", "balanced.overall", "balanced.head", "balanced.medium",
@@ -62,22 +70,69 @@ def card(
         eval_results=_results(metrics, params.source.format),
     )
     parts = [
-        f"# BehaviorLM: {_TITLES.get(name, name)}",
         f"LoRA (rank {adapter['r']}, alpha {adapter['lora_alpha']}) on {_base(manifest)}, which predicts what a person "
         f"does next from what they did before. Made by `dvc repro` of a log of format `{params.source.format}`.",
-        "## Metrics", _metrics_table(metrics),
-        "Means over test users that occur in no other split, with 95 % intervals from a bootstrap over users. "
-        "`natural`: windows as they come; `balanced`: the same number of windows of each behaviour. `adjusted`: the "
-        f"most likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency.",
-        *map(sentence, caveats(metrics)),
+        *_measured(metrics),
         "## Lineage", _lineage_table(stages), "## Settings", _settings(params, stages),
         "## Use", f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         f"base = AutoModelForCausalLM.from_pretrained({_base(manifest)!r})\n"
         f"model = PeftModel.from_pretrained(base, \"models/{name}\")\n```",
         "Prompts and exact probabilities: `python -m stages.predict` of the repository that made it.",
-        "## Limits", _limits(manifest, params.source.format),
+        "## Limits", _limits(params.source.format) + " The base model's weights and licence are its makers' "
+        f"({manifest.license}; {manifest.source}).",
     ]
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+    return _written(name, data, parts)
+
+
+def pool_card(pool: Mapping[str, Any], metrics: Mapping[str, Any], lock: Mapping[str, Any], log: str) -> str:
+    """The card of the pool, as `card` makes an adapter's.
+
+    Args:
+        pool: its fusion.json.
+        log: format of the log.
+    """
+    stages, losses = lineage(lock, "models/fusion"), pool["valid_log_loss"]
+    data = ModelCardData(tags=["behavior-prediction"], model_name=f"BehaviorLM {_TITLES['fusion']}",
+                         eval_results=_results(metrics, log))
+    table = [(name, _PARTS.get(name, "a baseline's predictions"), f"{weight:.3f}", losses[name])
+             for name, weight in pool["weights"].items()]
+    table += [("all", "the pool", "", losses["fusion"]),
+              ("without the language model", "a pool of the others", "", losses["without"])]
+    keep = {f"{section}.{key}": value for stage in stages.values()
+            for section, values in stage.get("params", {}).get("params.yaml", {}).items() if section in _POOLED
+            for key, value in values.items()}
+    return _written("fusion", data, [
+        "A logarithmic opinion pool that predicts what a person does next: the log-probabilities of its parts, each "
+        f"times its weight, summed and normalised. Made by `dvc repro` of a log of format `{log}`.",
+        "## What is in it", "\n".join([
+            "| part | what it is | weight | log-loss |", "|---|---|---|---|",
+            *(f"| {name} | {what} | {weight or '—'} | {'—' if loss is None else f'{loss:.3f}'} |"
+              for name, what, weight, loss in table)]),
+        f"Weights and log-losses are of {pool['valid_windows']:,} natural windows of validation users; in the last two "
+        "rows each half of these users has the weights that the other half chose. What the language model adds is the "
+        "last row less the one above it. A part of weight 0 adds nothing.",
+        *_measured(metrics),
+        "## Lineage", _lineage_table(stages), "## Settings", _as_json(keep),
+        "## Use", "Every part has to be there. Predictions: `python -m stages.predict` of the repository that made it.",
+        "## Limits", _limits(log, "and what each person did before") + " Of a person whose past is short it knows "
+        "little more than what people do.",
+    ])
+
+
+def _written(name: str, data: ModelCardData, parts: list[str]) -> str:
+    body = "\n\n".join([f"# BehaviorLM: {_TITLES.get(name, name)}", *parts])
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
+
+
+def _measured(metrics: Mapping[str, Any]) -> list[str]:
+    """The section on metrics."""
+    return [
+        "## Metrics", _metrics_table(metrics),
+        "Means over test users that occur in no other split, with 95 % intervals from a bootstrap over users. "
+        "`natural`: windows as they come; `balanced`: the same number of windows of each behaviour. `adjusted`: the "
+        f"most likely behaviour after subtracting τ = {metrics['adjusted']['tau']:g} times its log-frequency.",
+        *map(sentence, caveats(metrics)),
+    ]
 
 
 def lineage(lock: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -166,28 +221,34 @@ def _settings(params: Params, stages: Mapping[str, Any]) -> str:
         for name, section in entry.get("params", {}).get("params.yaml", {}).items():
             if name in _B_TUNING:
                 keep |= {f"{name}.{key}": value for key, value in section.items()}
-    return "```json\n" + json.dumps(keep, indent=2, ensure_ascii=False, sort_keys=True) + "\n```"
+    return _as_json(keep)
 
 
-def _limits(manifest: Manifest, log: str) -> str:
+def _as_json(content: Mapping[str, Any]) -> str:
+    return "```json\n" + json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n```"
+
+
+def _limits(log: str, beside: str = "and no others") -> str:
     return (
         ("The log is **simulated**: these numbers say nothing about real people. " if log == "simulated" else "")
-        + "It knows the behaviours of its own training log and no others, and predicts what such people tend to do, "
-        "not what anybody should do. The base model's weights and licence are its makers' "
-        f"({manifest.license}; {manifest.source})."
+        + f"It knows the behaviours of its own training log {beside}, and predicts what such people tend to do, not "
+        "what anybody should do."
     )
 
 
 def read_and_describe(model: Path, evaluation: Mapping[str, Any], lock: Path, params: Params) -> str:
-    """The card of the adapter in the folder `model`; `lock` is DVC's record, which need not be there."""
+    """The card of the adapter or pool in the folder `model`; `lock` is DVC's record, which need not be there."""
     stages = read_yaml(lock)["stages"] if lock.exists() else {}
+    if (model / _POOL).exists():
+        return pool_card(read_json(model / _POOL), evaluation, stages, params.source.format)
     return card(model.name, read_manifest(model), read_json(model / "adapter_config.json"), evaluation, stages,
                 params)
 
 
 STAGE = Stage(
     "card", __doc__, read_and_describe, Params,
-    reads={"model": place("folder of the adapter"), "evaluation": json_file("all its metrics (from stage evaluate)")},
+    reads={"model": place("folder of the adapter, or of the pool"),
+           "evaluation": json_file("all its metrics (from stage evaluate)")},
     writes={"out": text("the card to write (Markdown)")},
     options={"lock": {"type": Path, "default": Path("dvc.lock"), "help": "DVC's record (default: %(default)s)"}},
     message=lambda args, made: f"model card: {args.out}",

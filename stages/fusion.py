@@ -32,8 +32,9 @@ def fusion(
 ) -> tuple[pl.DataFrame, dict[str, Any], dict[str, Any]]:
     """Table `predictions` of the pool, the pool itself, and what was found.
 
-    The pool is `weights` by part, how many validation windows chose them, and `valid_log_loss` there, of each part and
-    of `fusion`; None without a window.
+    The pool is `weights` by part, how many validation windows chose them, and `valid_log_loss` there: of each part, of
+    `fusion`, and of a pool of the other parts `without` the language model, the last two with weights that other users
+    chose. None without a window.
 
     Test windows are pooled with the weights that all natural validation windows choose. A validation window gets those
     that the other half of the validation users chose, or it would look better than it is; users are halved by turns.
@@ -50,19 +51,18 @@ def fusion(
     valid = [split["valid_natural"] for split in splits]
     everybody = np.ones(len(valid[0].label), bool)
     weights = _fitted(valid, everybody)
-    first = np.unique(np.concatenate([splits[0][name].user for name in ("valid_natural", "valid_balanced")]))[::2]
-    by_half = {half: _fitted(valid, np.isin(valid[0].user, first) != half) for half in (True, False)}
+    first = np.unique(np.concatenate([splits[0][name].user for name in VALID]))[::2]
+    by_half = _by_half(valid, first)
+    others = [split for name, split in zip(names, valid, strict=True) if name != params.fusion.model]
     log_p: dict[str, np.ndarray] = {}
     for name in frames[0]["split"].unique(maintain_order=True):
         of_split = [split[name] for split in splits]
-        log_p[name] = pooled([each.log_p for each in of_split], weights)
-        for half, chosen in by_half.items() if name in VALID else ():
-            own = np.isin(of_split[0].user, first) == half
-            log_p[name][own] = pooled([each.log_p[own] for each in of_split], chosen)
+        log_p[name] = (_crossed(of_split, by_half, first) if name in VALID
+                       else pooled([each.log_p for each in of_split], weights))
     known = valid[0].label != OUTSIDE
     losses = {name: _loss(split.log_p[known], split.label[known]) for name, split in zip(names, valid, strict=True)}
-    if "valid_natural" in log_p:
-        losses["fusion"] = _loss(log_p["valid_natural"][known], valid[0].label[known])
+    for name, parted in (("fusion", valid), ("without", others)):
+        losses[name] = _loss(_crossed(parted, _by_half(parted, first), first)[known], valid[0].label[known])
     pool = {"weights": dict(zip(names, weights.tolist(), strict=True)), "valid_windows": int(known.sum()),
             "valid_log_loss": losses}
     parts = [row[np.isfinite(row)].tolist() for each in log_p.values() for row in each]
@@ -88,16 +88,31 @@ def _tables(names: Sequence[str], folder: Path) -> list[pl.DataFrame]:
 def _maker(name: str) -> str:
     """Which command makes the table of a predictor."""
     kind, _, baseline = name.rpartition("/")
-    known = {"baselines": f"stages/baselines/dvc.yaml:evaluate@{baseline}", "reference": "reference",
-             "": name if name == "habits" else f"predictions@{name}"}
-    if kind not in known:
+    stage = {"habits": "habits", "base": "predictions@base", "sft": "predictions@sft", "dpo": "predictions@dpo"}.get(
+        name) or {"baselines": f"stages/baselines/dvc.yaml:evaluate@{baseline}", "reference": "reference"}.get(kind)
+    if not stage:
         return "fusion.beside in params.yaml names a table in that folder, such as reference/past"
-    return f"`dvc repro {known[kind]}` makes it, `dvc pull` fetches it"
+    return f"`dvc repro {stage}` makes it, `dvc pull` fetches it"
 
 
 def _fitted(splits: list[Split], where: np.ndarray) -> np.ndarray:
     where = where & (splits[0].label != OUTSIDE)
     return fit_weights([split.log_p[where] for split in splits], splits[0].label[where])
+
+
+def _by_half(valid: list[Split], first: np.ndarray) -> dict[bool, np.ndarray]:
+    """For the users `first` (True) and for the others (False) the weights that the respective others chose."""
+    return {half: _fitted(valid, np.isin(valid[0].user, first) != half) for half in (True, False)}
+
+
+def _crossed(parts: list[Split], by_half: dict[bool, np.ndarray], first: np.ndarray) -> np.ndarray:
+    """Log-probabilities of the pool, each user's windows with the weights of their half."""
+    log_p = np.empty_like(parts[0].log_p)
+    for half, weights in by_half.items():
+        own = np.isin(parts[0].user, first) == half
+        if own.any():
+            log_p[own] = pooled([each.log_p[own] for each in parts], weights)
+    return log_p
 
 
 def _loss(log_p: np.ndarray, label: np.ndarray) -> float | None:

@@ -5,8 +5,9 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from stages.card import card, lineage
+from stages.card import card, lineage, pool_card, read_and_describe
 from stages.common.errors import UserError
+from stages.common.files import write_json
 from stages.model.resolve import Manifest
 from tests.events.helpers import params_with
 
@@ -88,6 +89,48 @@ def test_no_path_of_the_machine_is_in_it():
 def test_a_simulated_log_is_called_simulated():
     assert "**simulated**" in made(source__format="simulated")
     assert "**simulated**" not in made()
+
+
+POOL = {"weights": {"habits": 0.75, "sft": 0.25, "reference/past": 0.0, "baselines/x": 0.1}, "valid_windows": 1234,
+        "valid_log_loss": {"habits": 1.5, "sft": 2.25, "reference/past": None, "baselines/x": 3.0, "fusion": 1.375,
+                           "without": 1.4375}}
+POOLED = LOCK | {
+    "habits": {"params": {"params.yaml": {"habits": {"hidden": 32}, "seed": 3, "source": {"path": "/home/somebody"}}},
+               "deps": [out("data/events.parquet", "22")],
+               "outs": [out("models/habits", "77"), out("data/predictions/habits.parquet", "78")]},
+    "predictions@sft": {"deps": [out("models/sft", "44")], "outs": [out("data/predictions/sft.parquet", "45")]},
+    "fusion": {"params": {"params.yaml": {"fusion": {"model": "sft"}}},
+               "deps": [out("data/predictions/habits.parquet", "78"), out("data/predictions/sft.parquet", "45")],
+               "outs": [out("models/fusion", "88")]},
+}
+
+
+def test_a_pools_card_says_what_is_in_it_and_what_the_language_model_adds():
+    text = pool_card(POOL, metrics(), POOLED, "table")
+    data = ModelCard(text).data
+    assert data.model_name == "BehaviorLM habits and language model, pooled" and data.library_name is None
+    assert {result.dataset_type for result in data.eval_results} == {"table"}
+    assert "| habits | `models/habits`, a small network" in text and "| 0.750 | 1.500 |" in text
+    assert "| baselines/x | a baseline's predictions | 0.100 | 3.000 |" in text and "| 0.000 | — |" in text
+    assert "| all | the pool | — | 1.375 |\n| without the language model | a pool of the others | — | 1.438 |" in text
+    assert "1,234 natural windows of validation users" in text and "τ = 0.875" in text
+    assert "| balanced | tail | 0.125 (0.250–0.750) | 0.250 (0.250–0.750) |" in text
+    assert "models/habits `77`" in text and "models/sft `44`" in text
+    assert "models/dpo" not in text.split("## Lineage")[1]
+    settings = json.loads(text.split("```json\n")[1].split("```")[0])
+    assert settings == {"habits.hidden": 32, "fusion.model": "sft", "sft.labels": "anchors"}
+    assert "somebody" not in text and "**simulated**" not in text
+    assert "**simulated**" in pool_card(POOL, metrics(), POOLED, "simulated")
+
+
+def test_the_folder_says_whose_card_it_is(tmp_path):
+    (folder := tmp_path / "fusion").mkdir()
+    write_json(folder / "fusion.json", POOL)
+    (lock := tmp_path / "dvc.lock").write_text(json.dumps({"stages": POOLED}))
+    found = read_and_describe(folder, metrics(), lock, params_with(source__format="table"))
+    assert found == pool_card(POOL, metrics(), POOLED, "table")
+    with pytest.raises(UserError, match="no stage has written models/fusion; run `dvc repro`"):
+        read_and_describe(folder, metrics(), tmp_path / "none.lock", params_with())
 
 
 def test_an_adapter_that_no_stage_wrote_is_refused():

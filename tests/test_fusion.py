@@ -80,6 +80,7 @@ def test_the_pool_is_ahead_of_its_parts_and_says_how_they_weigh(folder, made_tab
     within = -best[np.arange(len(valid[0].label)), valid[0].label].mean()
     assert within <= min(pool["valid_log_loss"][name] for name in names) + 1e-4
     assert pool["valid_log_loss"]["fusion"] == pytest.approx(loss(fused["valid_natural"]), abs=1e-5)
+    assert pool["valid_log_loss"]["habits"] > pool["valid_log_loss"]["without"] > pool["valid_log_loss"]["fusion"]
     assert within - 1e-6 <= pool["valid_log_loss"]["fusion"] < within + 0.05
     assert {key: counts[key] for key in pool} == pool and counts["windows"] == len(frame)
 
@@ -125,6 +126,7 @@ def test_no_test_window_has_a_say(folder, made_tables):
 def test_a_part_that_knows_nothing_weighs_next_to_nothing(folder):
     _, pool, _ = made(folder, model="dpo")
     assert pool["weights"]["dpo"] < 0.1 * pool["weights"]["habits"]
+    assert pool["valid_log_loss"]["without"] == pytest.approx(pool["valid_log_loss"]["fusion"], abs=0.01)
 
 
 @pytest.mark.parametrize("beside", ["reference/markov", "baselines/sasrec_ce_next", "dpo"])
