@@ -14,26 +14,32 @@ has what stands under "user". A line is bad that is no JSON object in UTF-8 (an 
 65,536 bytes, has a key twice or an unknown one, NaN, a control character in a name, no time, or an earlier time than
 the person's last event.
 
-Behaviors are named as in the vocabulary, after any taxonomy; a place may be left out. A key "user" (text or a whole
-number) says whose a line is; of it only a hash is kept, in this program's memory. --order-only gives "at_least" and
-"at_most" instead of "probability". Layout stream is needed.
+--model is a folder: models/fusion, a pool of what stands beside it; models/habits, which knows a person's past and
+needs no language model; or a language model, such as models/sft, for which layout stream is needed. Parts of a pool
+that have no weight are not loaded.
+
+Behaviors are named as in the vocabulary, after any taxonomy; one that it does not name is a candidate of that person's
+from then on. A place may be left out. A key "user" (text or a whole number) says whose a line is; of it only a hash is
+kept, in this program's memory. --order-only gives "at_least" and "at_most" instead of "probability", which differ where
+a language model alone answers.
 
 Times are local, or have an offset if params.yaml has a source.time_zone. Each person's lines stand in their order, by
 instant: in the hour that comes twice when clocks go back a local time is the first of the two that is not before the
 last event. Where no time zone is set, nobody knows that hour, so a time may be up to one hour before the latest.
 
-What a person's events left in the model is kept between the lines, so an answer costs the new events, not the history.
-At most --max-people keep it, in at most --max-memory; the longest unused lets go first. Events stay (only the last
-2 L, a few kB a person), so the next answer to whom let go is the same, up to rounding, and takes the time of reading
-them anew. Standard error says at the end how many answers that were.
+What a person's events left in a language model is kept between the lines, so an answer costs the new events, not the
+history. At most --max-people keep it, in at most --max-memory with all people's events; the longest unused lets go
+first. Events stay (14 bytes each, the latest 4,096 at most), so the next answer to whom let go is the same, up to
+rounding, and takes the time of reading them anew. Standard error says at the end how many answers that were.
 
 --decision says what an answer goes by: plain, the likeliest first; calibrated, the same with probabilities at the
 temperature chosen on validation; adjusted, the largest p(y|x) / π(y)^τ first, with τ chosen on validation, so that rare
 behaviours get their turn. Then "adjusted" stands beside "probability": that value's share among all candidates, by
 which they are in order. Temperature and τ stand in the model's metrics, which `dvc repro` writes.
 
-A question's time and place count where prompt.context is next; where it is history or id they are ignored (a time has
-to be there all the same). With id those of the events are ignored too, except for their order.
+A language model is told a question's time and place where prompt.context is next; where it is history or id it answers
+alone without them (a time has to be there all the same). With id it ignores those of the events too, except for their
+order.
 """
 
 import argparse
@@ -116,8 +122,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, default=Path("models/dpo"),
-                        help="folder with base.json, and an adapter if it has one (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=Path("models/fusion"),
+                        help="folder of a pool, of the model of habits, or of a language model (default: %(default)s)")
+    parser.add_argument("--parts", type=Path, metavar="FOLDER",
+                        help="where the models stand that a pool names (default: where the pool stands)")
     parser.add_argument("--vocabulary", type=Path, default=Path("data/vocabulary.parquet"),
                         help="the candidates, from stage windowing (default: %(default)s)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings (default: %(default)s)")
@@ -125,7 +133,8 @@ def _arguments() -> argparse.Namespace:
                         help="JSON Lines in UTF-8 (default: standard input)")
     parser.add_argument("--top", type=at_least_1, default=5, help="candidates in an answer (default: %(default)s)")
     parser.add_argument("--order-only", action="store_true",
-                        help="score no more candidates than their order needs: faster, probabilities as bounds")
+                        help="probabilities as bounds: a language model alone is faster, as it reads no more "
+                             "candidates than the order needs")
     parser.add_argument("--decision", choices=("plain", "calibrated", "adjusted"), default="plain",
                         help="what an answer goes by, see above (default: %(default)s)")
     parser.add_argument("--metrics", type=Path,
@@ -133,8 +142,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--max-people", type=at_least_1, default=DEFAULT.people,
                         help="people whose keys and values are kept (default: %(default)s)")
     parser.add_argument("--max-memory", type=memory, default=DEFAULT.bytes, metavar="SIZE",
-                        help="bytes of all keys and values that are kept, such as 500MB; the model's own memory comes "
-                             "on top (default: 4GB)")
+                        help="bytes of all keys and values that are kept, and of all people's events, such as 500MB; "
+                             "the model's own memory comes on top (default: 4GB)")
     args = parser.parse_args()
     if args.order_only and args.decision != "plain":
         parser.error("--order-only knows the order of the plain probabilities only; leave out it or --decision")
@@ -144,7 +153,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     args = _arguments()
     decision = Decision.read(args.decision, args.metrics or Path("data/evaluation") / f"{args.model.name}.json")
-    predictor = Predictor(args.model, tables.read("vocabulary", args.vocabulary), read_all(args.params), decision)
+    vocabulary, params = tables.read("vocabulary", args.vocabulary), read_all(args.params)
+    predictor = Predictor(args.model, vocabulary, params, decision, args.parts)
     service = Answers(predictor, args.top, args.order_only, Limits(args.max_people, args.max_memory))
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:

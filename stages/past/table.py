@@ -38,7 +38,8 @@ class Table:
         """Counts `(N, V)` of the contexts `(N,)`; zeros for one never seen."""
         found = np.zeros((len(context), self.size))
         row = np.searchsorted(self.context, context)
-        seen = np.flatnonzero(np.append(self.context, -1)[row] == context)
+        seen = np.flatnonzero(row < len(self.context))
+        seen = seen[self.context[row[seen]] == context[seen]]
         first, stop = self.start[row[seen]], self.start[row[seen] + 1]
         lengths = stop - first
         entry = np.arange(lengths.sum()) + np.repeat(first - np.cumsum(lengths) + lengths, lengths)

@@ -1,8 +1,8 @@
 """What one person did, in a few kilobytes, and what stands before a question counted over it.
 
-An event takes 14 bytes. When `MOST_EVENTS` are kept, or `MOST_OWN` behaviours outside the vocabulary, the oldest quarter
-of the events is forgotten, as if it had never been. So an answer is always that of `Habits.log_p` for a log that has the
-events which are kept, the latest 3,072 at least where the behaviours are no more than usual.
+An event takes 14 bytes. When `MOST_EVENTS` are kept, or `MOST_OWN` behaviours outside the vocabulary, the oldest
+quarter of the events is forgotten, as if it had never been. So an answer is always that of `Habits.log_p` for a log
+that has the events which are kept.
 """
 
 import sys
@@ -112,13 +112,14 @@ class PersonalPast:
             "hour": _NEAR[at.hour][events["hour"]], "place": place == here, "weekday": events["weekday"] == at.weekday,
             "weekend": (events["weekday"] >= 5) == weekend, "last": _follows(number, 1), "second": _follows(number, 2),
         }
-        contexts = {name: np.bincount(number[np.logical_and.reduce([alike[part] for part in parts])] if parts else number,
-                                      minlength=width)[None] for name, parts in CONTEXTS.items()}
+        of_context = {name: number[np.logical_and.reduce([alike[part] for part in parts])] if parts else number
+                      for name, parts in CONTEXTS.items()}
         since = np.full(width, np.inf)
         since[number] = elapsed  # of equal numbers the last one stays, as NumPy promises
         outside = np.arange(width) >= len(self._known.numbers)
         return Counted(
-            allowed=np.ones((1, width), bool), outside=outside[None], label=_NO_LABEL, contexts=contexts,
+            allowed=np.ones((1, width), bool), outside=outside[None], label=_NO_LABEL,
+            contexts={name: np.bincount(done, minlength=width)[None] for name, done in of_context.items()},
             recent={many: np.bincount(number[-many:], minlength=width)[None] for many in RECENT}, since=since[None],
             gap=elapsed[-1:] if self.count else np.array([np.inf]), last=number[-1:] if self.count else _NO_LABEL,
             hour=np.array([at.hour]), weekday=np.array([at.weekday]),
@@ -157,7 +158,7 @@ def _follows(number: np.ndarray, behind: int) -> np.ndarray:
 
 
 def _kept(names: dict[str, int], codes: np.ndarray, first: int) -> dict[str, int]:
-    """Of names with codes from `first` on those that `codes` `(N,)` still have; both get new ones, in the same order."""
+    """Of names with codes from `first` on those that `codes` `(N,)` still have; both get new ones in their order."""
     found, turn = np.unique(codes[codes >= first], return_inverse=True)
     codes[codes >= first] = first + turn
     by_code = {code: name for name, code in names.items()}

@@ -1,4 +1,4 @@
-"""Many people, of whom only those asked about lately keep what their events left in the model."""
+"""Many people, of whom only those asked about lately keep what their events left in a language model."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -10,7 +10,7 @@ from stages.serving.person import Person, Predictor
 
 @dataclass(frozen=True)
 class Limits:
-    """How many people's keys and values are kept, and how many bytes they take together."""
+    """How many people's keys and values are kept, and how many bytes these and all people's events take together."""
 
     people: int = 10_000
     bytes: int = 4 * 10**9
@@ -22,14 +22,15 @@ DEFAULT = Limits()
 class People:
     """Each one's state by a key; within `limits`, the longest unused lets go of keys and values first.
 
-    What somebody did stays: a few kB a person, as no more than the last events are needed. So the next answer is the
-    same, and takes the time of reading them anew, which `read_anew` counts.
+    What somebody did stays: a few kB a person (`stages.serving.past`). So the next answer is the same, and takes the
+    time of reading them anew, which `read_anew` counts. Where what all people did takes more than the limit, nobody
+    keeps keys and values.
     """
 
     def __init__(self, predictor: Predictor, limits: Limits = DEFAULT):
         self.predictor, self.limits = predictor, limits
         self.all: dict[Hashable, Person] = {}
-        self.bytes = self.read_anew = 0
+        self.bytes = self.read_anew = 0  # bytes of all
         self._kept: OrderedDict[Hashable, int] = OrderedDict()  # bytes of each, the longest unused first
         self._gone: set[Hashable] = set()
 
@@ -40,9 +41,12 @@ class People:
             UserError: as `Person.append`; who is not known yet is not known after it.
         """
         person = self.all.get(key) or self.predictor.person()
+        stayed = person.past.bytes if key in self.all else 0
         person.append(*event)
         self.all[key] = person
+        self.bytes += person.past.bytes - stayed
         self._count(key, person)
+        self._make_room(None, 0)
 
     def predict(self, key: Hashable, time: Any, place: Any, top: int | None) -> list[dict[str, Any]]:
         """What somebody will do: `Person.predict`.
@@ -52,9 +56,10 @@ class People:
         """
         person = self.all.get(key) or self.predictor.person()
         question = person.question(time, place)
-        # who is asked about for the first time is known from now on
-        self.all[key] = person
-        self._make_room(key, person.session.bytes_to_answer(question))
+        if key not in self.all:  # who is asked about for the first time is known from now on
+            self.all[key] = person
+            self.bytes += person.past.bytes
+        self._make_room(key, person.kept_to_answer(question))
         self.read_anew += key in self._gone
         self._gone.discard(key)
         answer = person.answer(question, top)
@@ -63,9 +68,9 @@ class People:
         return answer
 
     def _count(self, key: Hashable, person: Person) -> None:
-        """Book what a person's state takes, as the latest used."""
+        """Book what a person keeps in the language model, as the latest used."""
         before = self._kept.pop(key, 0)
-        now = person.session.bytes
+        now = person.kept
         if now:
             self._kept[key] = now
         self.bytes += now - before
@@ -81,6 +86,6 @@ class People:
             self._kept[key] = own
 
     def _let_go(self, key: Hashable, taken: int) -> None:
-        self.all[key].session.let_go()
+        self.all[key].let_go()
         self._gone.add(key)
         self.bytes -= taken

@@ -51,6 +51,26 @@ class _Context:
         self.tokens += len(event)
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """Candidates' tokens as they are read, and which of them each candidate consists of `(A, T)`."""
+
+    tree: AnswerTree
+    nodes: np.ndarray
+
+    @classmethod
+    def of(cls, answers: Sequence[Sequence[int]]) -> "_Answers":
+        tree = AnswerTree.build(answers)
+        nodes = np.zeros((len(answers), len(tree.tokens)), dtype=bool)
+        inner = tree.step_source >= 0
+        nodes[tree.step_answer[inner], tree.step_source[inner]] = True
+        return cls(tree, nodes)
+
+    @property
+    def bytes(self) -> int:
+        return self.nodes.nbytes + sum(value.nbytes for value in vars(self.tree).values() if hasattr(value, "nbytes"))
+
+
 class SharedModel:
     """A model ready to score candidates behind prompts that begin alike: what the sessions of all users share."""
 
@@ -76,24 +96,25 @@ class SharedModel:
             assert past is not None, "an empty prefix"
             self.past = past
             self.head = JoinedLinear([model.get_output_embeddings()], few_tokens)
-        self.device, self.tree = model.device, AnswerTree.build(answers)
-        # which of the tree's tokens each answer consists of
-        self.nodes = np.zeros((len(answers), len(self.tree.tokens)), dtype=bool)
-        inner = self.tree.step_source >= 0
-        self.nodes[self.tree.step_answer[inner], self.tree.step_source[inner]] = True
+        self.device, self.answers, self.all = model.device, answers, _Answers.of(answers)
         self.begin, self.last, self.length = len(prefix), prefix[-1], length
         self.room = max_tokens - len(prefix) - max(map(len, answers))
 
 
 class Session:
-    """A user's state. `score` returns what `likelihood.score` gives for the prompt prefix + history + context."""
+    """A user's state. `score` returns what `likelihood.score` gives for the prompt prefix + history + context.
+
+    Candidates are the answers that all share, and behind them the user's own (see `know`), scored alike by their names.
+    """
 
     def __init__(self, shared: SharedModel):
-        self.shared, self.tree = shared, shared.tree
+        self.shared = shared
+        self.own: list[Sequence[int]] = []
+        self._all: _Answers | None = shared.all  # None: to be made
         # tokens of the latest events, and which candidate each was; all else can be made of them again
         self.recent: deque[Sequence[int]] = deque(maxlen=2 * shared.length)
         self.done: deque[int] = deque(maxlen=2 * shared.length)
-        self.prior = np.zeros(self.tree.answers, dtype=np.float32)
+        self.prior = np.zeros(len(shared.answers), dtype=np.float32)
         self.current: _Context
         self.following: _Context | None
         # what the last prediction read and may still be of use: its context, and tokens of answers behind it
@@ -124,19 +145,46 @@ class Session:
             self._remember(event, candidate)
         self._restart(min(len(self.recent), self.shared.length))
 
+    def know(self, own: Sequence[Sequence[int]]) -> None:
+        """Have the user's own candidates, tokens of each, behind those that all share; in place of earlier ones."""
+        if list(own) == self.own:
+            return
+        if list(own[: len(self.own)]) != self.own:  # their numbers mean others now, which only guesses were made by
+            self.done = deque([number if number < len(self.shared.answers) else -1 for number in self.done],
+                              self.done.maxlen)
+        self._drop_answers(len(self.context))
+        self.own = list(own)
+        self._all = None if self.own else self.shared.all
+        self.prior = np.zeros(len(self.shared.answers) + len(self.own), dtype=np.float32)
+
+    @property
+    def tree(self) -> AnswerTree:
+        """Of all candidates."""
+        return self._made().tree
+
+    def _made(self) -> _Answers:
+        if self._all is None:
+            self._all = _Answers.of([*self.shared.answers, *self.own])
+        return self._all
+
     def history(self) -> list[int]:
         """Tokens of the events that the last prediction saw, and of those since, oldest first."""
         return self._tokens(self.current)
 
     @property
     def bytes(self) -> int:
-        """Of the keys and values that are kept for this user alone."""
-        return sum(context.cache.bytes for context in (self.current, self.following) if context)
+        """Of the keys and values, and of candidates' tokens, that are kept for this user alone."""
+        return self._own_bytes + sum(context.cache.bytes for context in (self.current, self.following) if context)
+
+    @property
+    def _own_bytes(self) -> int:
+        return self._all.bytes if self._all and self._all is not self.shared.all else 0
 
     def bytes_to_answer(self, context: Sequence[int]) -> int:
         """What `bytes` is, at most, while and after a question with this context is answered."""
         current, following = self.current, self.following
         needed = current.cache.bytes_with(self._unread(current) + len(context) + len(self.tree.tokens) + 1)
+        needed += self._own_bytes
         if following:
             needed += following.cache.bytes_with(self._unread(following))
         return needed
@@ -144,6 +192,7 @@ class Session:
     def let_go(self) -> None:
         """Keep the events alone, without keys and values: the next question reads them anew, to the same answer."""
         self.context, self.read = [], np.zeros(0, dtype=np.int64)
+        self._all = None if self.own else self.shared.all
         for context in filter(None, (self.current, self.following)):
             context.cache = KVCache(self.shared.past)
 
@@ -167,7 +216,7 @@ class Session:
             needed = self._undecided(bound, complete, top or len(bound))
             if not needed.any():
                 break
-            self._read_answers(np.setdiff1d(np.flatnonzero(self.shared.nodes[needed].any(axis=0)), self.read), log_p)
+            self._read_answers(np.setdiff1d(np.flatnonzero(self._made().nodes[needed].any(axis=0)), self.read), log_p)
         best = np.argsort(-np.where(complete, bound, -np.inf), kind="stable")[:top]
         ceiling, floor = np.logaddexp.reduce(bound), np.logaddexp.reduce(bound[complete])
         self.prior = np.exp(bound - ceiling).astype(np.float32)
@@ -247,7 +296,7 @@ class Session:
         counts = np.bincount(done, minlength=self.tree.answers)
         nodes = np.zeros(len(self.tree.tokens), dtype=bool)
         for candidate in np.argsort(-(self.prior + counts / max(len(done), 1)), kind="stable"):
-            more = nodes | self.shared.nodes[candidate]
+            more = nodes | self._made().nodes[candidate]
             if more.sum() > _GUESSED_TOKENS and nodes.any():
                 break
             nodes = more

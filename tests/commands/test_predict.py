@@ -49,7 +49,8 @@ def lines(count, user=None, seed=0):
 
 
 def test_probabilities_are_those_of_the_whole_prompt(predictor, tuned):
-    model, candidates = load_merged(tuned), predictor.layout.candidates
+    model, layout = load_merged(tuned), predictor.parts.language.layout
+    candidates = layout.candidates
     person = predictor.person()
     for line in map(json.loads, lines(15)):
         time = datetime.fromisoformat(line["time"])
@@ -57,10 +58,10 @@ def test_probabilities_are_those_of_the_whole_prompt(predictor, tuned):
             person.append(time, line["place"], line["behavior"])
             continue
         found = person.predict(time, line["place"])
-        prompt = predictor.layout.prefix + person.session.history() + predictor.layout.context_tokens(
+        prompt = layout.prefix + person.session.history() + layout.context_tokens(
             time.weekday(), time.hour, line["place"]
         )
-        expected = np.exp(score(model, [prompt], predictor.layout.answers).log_p[0])
+        expected = np.exp(score(model, [prompt], layout.answers).log_p[0])
         assert [entry["behavior"] for entry in found] == [candidates[i] for i in np.argsort(-expected)]
         np.testing.assert_allclose([e["probability"] for e in found], np.sort(expected)[::-1], atol=1e-5)
 
@@ -70,12 +71,12 @@ def test_a_prompt_is_that_of_the_same_events_in_a_log(tuned, context):
     events = small_log([20])
     params = small_params(prompt__context=context)
     one, model = predict.Predictor(tuned, all_behaviors(), params), load_merged(tuned)
-    log, person, candidates = EventLog.from_tables(events, all_behaviors()), one.person(), one.layout.candidates
+    log, person, candidates = EventLog.from_tables(events, all_behaviors()), one.person(), one.candidates
     for row, (time, place, behavior) in enumerate(events.select("time", "place", "behavior").rows()):
         found = {entry["behavior"]: entry["probability"] for entry in person.predict(time, place)}
         # a session's history is longer than L now and then
         history = person.session.current.events
-        layout = make_layout(one.layout.tokenizer, log, params.prompt, history, 3, params.data_seed)
+        layout = make_layout(one.parts.language.layout.tokenizer, log, params.prompt, history, 3, params.data_seed)
         expected = np.exp(score(model, [layout.prompt(row)], layout.answers).log_p[0])
         np.testing.assert_allclose([found[name] for name in candidates], expected, atol=1e-5)
         person.append(time, place, behavior)

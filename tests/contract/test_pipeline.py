@@ -45,7 +45,7 @@ BELOW = {
     "training": {"common", "prompts", "model"},
     "past": {"common", "windows", "training"},
     "metrics": {"common", "windows"},
-    "serving": {"common", "params", "events", "prompts", "model", "metrics"},
+    "serving": {"common", "params", "events", "windows", "prompts", "model", "past", "metrics"},
     "baselines": {"common", "windows", "prompts", "model", "training"},
     "baselines/research": {"common", "params", "events", "windows", "past", "metrics", "studies"},
     "pairs": {"common"},

@@ -82,19 +82,20 @@ def test_limits_hold_and_change_no_answer(predictor, steps, people, size):
         usual, found = (each.predict(who, time, place, None) for each in (free, limited))
         assert [each["behavior"] for each in usual] == [each["behavior"] for each in found]
         np.testing.assert_allclose([e["probability"] for e in usual], [e["probability"] for e in found], atol=1e-5)
-        kept = [person.session.bytes for person in limited.all.values()]
-        assert sum(kept) == limited.bytes <= size and sum(map(bool, kept)) <= people
+        kept = [person.kept for person in limited.all.values()]
+        stays = sum(person.past.bytes for person in limited.all.values())
+        assert sum(kept) + stays == limited.bytes <= max(size, stays) and sum(map(bool, kept)) <= people
 
 
 def test_the_longest_unused_lets_go_first_and_that_is_counted(predictor):
     people = People(predictor, Limits(people=2))
     for who in ("a", "b", "a", "c"):
         people.predict(who, "2024-03-01T08:00", None, 1)
-    assert [bool(people.all[who].session.bytes) for who in "abc"] == [True, False, True]
+    assert [bool(people.all[who].kept) for who in "abc"] == [True, False, True]
     assert people.read_anew == 0
     people.predict("b", "2024-03-01T08:00", None, 1)
     assert people.read_anew == 1
-    assert not people.all["a"].session.bytes, "b was used later, and so was c"
+    assert not people.all["a"].kept, "b was used later, and so was c"
 
 
 def test_who_only_made_mistakes_is_not_remembered(predictor):
@@ -110,7 +111,7 @@ def test_what_is_kept_of_events_does_not_grow_without_end(predictor):
     person = predictor.person()
     for number in range(100):
         person.append(f"2024-03-{number // 24 + 1:02}T{number % 24:02}:00", "home", "Taking a taxi")
-    assert len(person.session.recent) == 2 * predictor.model.length
+    assert len(person.session.recent) == 2 * predictor.parts.language.shared.length
     assert len({id(tokens) for tokens in person.session.recent}) <= 24, "equal events at equal hours are one"
 
 

@@ -232,7 +232,7 @@ def test_where_no_context_is_told_a_session_agrees_with_the_whole_prompt_too(sha
         events += event
         person.append(event, candidate)
         assert not person.history() or events[-len(person.history()) :] == person.history()
-        assert len(PREFIX) + len(person.history()) + shared.tree.depth.max() + 2 <= limit
+        assert len(PREFIX) + len(person.history()) + shared.all.tree.depth.max() + 2 <= limit
     person.extend(behind(rng) for _ in range(2 * LENGTH))
     agrees(sharp_model, person, [])
     agrees(sharp_model, person, [20, 21])
@@ -241,7 +241,7 @@ def test_where_no_context_is_told_a_session_agrees_with_the_whole_prompt_too(sha
 
 def test_without_context_only_one_token_is_read_again_and_only_if_nothing_is_new(sharp_model, monkeypatch):
     shared = SharedModel(sharp_model, PREFIX, ANSWERS, LENGTH, MAX_TOKENS)
-    read, tokens = spy(shared, monkeypatch), len(shared.tree.tokens)
+    read, tokens = spy(shared, monkeypatch), len(shared.all.tree.tokens)
     person = Session(shared)
     person.score([])
     person.append([*ANSWERS[2], 20], 2)
@@ -307,3 +307,26 @@ def test_bf16_weights_in_another_order_say_the_same(sharp_model):
             person.append(context + ANSWERS[candidate], candidate)
     finally:
         sharp_model.to(torch.float32)
+
+
+@pytest.mark.parametrize("top", [None, 2])
+def test_candidates_of_ones_own_are_scored_by_their_names(sharp_model, candidates, top):
+    rng, person, own = np.random.default_rng(5), Session(candidates), [[40, 41, 44, END], [70, 71, END], [72, END]]
+    for number in range(4 * LENGTH):
+        known = own[: number // LENGTH] if number < 3 * LENGTH else own[1:]  # at last the first is forgotten
+        person.know(known)
+        context, _ = happening(rng)
+        expected = score(sharp_model, [PREFIX + person.history() + context], [*ANSWERS, *known]).log_p[0]
+        scored = person.score(context, top)
+        best = np.argsort(-expected)[:top]
+        np.testing.assert_array_equal(scored.candidates, best)
+        assert (np.log(scored.low) <= expected[best] + 1e-4).all()
+        assert (np.log(scored.high) >= expected[best] - 1e-4).all()
+        assert 0 < person.bytes <= person.bytes_to_answer(context)
+        event = [*ANSWERS, *known][int(rng.integers(len(ANSWERS) + len(known)))]
+        person.append(context + event, [*ANSWERS, *known].index(event))
+        if number % 3 == 0:
+            person.let_go()
+            assert not person.bytes
+    fresh = Session(candidates)
+    assert fresh.tree is candidates.all.tree, "the others' candidates are not touched"
