@@ -1,7 +1,8 @@
-"""The log, where DVC would not find it: in the copy that a queued experiment runs in, or nowhere.
+"""The log where DVC would not find it, in the copy that a queued experiment runs in, or nowhere; what the pool lacks.
 
 Such copies have what Git and DVC know. A log that nobody told them of is not there, which DVC says only when the
-experiment has failed; so it is said when the experiment is queued.
+experiment has failed; so it is said when the experiment is queued. Likewise a table for the pool (`fusion.beside`) that
+no stage makes: DVC says so when all else has run.
 """
 
 from functools import wraps
@@ -12,6 +13,7 @@ OURS = "stages/hooks/recipes.yaml"  # of a repository with it `source.path` is o
 PARAMS = "params.yaml"
 _COPIES = join(".dvc", "tmp", "exps")
 _NO_LOG = (".dvc", ".md")
+_PREDICTIONS = "data/predictions"
 
 
 def queued(original):
@@ -31,15 +33,20 @@ def queued(original):
 
 
 def missing(original):
-    """`dvc.repo.reproduce.reproduce`, which says by its key that the log is not there."""
+    """`dvc.repo.reproduce.reproduce`, which says by its key that the log is not there, or what is to be pooled."""
 
     @wraps(original)
     def reproduce(repo, *args, **options):
         from dvc.exceptions import ReproductionError
 
+        if problem := _not_pooled(repo):
+            raise ReproductionError(problem)
         try:
             return original(repo, *args, **options)
         except ReproductionError as error:
+            beside = _pooled(repo.root_dir).get("beside", "")
+            if beside and _is_about(error, f"{_PREDICTIONS}/{beside}.parquet"):
+                raise ReproductionError(_no_table(beside)) from None
             path = next((log["path"] for log in _logs(repo.root_dir)), "")
             if not path or exists(join(repo.root_dir, path)) or not _is_about(error, path):
                 raise
@@ -49,6 +56,36 @@ def missing(original):
             raise ReproductionError(f"source.path: {path}: no such file or folder; {cure}") from None
 
     return reproduce
+
+
+def _pooled(root):
+    """Section `fusion` of params; nothing where it is another project's."""
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import load_yaml
+
+    try:
+        found = load_yaml(join(root, PARAMS))["fusion"] if exists(join(root, OURS)) else {}
+    except (OSError, DvcException, KeyError, TypeError):
+        return {}  # for others to report
+    return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else {}
+
+
+def _not_pooled(repo) -> str:
+    """Why `fusion.beside` cannot be pooled, before anything runs; empty where it can, or only the run will show it."""
+    pool = _pooled(repo.root_dir)
+    beside = pool.get("beside", "")
+    if not beside:
+        return ""
+    if beside in ("habits", "fusion", pool.get("model")):
+        return f"fusion.beside: {beside} is in the pool already; name another table, such as reference/past"
+    path = Path(abspath(join(repo.root_dir, _PREDICTIONS, f"{beside}.parquet")))
+    made = path.exists() or any(path.is_relative_to(abspath(out.fs_path)) for out in repo.index.outs)
+    return "" if made else _no_table(beside)
+
+
+def _no_table(beside) -> str:
+    return (f"fusion.beside: {beside}: no stage makes {_PREDICTIONS}/{beside}.parquet; reference/past and "
+            "reference/markov are some that the default run makes, baselines/sasrec_ce_next is a baseline's")
 
 
 def _logs(root, overrides=()):

@@ -86,6 +86,36 @@ def test_a_source_path_that_leads_nowhere_is_named_by_its_key(project):
     assert says in dvc(project, "repro", refused=True)
 
 
+POOL = """
+  past:
+    cmd: mkdir -p data/predictions/reference && cp data/raw/log.csv data/predictions/reference/past.parquet
+    outs: [data/predictions/reference]
+  fusion:
+    cmd: cp data/predictions/${fusion.beside}.parquet pool.txt
+    deps: ['data/predictions/${fusion.beside}.parquet']
+    params: [fusion]
+    outs: [pool.txt]
+"""
+
+
+@installed
+@pytest.mark.parametrize(("beside", "runs", "says"), [
+    ("nothing", False, "ERROR: fusion.beside: nothing: no stage makes data/predictions/nothing.parquet"),
+    ("fusion", False, "ERROR: fusion.beside: fusion is in the pool already"),
+    ("sft", False, "ERROR: fusion.beside: sft is in the pool already"),
+    ("reference/nothing", True, "ERROR: fusion.beside: reference/nothing: no stage makes data/predictions/reference"),
+])
+def test_what_is_to_be_pooled_and_no_stage_makes_is_named_by_its_key(project, beside, runs, says):
+    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text("utf-8") + POOL.lstrip("\n"), encoding="utf-8")
+    params = SOURCE.format(format="table", path="data/raw") + "fusion:\n  model: sft\n  beside: {}\n"
+    (project / "params.yaml").write_text(params.format(beside), encoding="utf-8")
+    output = dvc(project, "repro", refused=True)
+    assert says in output and ("Running stage 'read'" in output) == runs
+    (project / "params.yaml").write_text(params.format("reference/past"), encoding="utf-8")
+    dvc(project, "repro")
+    assert (project / "pool.txt").read_text("utf-8") == "a,b\n"
+
+
 @installed
 def test_other_failures_are_reported_as_dvc_does(project):
     (project / "data/raw/log.csv").unlink()
