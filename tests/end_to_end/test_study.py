@@ -206,11 +206,7 @@ def test_a_failing_experiment_is_named_with_where_to_look(counting):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["contains"], "study 'contains': there is none of that name"),
-    (["counting", "--rows", "mark"], "there is no row 'mark'"),
     (["counting", "--reference", "mark"], "row 'mark': there is none of that name; did you mean `markov`?"),
-    (["counting", "--setting", "small"], "setting 'small': there is none of that name"),
-    (["counting", "-S", "windowing.fold"], "expected KEY=VALUE"),
-    (["counting", "-S", "windowing.folds=1"], "there is no key windowing.folds"),
     (["counting", "-S", "windowing.history=0"], "windowing.history: 0"),
 ])
 def test_what_cannot_be_planned_is_said_in_one_line(counting, arguments, message):
