@@ -62,8 +62,8 @@ def fit(
 
     rounds = min(settings.validations, settings.steps)
     steps_of_round = settings.steps // rounds
-    # a prior says less beside more windows
-    moment_decay = settings.moment_weight_decay * _DECAYED / len(batch)
+    # a prior says less beside more windows; no step takes more than a tenth of a weight, however few there are
+    moment_decay = min(settings.moment_weight_decay * _DECAYED / len(batch), 0.1 / settings.moment_learning_rate)
     groups = network.groups(settings.weight_decay, moment_decay, settings.learning_rate, settings.moment_learning_rate)
     validations = Validations(settings.patience)
     with track("habits", rounds * steps_of_round) as progress:
