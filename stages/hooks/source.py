@@ -79,8 +79,9 @@ def _not_pooled(repo) -> str:
     if beside in ("habits", "fusion", pool.get("model")):
         return f"fusion.beside: {beside} is in the pool already; name another table, such as reference/past"
     path = Path(abspath(join(repo.root_dir, _PREDICTIONS, f"{beside}.parquet")))
+    wanted = any(path == Path(abspath(dep.fs_path)) for dep in repo.index.deps)
     made = path.exists() or any(path.is_relative_to(abspath(out.fs_path)) for out in repo.index.outs)
-    return "" if made else _no_table(beside)
+    return _no_table(beside) if wanted and not made else ""
 
 
 def _no_table(beside) -> str:
