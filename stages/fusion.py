@@ -96,7 +96,9 @@ def _maker(name: str) -> str:
 
 
 def _fitted(splits: list[Split], where: np.ndarray) -> np.ndarray:
-    where = where & (splits[0].label != OUTSIDE)
+    known = splits[0].label != OUTSIDE
+    # where nobody else is, those that are there choose, as for τ (stages.metrics.decisions.cross_fitted)
+    where = where & known if (where & known).any() else known
     return fit_weights([split.log_p[where] for split in splits], splits[0].label[where])
 
 

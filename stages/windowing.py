@@ -44,6 +44,11 @@ def windowing(
 
     vocabulary = windows.train_vocabulary(log, split == "train", settings.anchor_threshold)
     vocabulary = windows.without_some_tail(vocabulary, settings.new_behaviors, settings.anchor_threshold, seed)
+    if settings.new_behaviors and vocabulary.height < 2:
+        raise errors.UserError(
+            f"windowing.new_behaviors: {settings.new_behaviors}: leaves {vocabulary.height} behaviours, and two are "
+            "needed; lower it"
+        )
     if vocabulary.height < 2:
         raise errors.UserError(
             f"the training users know only one behaviour, {vocabulary['behavior'][0]!r}: there is nothing to predict; "

@@ -14,6 +14,7 @@ from stages.evaluate import evaluate
 from stages.fusion import STAGE, fusion
 from stages.metrics.splits import read_splits
 from stages.past.pool import fit_weights, pooled
+from stages.past.settings import Fusion
 from tests.events.helpers import params_with, write_params
 from tests.past.people import two_kinds_of_people
 
@@ -129,11 +130,16 @@ def test_a_part_that_knows_nothing_weighs_next_to_nothing(folder):
     assert pool["valid_log_loss"]["without"] == pytest.approx(pool["valid_log_loss"]["fusion"], abs=0.01)
 
 
-@pytest.mark.parametrize("beside", ["reference/markov", "baselines/sasrec_ce_next", "dpo"])
+@pytest.mark.parametrize("beside", ["reference/markov", "baselines/sasrec_ce_next"])
 def test_any_other_table_may_stand_beside(folder, beside):
     frame, pool, _ = made(folder, beside=beside)
     assert list(pool["weights"]) == ["habits", "sft", beside]
     assert not frame.equals(made(folder)[0])
+
+
+def test_a_pool_has_one_language_model():
+    with pytest.raises(ValueError, match="a pool has one language model, 'sft'"):
+        Fusion(model="sft", beside="dpo")
 
 
 @pytest.mark.parametrize("value", ["habits", "sft", "fusion"])

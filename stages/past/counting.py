@@ -13,6 +13,9 @@ from stages.past.table import Table
 from stages.windows.past import NONE, Past
 
 
+_MOST_PLACES = 1000
+
+
 class _Counting(ABC):
     """What all four know: the vocabulary's size and the behaviours' shares of the training events."""
 
@@ -107,8 +110,7 @@ class Markov(_Counting):
     def fit(self, past: Past, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
         super().fit(past, windows, vocabulary)
         train, valid = _rows(windows, "train"), _rows(windows, "valid")
-        places = np.unique(past.place[train])
-        self.places = past.places.gather(places[places != NONE])
+        self.places = past.places.gather(_shared_places(past, train))
         known = [level for level in self.levels if len(self.places) or "place" not in level]
         contexts, label = self.contexts(past, train), self._behaviors(past, train)
         self.counts = {level: Table.counted(self._key(contexts, level), label, past.size) for level in known}
@@ -130,8 +132,8 @@ class Markov(_Counting):
     def contexts(self, past: Past, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Codes `(N,)` of what is known about each event, 0 and up.
 
-        A place is its number among `places`; none is a context of its own, the number behind them, and one never seen
-        in training has the number behind that, which matches no training window.
+        A place is its number among `places`; none is a context of its own, the number behind them, and every other
+        place has the number behind that.
         """
         count = len(self.places)
         code = past.places.replace_strict(self.places, np.arange(count), default=count + 1, return_dtype=pl.Int64)
@@ -154,6 +156,20 @@ class Markov(_Counting):
     def _key(self, contexts: dict[str, np.ndarray], level: tuple[str, ...]) -> np.ndarray:
         sizes = {"hour": 24, "weekend": 2, "place": len(self.places) + 2, "last": len(self.share) + 1}
         return np.ravel_multi_index([contexts[name] for name in level], [sizes[name] for name in level])
+
+
+def _shared_places(past: Past, rows: np.ndarray) -> np.ndarray:
+    """Numbers of the places at which two or more people have been in `rows`, the most frequent, in their order.
+
+    A place of one person says nothing of others, and a model that is given away shall not name it.
+    """
+    place, first = past.place[rows].astype(np.int64), past.first[rows]
+    place, first = place[place != NONE], first[place != NONE]
+    pairs = np.unique(place * len(past.first) + first)
+    places, people = np.unique(pairs // max(1, len(past.first)), return_counts=True)
+    shared = places[people > 1]
+    times = np.bincount(place, minlength=len(past.places))[shared]
+    return np.sort(shared[np.argsort(-times, kind="stable")[:_MOST_PLACES]])
 
 
 def least_loss(

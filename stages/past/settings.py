@@ -21,6 +21,9 @@ class Habits(Section):
     left_out: Share
 
 
+LANGUAGE_MODELS = ("base", "sft", "dpo")
+
+
 class Fusion(Section):
     model: Literal["base", "sft", "dpo"]
     beside: Annotated[str, Field(pattern=r"^\w+(/\w+)*$")]
@@ -30,4 +33,7 @@ class Fusion(Section):
         if self.beside in ("habits", "fusion", self.model):
             raise ValueError(f"beside: {self.beside!r} is in the pool already; name another table of data/predictions, "
                              "such as reference/past")
+        if self.beside in LANGUAGE_MODELS:
+            raise ValueError(f"beside: {self.beside!r}: a pool has one language model, {self.model!r} (fusion.model); "
+                             "name another table of data/predictions, such as reference/past")
         return self

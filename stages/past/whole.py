@@ -7,6 +7,7 @@ import polars as pl
 
 from stages.past.counted import Counted, count, pieces
 from stages.past.counting import Markov, least_loss, smoothed
+from stages.windows.cut import VALID_OUTSIDE
 from stages.windows.past import Past
 
 
@@ -32,7 +33,9 @@ class WholePast:
         """As `fit`, on a chain that is fitted."""
         self.markov, self.events = markov, int(vocabulary["train_events"].sum())
         self.concentration = dict.fromkeys(self.levels, Markov.unchosen)
-        rows = windows.filter(split="valid")["row"].sort().to_numpy()
+        rows = windows.filter(pl.col("split").is_in(["valid", VALID_OUTSIDE]))["row"].sort().to_numpy()
+        # with those that only their person's candidates name: smoothing that suits the others alone would forget them
+        rows = rows[past.behavior[rows] < past.size + past.own[rows]]
         if not len(rows):
             return self
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), Markov.valid_windows)).astype(np.int64)]

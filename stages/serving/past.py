@@ -62,7 +62,7 @@ class Circumstances:
 class PersonalPast:
     """A person's events, numbered as `stages.windows.past` numbers them."""
 
-    __slots__ = ("_events", "_known", "_names", "_places", "count", "own")
+    __slots__ = ("_events", "_folded", "_known", "_names", "_places", "count", "own")
 
     def __init__(self, known: Known):
         self._known = known
@@ -71,11 +71,12 @@ class PersonalPast:
         self._names = 0  # bytes of the names
         self.count = 0
         self.own: dict[str, int] = {}  # numbers of the behaviours outside the vocabulary, in their order
+        self._folded: dict[str, int] = {}  # the same: spellings that differ in case are one, as stage `ingest` has it
 
     @property
     def bytes(self) -> int:
         """What all this takes."""
-        return sum(map(sys.getsizeof, (self, self._events, self._places, self.own))) + self._names
+        return sum(map(sys.getsizeof, (self, self._events, self._places, self.own, self._folded))) + self._names
 
     def append(self, at: Circumstances, behavior: str) -> int:
         """The person did something; its number among the person's candidates."""
@@ -83,9 +84,9 @@ class PersonalPast:
             self._forget()
         number = self._known.numbers.get(behavior)
         if number is None:
-            number = self.own.get(behavior)
+            number = self._folded.get(behavior.casefold())
         if number is None:
-            number = self.own[behavior] = len(self._known.numbers) + len(self.own)
+            number = self._folded[behavior.casefold()] = self.own[behavior] = len(self._known.numbers) + len(self.own)
             self._names += sys.getsizeof(behavior)
         place = self._place(at.place)
         if place == _ELSEWHERE:
@@ -145,6 +146,7 @@ class PersonalPast:
             self._events = self._events[-(-self.count // 4) : self.count].copy()
             self.count = len(self._events)
             self.own = _kept(self.own, self._events["number"], len(self._known.numbers))
+            self._folded = {name.casefold(): number for name, number in self.own.items()}
             self._places = _kept(self._places, self._events["place"], len(self._known.places))
         self._names = sum(map(sys.getsizeof, (*self.own, *self._places)))
 

@@ -144,3 +144,14 @@ def test_markov_does_without_validation_windows_and_with_unseen_contexts(log):
     elsewhere = events.with_columns(place=pl.lit("the moon"))
     without = events.with_columns(place=pl.lit(None, pl.String))
     np.testing.assert_array_equal(log_p(elsewhere, rows), log_p(without, rows))
+
+
+def test_markov_names_no_place_of_one_person(log):
+    events, windows, vocabulary = log()
+    own = pl.col("user") == 3
+    moved = events.with_columns(place=pl.when(own).then(pl.lit("a house of one's own")).otherwise("place"))
+    markov, log_p = fit(Markov(), moved, windows, vocabulary)
+    assert sorted(markov.places) == ["gym", "home"]
+    rows = rows_of(windows, "natural")
+    elsewhere, nowhere = (moved.with_columns(place=pl.lit(name)) for name in ("a house of one's own", "the moon"))
+    np.testing.assert_array_equal(log_p(elsewhere, rows), log_p(nowhere, rows))

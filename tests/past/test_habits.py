@@ -123,3 +123,17 @@ def test_ten_windows_are_enough_to_fit(data):
     model, facts = fit(past, few, vocabulary, settings, 0)
     assert facts["trained_targets"] == 10 and np.isfinite(facts["valid_log_loss"])
     assert np.isfinite(np.concatenate(model.log_p(past, np.arange(events.height)))).all()
+
+
+def test_smoothing_suits_windows_too_that_only_a_persons_own_candidates_name(data):
+    events, windows, vocabulary = data
+    new = pl.col("user").is_in([45, 46, 47, 48, 49]) & (pl.col("behavior") != "e")
+    events = events.with_columns(behavior=pl.when(new).then(pl.lit("own ") + pl.col("behavior")).otherwise("behavior"))
+    strange = events["behavior"].gather(windows["row"]).str.starts_with("own")
+    split = pl.when((pl.col("split") == "valid") & strange).then(pl.lit("valid_outside")).otherwise("split")
+    past, marked = Past.from_tables(events, vocabulary), windows.with_columns(split=split)
+    alone = WholePast().fit(past, marked.filter(pl.col("split") != "valid_outside"), vocabulary)
+    with_them = WholePast().fit(past, marked, vocabulary)
+    rows = rows_of(marked, "valid_outside")
+    rows = rows[past.behavior[rows] < past.size + past.own[rows]]
+    assert loss_of(with_them.log_p(past, rows), past, rows) < loss_of(alone.log_p(past, rows), past, rows)

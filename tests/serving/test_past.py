@@ -130,3 +130,10 @@ def test_spellings_of_a_place_are_one():
         person.append(Circumstances(number, 8, 0, place), BEHAVIORS[0])
     assert person.counted(Circumstances(9, 8, 0, "home")).contexts["place"][0, 0] == 3
     assert person.counted(Circumstances(9, 8, 0, "mars")).contexts["place"][0, 0] == 2
+
+
+def test_spellings_of_an_own_behaviour_are_one_candidate():
+    person = PersonalPast(Known(BEHAVIORS, PLACES))
+    at = Circumstances(0, 8, 0, "home")
+    assert person.append(at, "Yak shaving") == person.append(at, "YAK shaving") == len(BEHAVIORS)
+    assert list(person.own) == ["Yak shaving"] and person.candidates() == len(BEHAVIORS) + 1
