@@ -125,10 +125,14 @@ def _up_to_date(warm_environment, tmp_path_factory) -> Project:
             shutil.copy(ROOT / name, project.folder / name)
     project.git("init", "--quiet", project.folder)
     project.dvc("init", "--quiet", "--force")
-    for out in Repo(project.folder).index.outs:
+    index = Repo(project.folder).index
+    read = {Path(dep.fs_path) for dep in index.deps}
+    for out in index.outs:
         path = Path(out.fs_path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("an output", encoding="utf-8")
+        # of a folder what other stages read of it
+        for file in [each for each in read if path in each.parents] or [path]:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("an output", encoding="utf-8")
     splits = ["train"] * 5 + ["valid", "natural", "balanced"]
     events = small_log([33] * len(splits))
     log = {"events": events, "windows": small_windows(events, splits), "vocabulary": all_behaviors()}
