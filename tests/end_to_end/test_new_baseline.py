@@ -4,7 +4,7 @@ import pytest
 
 from tests.end_to_end.project import Project, stages_run
 
-NAMES = ("bert4rec_id", "often_id", "often_next")
+NAMES = ("sasrec_ce_id", "often_id", "often_next")
 BASELINE = '''"""Every behaviour as often as it happens."""
 
 import torch
@@ -54,7 +54,7 @@ def add_baseline(project: Project) -> dict[str, str]:
     pipeline, settings = ((folder / name).read_text(encoding="utf-8") for name in ("dvc.yaml", "params.yaml"))
     like = pipeline[pipeline.index("  bert4rec:\n"):].partition("\n\n")[0]
     added = pipeline.replace("  evaluate:\n", f"{like.replace('bert4rec', 'often')}\n\n  evaluate:\n")
-    added = added.replace("bert4rec_id, ", "".join(f"{each}, " for each in NAMES))
+    added = added.replace("sasrec_ce_id, ", "".join(f"{each}, " for each in NAMES))
     return {"systems/often.py": BASELINE, "params.yaml": settings + SETTINGS, "dvc.yaml": added}
 
 

@@ -103,7 +103,7 @@ def test_a_log_format_is_one_file_and_runs_ingest_and_what_follows(up_to_date):
     edit(up_to_date, changes)
     assert len(changes) <= promised()["log format"]
     # cards say of which format the log is
-    assert up_to_date.dvc_json("status", "dvc.yaml").keys() == {"ingest", "card@sft", "card@dpo"}
+    assert up_to_date.dvc_json("status", "dvc.yaml").keys() == {"ingest", "card@sft", "card@dpo", "card@fusion"}
     (up_to_date.folder / "log.txt").write_text(LOG, encoding="utf-8")
     set_param(up_to_date, "format: simulated", "format: barred")
     set_param(up_to_date, "  path: data/raw\n", "  path: log.txt\n")
@@ -127,7 +127,9 @@ def test_an_objective_is_one_file_and_runs_training_and_what_follows(up_to_date)
     changes = {"stages/training/objectives.py": [("OBJECTIVES: dict", OBJECTIVE), ('    "sft": Objective(', line)]}
     edit(up_to_date, changes)
     assert len(changes) <= promised()["objective"]
-    assert up_to_date.dvc_json("status", "dvc.yaml").keys() == {"sft", "dpo", "card@sft", "card@dpo"}
+    # habits have the training loop
+    assert up_to_date.dvc_json("status", "dvc.yaml").keys() == {
+        "sft", "dpo", "habits", "card@sft", "card@dpo", "card@fusion"}
     set_param(up_to_date, "objective: dpo\n", "objective: hinge\n")
     assert python(up_to_date, TRAINED) == "hinge 0.9"
 
