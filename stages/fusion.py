@@ -17,8 +17,9 @@ from stages.common.errors import UserError
 from stages.common.files import atomic_folder, write_json
 from stages.common.params import Section
 from stages.common.stage import COUNTS, Kind, Stage, place, table
-from stages.metrics.outcomes import OUTSIDE
-from stages.metrics.splits import VALID, Split, read_splits
+from stages.metrics.candidates import OUTSIDE
+from stages.metrics.decisions import first_half
+from stages.metrics.splits import VALID, OpenTable, Split, with_log_p
 from stages.past.pool import fit_weights, pooled
 from stages.past.settings import Fusion
 
@@ -47,27 +48,24 @@ def fusion(
     """
     names = ("habits", params.fusion.model, params.fusion.beside)
     frames = _tables(names, predictions)
-    splits = [read_splits(frame, events, vocabulary) for frame in frames]
-    valid = [split["valid_natural"] for split in splits]
-    everybody = np.ones(len(valid[0].label), bool)
-    weights = _fitted(valid, everybody)
-    first = np.unique(np.concatenate([splits[0][name].user for name in VALID]))[::2]
+    parts = [OpenTable.of(frame, events, vocabulary).windows for frame in frames]
+    log_p, user, split = [each.log_p for each in parts], parts[0].user, frames[0]["split"].to_numpy()
+    valid = [each.part(split == "valid_natural") for each in parts]
+    weights, first = _fitted(valid, np.ones(len(valid[0].label), bool)), first_half(user[np.isin(split, VALID)])
     by_half = _by_half(valid, first)
-    others = [split for name, split in zip(names, valid, strict=True) if name != params.fusion.model]
-    log_p: dict[str, np.ndarray] = {}
-    for name in frames[0]["split"].unique(maintain_order=True):
-        of_split = [split[name] for split in splits]
-        log_p[name] = (_crossed(of_split, by_half, first) if name in VALID
-                       else pooled([each.log_p for each in of_split], weights))
-    known = valid[0].label != OUTSIDE
-    losses = {name: _loss(split.log_p[known], split.label[known]) for name, split in zip(names, valid, strict=True)}
-    for name, parted in (("fusion", valid), ("without", others)):
-        losses[name] = _loss(_crossed(parted, _by_half(parted, first), first)[known], valid[0].label[known])
+    found, own = pooled(log_p, weights), np.isin(split, VALID)
+    found[own] = _crossed([each[own] for each in log_p], user[own], by_half, first)
+
+    known, label = valid[0].label != OUTSIDE, valid[0].label
+    losses = {name: _loss(each.log_p[known], label[known]) for name, each in zip(names, valid, strict=True)}
+    others = [each for name, each in zip(names, valid, strict=True) if name != params.fusion.model]
+    for name, members, chosen in (("fusion", valid, by_half), ("without", others, _by_half(others, first))):
+        answered = _crossed([each.log_p for each in members], valid[0].user, chosen, first)
+        losses[name] = _loss(answered[known], label[known])
     pool = {"weights": dict(zip(names, weights.tolist(), strict=True)), "valid_windows": int(known.sum()),
             "valid_log_loss": losses}
-    parts = [row[np.isfinite(row)].tolist() for each in log_p.values() for row in each]
-    return frames[0].with_columns(log_p=pl.Series(parts, dtype=tables.FLOATS)), pool, {
-        "layout": "past", "context": "next", "events_dropped": 0, "windows": len(parts), **pool,
+    return with_log_p(frames[0], found), pool, {
+        "layout": "past", "context": "next", "events_dropped": 0, "windows": len(found), **pool,
         "weights_by_half": [dict(zip(names, each.tolist(), strict=True)) for each in by_half.values()],
     }
 
@@ -107,14 +105,16 @@ def _by_half(valid: list[Split], first: np.ndarray) -> dict[bool, np.ndarray]:
     return {half: _fitted(valid, np.isin(valid[0].user, first) != half) for half in (True, False)}
 
 
-def _crossed(parts: list[Split], by_half: dict[bool, np.ndarray], first: np.ndarray) -> np.ndarray:
-    """Log-probabilities of the pool, each user's windows with the weights of their half."""
-    log_p = np.empty_like(parts[0].log_p)
+def _crossed(
+    log_p: list[np.ndarray], user: np.ndarray, by_half: dict[bool, np.ndarray], first: np.ndarray
+) -> np.ndarray:
+    """Log-probabilities of the pool of parts `(N, C)`, each user's windows with the weights of their half."""
+    found = np.empty_like(log_p[0])
     for half, weights in by_half.items():
-        own = np.isin(parts[0].user, first) == half
+        own = np.isin(user, first) == half
         if own.any():
-            log_p[own] = pooled([each.log_p[own] for each in parts], weights)
-    return log_p
+            found[own] = pooled([each[own] for each in log_p], weights)
+    return found
 
 
 def _loss(log_p: np.ndarray, label: np.ndarray) -> float | None:

@@ -50,7 +50,7 @@ def cross_fitted(natural: Split, balanced: Split, share: np.ndarray, evaluate: E
     in the order of their pseudonyms: each half's windows, of both splits, get `choose_tau` the other half's `balanced`
     windows, or of all `balanced` windows where the other half has none of a behaviour in the vocabulary.
     """
-    first = np.unique(np.concatenate([natural.user, balanced.user]))[::2]
+    first = first_half(natural.user, balanced.user)
     moved = [split.log_p.copy() for split in (natural, balanced)]
     for half in (True, False):
         others = balanced.part(np.isin(balanced.user, first) != half)
@@ -59,6 +59,14 @@ def cross_fitted(natural: Split, balanced: Split, share: np.ndarray, evaluate: E
             own = np.isin(split.user, first) == half
             log_p[own] = adjusted(split.log_p[own], share, tau)
     return natural.moved(moved[0]), balanced.moved(moved[1])
+
+
+def first_half(*users: np.ndarray) -> np.ndarray:
+    """Every other one of the users of validation windows, in the order of their pseudonyms; the rest is the other half.
+
+    What one half chooses is scored on the other.
+    """
+    return np.unique(np.concatenate(users))[::2]
 
 
 def decided(predictions: pl.DataFrame, share: np.ndarray, tau: float) -> pl.DataFrame:

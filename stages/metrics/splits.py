@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from stages.common import tables
+from stages.common.draws import positions
 from stages.common.errors import UserError
 from stages.metrics.candidates import OUTSIDE, OwnCandidates
 from stages.metrics.opening import choose_share, opened
@@ -99,7 +100,7 @@ class OpenTable:
                 "person did before); run `dvc repro`"
             )
         user = events["user"].gather(row).to_numpy()
-        known = events_known(events["user"], row.to_numpy())
+        known = positions(events["user"].to_numpy())[row.to_numpy()]
         return cls(predictions, Split(log_p, label, user, own if own.width else None, known), share)
 
     def splits(self) -> dict[str, Split]:
@@ -118,13 +119,6 @@ def read_splits(predictions: pl.DataFrame, events: pl.DataFrame, vocabulary: pl.
         UserError: the predictions were made from other events or another vocabulary.
     """
     return OpenTable.of(predictions, events, vocabulary).splits()
-
-
-def events_known(user: pl.Series, rows: np.ndarray) -> np.ndarray:
-    """How many events of its person stand before each of `rows` `(N,)`, for the users of a log's events."""
-    ends = np.cumsum(user.rle().struct.field("len").to_numpy().astype(np.int64))
-    starts = np.concatenate([[0], ends])
-    return rows - starts[np.searchsorted(ends, rows, side="right")]
 
 
 def slots(behavior: pl.Series, names: pl.Series, own: OwnCandidates | None) -> np.ndarray:

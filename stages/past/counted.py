@@ -1,6 +1,6 @@
 """What a person did before a window, counted: the whole past, linear in events and windows, never the window itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +91,21 @@ def count(past: Past, rows: np.ndarray) -> Counted:
         hour=past.hour[rows], weekday=past.weekday[rows],
         stays=(before != NONE) & (past.place[before] == past.place[rows]),
     )
+
+
+def of_candidates(
+    past: Past, rows: np.ndarray, log_p: Callable[[Counted, np.ndarray], np.ndarray]
+) -> list[np.ndarray]:
+    """Log-probabilities of the candidates of each of `rows` `(W,)`, V and the person's own: float32 each.
+
+    Args:
+        log_p: of a piece's windows that were counted, and their rows, `(N, C)`.
+    """
+    order, found = np.argsort(rows, kind="stable"), []
+    for piece in pieces(past, rows[order]):
+        counted = count(past, at := rows[order][piece])
+        found += [row[allowed] for row, allowed in zip(log_p(counted, at), counted.allowed, strict=True)]
+    return [found[place] for place in np.argsort(order)]
 
 
 def _contexts(

@@ -52,7 +52,7 @@ class LastBehavior(_Counting):
 
     def fit(self, past: Past, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
         super().fit(past, windows, vocabulary)
-        rows = _rows(windows, "train")
+        rows = rows_of(windows, "train")
         repeated = self._behaviors(past, rows) == self._last(past, rows)
         # one imagined window that does not repeat keeps the weight below 1
         self.weight = max(0.5, repeated.sum() / (len(repeated) + 1))
@@ -109,12 +109,12 @@ class Markov(_Counting):
 
     def fit(self, past: Past, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
         super().fit(past, windows, vocabulary)
-        train, valid = _rows(windows, "train"), _rows(windows, "valid")
+        train, valid = rows_of(windows, "train"), rows_of(windows, "valid")
         self.places = past.places.gather(_shared_places(past, train))
         known = [level for level in self.levels if len(self.places) or "place" not in level]
         contexts, label = self.contexts(past, train), self._behaviors(past, train)
         self.counts = {level: Table.counted(self._key(contexts, level), label, past.size) for level in known}
-        valid = valid[np.linspace(0, len(valid) - 1, min(len(valid), self.valid_windows)).astype(np.int64)]
+        valid = evenly(valid, self.valid_windows)
         self._choose(self.contexts(past, valid), self._behaviors(past, valid))
         return self
 
@@ -195,5 +195,11 @@ def smoothed(counts: np.ndarray, p: np.ndarray, concentration: float) -> np.ndar
     return (counts + concentration * p) / (counts.sum(axis=1, keepdims=True) + concentration)
 
 
-def _rows(windows: pl.DataFrame, split: str) -> np.ndarray:
+def rows_of(windows: pl.DataFrame, split: str) -> np.ndarray:
+    """Rows of the windows of a split, sorted."""
     return windows.filter(pl.col("split") == split)["row"].sort().to_numpy()
+
+
+def evenly(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the values, evenly from the first to the last."""
+    return values[np.linspace(0, len(values) - 1, min(len(values), most)).astype(np.int64)]

@@ -12,7 +12,7 @@ from torch import nn
 from stages.common.console import track
 from stages.common.draws import stream
 from stages.past.counted import Counted, count, pieces
-from stages.past.counting import Markov
+from stages.past.counting import Markov, evenly, rows_of
 from stages.past.habits import Habits
 from stages.past.network import Batch, Network
 from stages.past.numbers import NAMES, moment_sizes
@@ -43,14 +43,15 @@ def fit(
     """
     windows = _fewer(windows)
     markov = Markov().fit(past, windows, vocabulary)
-    counts = vocabulary["train_events"].to_numpy()
-    people = Population(markov, counts / counts.sum(), int(counts.sum()))
+    people = Population(markov, int(vocabulary["train_events"].sum()))
     torch.manual_seed(seed)
     network = Network(len(NAMES), sum(moment_sizes(past.size, len(markov.places))), past.size, settings.hidden)
     rng = stream(seed, "habits windows")
     rows = _drawn(windows, "train", min(settings.train_windows, _CELLS // past.size), rng)
     batch = _training(people, past, windows, vocabulary, rows, settings, rng)
-    valid = [Batch.of(each) for each in people.inputs_of(past, _drawn(windows, "valid", _VALID_WINDOWS, rng))]
+    tested = _drawn(windows, "valid", _VALID_WINDOWS, rng)
+    valid = [Batch.of(people.inputs_of(past, count(past, tested[piece]), tested[piece]))
+             for piece in pieces(past, tested)]
     network.standardise(batch.numbers[torch.from_numpy(rng.permutation(len(batch))[:_SAMPLE])].float())
 
     def validate() -> float:
@@ -119,13 +120,11 @@ def _fewer(windows: pl.DataFrame) -> pl.DataFrame:
     train = windows.filter(split="train").sort("row")
     if len(train) <= _CHAIN_WINDOWS:
         return windows
-    even = np.linspace(0, len(train) - 1, _CHAIN_WINDOWS).astype(np.int64)
-    return pl.concat([train[even], windows.filter(pl.col("split") != "train")])
+    return pl.concat([train[evenly(np.arange(len(train)), _CHAIN_WINDOWS)], windows.filter(pl.col("split") != "train")])
 
 
 def _drawn(windows: pl.DataFrame, split: str, most: int, rng: np.random.Generator) -> np.ndarray:
-    rows = windows.filter(split=split)["row"].sort().to_numpy()
-    return np.sort(rng.permutation(rows)[:most])
+    return np.sort(rng.permutation(rows_of(windows, split))[:most])
 
 
 def _rounds(batch: Batch, size: int, steps: int, rounds: int, rng: np.random.Generator) -> Iterator[Iterator[Batch]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stages.past.counted import of_candidates
 from stages.past.population import Population
 from stages.past.weights import Weights
 from stages.past.whole import WholePast
@@ -26,9 +27,5 @@ class Habits:
 
     def log_p(self, past: Past, rows: np.ndarray) -> list[np.ndarray]:
         """Log-probabilities of the candidates of each of `rows` `(W,)`, V and the person's own: float32 each."""
-        order = np.argsort(rows, kind="stable")
-        found: list[np.ndarray] = []
-        for inputs in self.people.inputs_of(past, rows[order]):
-            log_p = self.weights.log_p(inputs)
-            found += [row[allowed] for row, allowed in zip(log_p, inputs.allowed, strict=True)]
-        return [found[place] for place in np.argsort(order)]
+        return of_candidates(
+            past, rows, lambda counted, at: self.weights.log_p(self.people.inputs_of(past, counted, at)))

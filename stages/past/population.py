@@ -1,11 +1,10 @@
 """What the people of training do: what the model of habits compares a person with, and tells its network."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from stages.past.counted import Counted, count, pieces
+from stages.past.counted import Counted
 from stages.past.counting import Markov
 from stages.past.numbers import moments, numbers
 from stages.past.weights import Inputs
@@ -18,13 +17,16 @@ class Population:
 
     Attributes:
         markov: their chain.
-        share: the behaviours' shares of their events `(V,)`, in the vocabulary's order.
-        events: how many these are.
+        events: how many events of theirs there are.
     """
 
     markov: Markov
-    share: np.ndarray
     events: int
+
+    @property
+    def share(self) -> np.ndarray:
+        """The behaviours' shares of their events `(V,)`, in the vocabulary's order."""
+        return self.markov.share
 
     @property
     def floor(self) -> float:
@@ -45,8 +47,7 @@ class Population:
             counted.allowed, counted.outside, counted.label,
         )
 
-    def inputs_of(self, past: Past, rows: np.ndarray) -> Iterator[Inputs]:
-        """What the network reads of the windows of `rows`, sorted, in pieces."""
-        for piece in pieces(past, rows):
-            contexts = self.markov.contexts(past, rows[piece])
-            yield self.inputs(count(past, rows[piece]), contexts, self.markov.log_p_in(contexts))
+    def inputs_of(self, past: Past, counted: Counted, rows: np.ndarray) -> Inputs:
+        """What the network reads of the windows of `rows`, which were `counted`."""
+        contexts = self.markov.contexts(past, rows)
+        return self.inputs(counted, contexts, self.markov.log_p_in(contexts))

@@ -72,7 +72,7 @@ def read(path: Path) -> tuple[Habits, list[str]]:
     whole = WholePast()
     whole.markov, whole.events = markov, facts["events"]
     whole.concentration = {level: np.inf if value is None else value for level, value in facts["whole_past"].items()}
-    people = Population(markov, arrays["share"], facts["events"])
+    people = Population(markov, facts["events"])
     return Habits(Weights(network), people, whole), facts["behaviors"]
 
 

@@ -5,8 +5,8 @@ from typing import Self
 import numpy as np
 import polars as pl
 
-from stages.past.counted import Counted, count, pieces
-from stages.past.counting import Markov, least_loss, smoothed
+from stages.past.counted import Counted, count, of_candidates, pieces
+from stages.past.counting import Markov, evenly, least_loss, smoothed
 from stages.windows.cut import VALID_OUTSIDE
 from stages.windows.past import Past
 
@@ -38,7 +38,7 @@ class WholePast:
         rows = rows[past.behavior[rows] < past.size + past.own[rows]]
         if not len(rows):
             return self
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), Markov.valid_windows)).astype(np.int64)]
+        rows = evenly(rows, Markov.valid_windows)
         counted = [count(past, rows[piece]) for piece in pieces(past, rows)]
         prior = [self.prior(each, markov.log_p(past, rows[piece]))
                  for each, piece in zip(counted, pieces(past, rows), strict=True)]
@@ -52,12 +52,7 @@ class WholePast:
 
     def log_p(self, past: Past, rows: np.ndarray) -> list[np.ndarray]:
         """Log-probabilities of each window's candidates, V and the person's own: float32 each, for `rows` `(W,)`."""
-        order, found = np.argsort(rows, kind="stable"), []
-        for piece in pieces(past, rows[order]):
-            counted = count(past, rows[order][piece])
-            log_p = self.log_p_of(counted, self.markov.log_p(past, rows[order][piece]))
-            found += [row[allowed] for row, allowed in zip(log_p, counted.allowed, strict=True)]
-        return [found[place] for place in np.argsort(order)]
+        return of_candidates(past, rows, lambda counted, at: self.log_p_of(counted, self.markov.log_p(past, at)))
 
     def log_p_of(self, counted: Counted, log_markov: np.ndarray) -> np.ndarray:
         """Log-probabilities `(W, C)` float32, -inf where a candidate is not the window's."""

@@ -34,7 +34,7 @@ class Decision:
                             "--metrics names others") from None
 
     def columns(self, p: np.ndarray, share: np.ndarray) -> dict[str, np.ndarray]:
-        """What is printed of candidates with probabilities `p` (V,) and shares of the log (V,); the last orders them.
+        """What is printed of candidates with probabilities `p` (C,), of the vocabulary's shares (V,); the last orders.
 
         `probability` is the model's at the temperature; with a τ `adjusted` stands beside it, the share of each
         candidate in p(y|x) / π(y)^τ.

@@ -201,11 +201,7 @@ class Person:
             return [{"behavior": candidates[number], **{key: float(each[turn]) for key, each in columns.items()}}
                     for turn, number in enumerate(order)]
         p = self._distribution(question)
-        if top is None:
-            share = np.pad(self.predictor.share, (0, len(self.past.own)), constant_values=self.predictor.share.min())
-            columns = decision.columns(p, share)
-        else:
-            columns = {"at_least": p, "at_most": p}
+        columns = decision.columns(p, self.predictor.share) if top is None else {"at_least": p, "at_most": p}
         order = (-columns[list(columns)[-1]]).argsort(kind="stable")[:top]
         return [{"behavior": candidates[number], **{key: float(each[number]) for key, each in columns.items()}}
                 for number in order]

@@ -42,8 +42,7 @@ def habits(places: bool = True) -> Habits:
     network = Network(len(NAMES), sum(moment_sizes(past.size, len(markov.places))), past.size, 8)
     for weight in network.parameters():
         weight.data.normal_(0, 0.3)
-    counts = vocabulary["train_events"].to_numpy()
-    people = Population(markov, counts / counts.sum(), int(counts.sum()))
+    people = Population(markov, int(vocabulary["train_events"].sum()))
     return Habits(network.weights(), people, WholePast().fit_on(markov, past, windows, vocabulary))
 
 

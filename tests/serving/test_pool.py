@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from stages.common import tables
+from stages.commands import predict
 from stages.common.checksums import seal_folder
 from stages.common.errors import UserError
 from stages.common.files import write_json
@@ -170,3 +171,16 @@ def test_habits_start_without_pytorch_and_answer_line_by_line(models, tmp_path):
     assert len(answer["predictions"]) == len(BEHAVIORS) + 1 and answer["line"] == 2
     assert [each["line"] for each in errors] == [3, 4, 5]
     assert "before the last event's" in errors[1]["error"] and "'Taking a taxi'" in errors[2]["error"]
+
+
+def test_the_command_takes_the_parts_from_where_it_is_told(models, tmp_path, monkeypatch, capsys):
+    tables.write(all_behaviors(), "vocabulary", tmp_path / "vocabulary.parquet")
+    (tmp_path / "lines").write_text('{"time": "2024-03-01T08:00"}\n', encoding="utf-8")
+    away = pool(tmp_path / "p", {"habits": 1.0})
+    said = []
+    for words in ([away, "--parts", models], [models / "habits"]):
+        monkeypatch.setattr(sys, "argv", ["predict", "--vocabulary", str(tmp_path / "vocabulary.parquet"), "--input",
+                                          str(tmp_path / "lines"), "--model", *map(str, words)])
+        predict.main()
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1] and said[0]["predictions"]
