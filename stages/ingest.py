@@ -131,7 +131,7 @@ def _counts(log: Log, refused: pl.DataFrame, share: float, log_format: str, beha
         "ignored": ignored.height, "ignored_by_rule": _by_rule(ignored),
         "users": 1 + int((user != user.shift()).sum()), "behaviors": behaviors,  # users are sorted
         "places": log.events["place"].n_unique(), "first": time.min().isoformat(), "last": time.max().isoformat(),
-        "newest_first": log.newest_first, "elsewhere": log.elsewhere,
+        "newest_first": log.newest_first, "elsewhere": log.elsewhere, "across": log.across,
         "changed": {kind: {why: names for why, names in of_one.items() if names["names"]}
                     for kind, of_one in log.changed.items()},
     }
@@ -165,6 +165,9 @@ def _summary(counts: dict[str, Any]) -> str:
     if counts["elsewhere"]:
         lines.append(f"  written with another offset than source.time_zone has then: {counts['elsewhere']:,} events; "
                      + _ELSEWHERE)
+    if counts["across"]:
+        lines.append("  events at the time of an event of the same person in another file: "
+                     f"{counts['across']:,}; files stand in the order of their times")
     for (kind, why), words in _CHANGED.items():
         if found := counts["changed"].get(kind, {}).get(why):
             names = [_changed(**each) for each in found["most"][:_NAMED]]

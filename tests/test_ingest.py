@@ -72,6 +72,16 @@ def test_what_is_set_aside_is_said_by_rule(tmp_path):
     assert "refused: no user: 1\n" in said and "no events: copy of an earlier event: 2\n" in said, said
 
 
+def test_ties_across_files_are_said(tmp_path):
+    write_log(tmp_path / "log" / "b.csv", [*ROWS, "u1,2024-03-01 12:30:00,home,Reading"])
+    write_log(tmp_path / "log" / "a.csv", [*ROWS, "u3,2024-03-02 22:15:30,home,Sleeping"])
+    params = table_params(tmp_path / "log")
+    done = run(tmp_path, write_params(tmp_path / "params.yaml", params))
+    assert json.loads((tmp_path / "m.json").read_text())["across"] == 1, "copies are no ties"
+    said = " ".join((done.stderr + done.stdout).split())
+    assert "at the time of an event of the same person in another file: 1;" in said, said
+
+
 def test_too_many_refused_says_which_rules_and_shows_rows(tmp_path):
     rows = [*ROWS, "secret-9,yesterday,secret place,Gaming", "secret-9,tomorrow,home,secret act"]
     with pytest.raises(UserError) as error:

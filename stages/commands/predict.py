@@ -19,9 +19,9 @@ needs no language model; or a language model, such as models/sft, for which layo
 that have no weight are not loaded.
 
 Behaviors are named as in the vocabulary, after any taxonomy; one that it does not name is a candidate of that person's
-from then on. A place may be left out. A key "user" (text or a whole number) says whose a line is; of it only a hash is
-kept, in this program's memory. --order-only gives "at_least" and "at_most" instead of "probability", which differ where
-a language model alone answers.
+from then on. A place may be left out. A key "user" (text or a whole number) says whose a line is, as in a log: 7.0 is
+7, and a UUID the same in capitals; of it only a hash is kept, in this program's memory. --order-only gives "at_least"
+and "at_most" instead of "probability", which differ where a language model alone answers.
 
 Times are local, or have an offset if params.yaml has a source.time_zone. Each person's lines stand in their order, by
 instant: in the hour that comes twice when clocks go back a local time is the first of the two that is not before the

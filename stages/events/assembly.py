@@ -20,8 +20,8 @@ from stages.common import tables
 from stages.common.console import track
 from stages.common.hashing import pseudonym
 from stages.common.parallel import side_by_side
-from stages.events import reading
-from stages.events.direction import newest_first
+from stages.events import people, reading
+from stages.events.direction import middle, newest_first
 from stages.events.labels import OTHER, UNKNOWN, settle_behaviors, settle_places, tally
 from stages.events.offsets import PER_MINUTE
 from stages.events.order import repeated, stable_order
@@ -65,6 +65,7 @@ class Log:
     Attributes:
         newest_first: files that were read from their end.
         elsewhere: events that were written with another offset than the time zone has then.
+        across: events of the person and time of the one before them, which is of another file.
         changed: behaviours and places whose names did not stay as they were, as stages.events.labels lists them.
     """
 
@@ -74,7 +75,13 @@ class Log:
     files: int
     newest_first: int = 0
     elsewhere: int = 0
+    across: int = 0
     changed: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+
+def _is_known(offset: np.ndarray) -> bool:
+    """Whether rows, of which all or none know it, know their offset from UTC."""
+    return bool(len(offset)) and offset[0] != _UNKNOWN
 
 
 @dataclass
@@ -99,6 +106,21 @@ class _Accepted:
         for pieces in self.columns.values():
             pieces[first:] = [piece[::-1] for piece in reversed(pieces[first:])]
         self.newest_first += 1
+
+    def order_files(self) -> None:
+        """Put the files in the order of their times; those of one time stay in the order of their names."""
+        pieces: dict[int, list[int]] = {}
+        for place, file in enumerate(self.files):
+            pieces.setdefault(file, []).append(place)
+        if len(pieces) > 1:
+            ordered = sorted(pieces.values(), key=lambda own: middle([self._instants(place) for place in own]))
+            places = [place for own in ordered for place in own]
+            self.columns = {name: [column[place] for place in places] for name, column in self.columns.items()}
+            self.files = [self.files[place] for place in places]
+
+    def _instants(self, piece: int) -> np.ndarray:
+        time, offset = self.columns["time"][piece], self.columns["offset"][piece]
+        return time - offset.astype(np.int64) * PER_MINUTE if _is_known(offset) else time
 
     def pop(self, name: str, kind: np.dtype | None = None) -> np.ndarray:
         """A whole column, of another kind if one is given; its pieces are let go."""
@@ -133,10 +155,12 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None, key
                 before = end
             if first < len(accepted.files):
                 accepted.order_file(first, source.order)
+    accepted.order_files()
     if not rows:
         none, refusals = (pl.DataFrame(schema=tables.SCHEMAS[name]) for name in ("events", "quarantine"))
         return Log(none, refusals, 0, len(files))
-    events, again, changed = _sorted(accepted, {name: found.known() for name, found in values.items()}, source.top)
+    events, again, across, changed = _sorted(
+        accepted, {name: found.known() for name, found in values.items()}, source.top)
     if source.event_columns:
         again = again.with_columns(rule=pl.lit(Rule.COPY.value))
     events = log_format.finish(events)
@@ -144,7 +168,8 @@ def read_log(log_format: Format, source: Source, names: pl.DataFrame | None, key
     paths = pl.Series([file.as_posix() for file in files])
     quarantine = quarantine.select(paths.gather(quarantine["file"]).alias("file"), "line", "rule", "text")
     assert rows == events.height + quarantine.height
-    return Log(events, quarantine, rows, len(files), accepted.newest_first, accepted.elsewhere, changed)
+    return Log(events, quarantine, rows, len(files), accepted.newest_first, accepted.elsewhere, across,
+               changed)
 
 
 def _check_piece(
@@ -204,10 +229,12 @@ def _short(lines: np.ndarray) -> np.ndarray:
 
 
 def _check_users(users: pl.Series, key: bytes) -> pl.DataFrame:
-    # programs write a column of whole numbers with gaps as floats, to text too
-    names = users.str.strip_chars().str.replace(r"^(-?\d+)\.0$", "$1")
-    numbers = pl.Series([pseudonym(name, key) for name in names], dtype=pl.UInt64)
-    return users.to_frame("text").select(rule=pl.when(_ABSENT).then(pl.lit(Rule.NO_USER.value)), user=numbers)
+    ids = users.str.strip_chars()
+    numbers = pl.Series([pseudonym(people.canonical(each), key) for each in ids], dtype=pl.UInt64)
+    rounded = pl.Series([people.is_rounded(each) for each in ids], dtype=pl.Boolean)
+    return users.to_frame("text").select(
+        rule=pl.when(_ABSENT).then(pl.lit(Rule.NO_USER.value)).when(rounded).then(pl.lit(Rule.ROUNDED.value)),
+        user=numbers)
 
 
 def _check_behaviors(behaviors: pl.Series, taxonomy: Taxonomy, unlisted: str) -> pl.DataFrame:
@@ -230,12 +257,15 @@ def _check_places(places: pl.Series) -> pl.DataFrame:
 
 def _sorted(
     accepted: _Accepted, known: dict[str, pl.DataFrame], top: int
-) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """The events, sorted, the duplicates as rows of the quarantine (line, rule, text, file), and the names changed."""
+) -> tuple[pl.DataFrame, pl.DataFrame, int, dict[str, Any]]:
+    """The events, sorted; the duplicates as rows of the quarantine (line, rule, text, file); ties; the names changed.
+
+    The ties are those of rows of different files.
+    """
     ends = np.cumsum([len(values) for values in accepted.columns["user"]])
     pseudonyms, rank = np.unique(known["user"]["user"].to_numpy(), return_inverse=True)
     time, offset = accepted.pop("time"), accepted.pop("offset")
-    known_at = bool(len(offset)) and offset[0] != _UNKNOWN  # of all rows, or of none
+    known_at = _is_known(offset)
     if known_at:
         time -= offset.astype(np.int64) * PER_MINUTE  # the instant, until it is sorted
     order, user = stable_order(rank.astype(np.uint32)[accepted.pop("user")], time)
@@ -249,10 +279,11 @@ def _sorted(
         pl.lit(Rule.DUPLICATE.value).alias("rule"), pl.lit("").alias("text"),
         pl.Series("file", np.array(accepted.files)[np.searchsorted(ends, rows, side="right")], dtype=pl.UInt32),
     )
-    del order
     if len(again):
-        user, time, offset, place, behavior = (
-            np.delete(column, again) for column in (user, time, offset, place, behavior))
+        user, time, offset, place, behavior, order = (
+            np.delete(column, again) for column in (user, time, offset, place, behavior, order))
+    across = _across(user, time, order, ends, np.array(accepted.files))
+    del order
     if known_at:
         time += offset.astype(np.int64) * PER_MINUTE
     places = settle_places(known["place"], tally(place, known["place"].height))
@@ -262,4 +293,21 @@ def _sorted(
     events = pl.DataFrame(dict(zip(columns, side_by_side(jobs), strict=True))).select(
         pl.Series("user", pseudonyms[user]), pl.Series("time", time).cast(pl.Datetime("us")), "place", "behavior",
         offset=pl.Series(offset) if known_at else pl.lit(None, pl.Int16))
-    return events, twice, {"behaviors": behaviors.changed, "places": places.changed}
+    return events, twice, across, {"behaviors": behaviors.changed, "places": places.changed}
+
+
+def _across(user: np.ndarray, time: np.ndarray, order: np.ndarray, ends: np.ndarray, files: np.ndarray) -> int:
+    """How many rows have the user and the time of the one before them, which is of another file.
+
+    Args:
+        user: numbers `(N,)`, sorted.
+        time: microseconds `(N,)`, sorted.
+        order: which row each is, as they came `(N,)`.
+        ends: of the pieces, in rows `(P,)`.
+        files: of the pieces `(P,)`.
+    """
+    if len(ends) < 2 or (files == files[0]).all():
+        return 0
+    ties = np.flatnonzero((user[1:] == user[:-1]) & (time[1:] == time[:-1]))
+    before, after = (files[np.searchsorted(ends, order[ties + step], side="right")] for step in (0, 1))
+    return int((before != after).sum())

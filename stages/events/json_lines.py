@@ -1,20 +1,21 @@
 """Rows of JSON Lines, an object a line: most are read many at a time, those that ask for care one by one.
 
 A field becomes text: a number the shortest text of it (101.0 and 101 are one number), null and NaN nothing. An object,
-a list, `true` and `false` are no text. `data.app` names the field `app` of the object `data`, unless a key is spelt so.
+a list, `true` and `false` are no text. An integer has all its digits; a float of 2^53 and more is no user's id.
+`data.app` names the field `app` of the object `data`, unless a key is spelt so.
 """
 
 import functools
 import json
 import re
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from stages.events import reading
+from stages.events import people, reading
 from stages.events.columns import event_columns, need, within
 from stages.events.rules import Rule
 from stages.events.settings import Source
@@ -65,7 +66,7 @@ def _parse(text: pl.Series, names: list[str], columns: dict[str, str]) -> pl.Dat
     fields = fields.filter(~_asks_for_care(fields, text.gather(easy), names, columns["user"]))
     if fields.height < len(text):
         careful = rows.filter(~rows.is_in(fields["_row"].implode()))
-        exact = [_exactly(line, names, set(columns.values())) for line in text.gather(careful)]
+        exact = [_exactly(line, names, columns) for line in text.gather(careful)]
         one_by_one = pl.DataFrame(exact, {**dict.fromkeys(names, pl.String), "problem": pl.String}, orient="row")
         fields = pl.concat([fields, one_by_one.with_columns(careful.cast(pl.Int64).alias("_row"))],
                            how="diagonal").sort("_row")
@@ -119,7 +120,7 @@ def _asks_for_care(fields: pl.DataFrame, text: pl.Series, names: list[str], user
         care |= text.str.count_matches(_key(name), literal=True) > 1
     if text.str.contains(_LONE).any():
         care |= text.str.replace_all(_PAIR, "").str.contains(_LONE)
-    if (long := fields[user].str.contains(r"^-?(?:\d{17,}|\d*\.\d{15,})$").fill_null(False)).any():
+    if (long := fields[user].str.contains(r"^-?(?:\d{16,}|\d{16,}\.\d*|\d*\.\d{15,})$").fill_null(False)).any():
         # a number that is no integer has lost its last digits
         care |= long & text.str.contains(re.escape(_key(user)) + r"\s*:\s*-?\d+[.eE]")
     return care
@@ -130,8 +131,9 @@ def _key(name: str) -> str:
     return json.dumps(name.rpartition(".")[2], ensure_ascii=False)
 
 
-def _exactly(line: str, names: list[str], labels: set[str]) -> list[str | None]:
-    """The fields `names` of a line and its problem; what is no text is one where the field is among `labels`."""
+def _exactly(line: str, names: list[str], columns: dict[str, str]) -> list[str | None]:
+    """The fields `names` of a line and its problem; what is no text is one where the field is one of our `columns`."""
+    labels = set(columns.values())
     found = _object(line)
     if found is None:
         return [*([None] * len(names)), Rule.JSON.value]
@@ -145,6 +147,8 @@ def _exactly(line: str, names: list[str], labels: set[str]) -> list[str | None]:
             if name in labels:
                 problem = problem or Rule.NESTED.value
             value = None if name in labels else json.dumps(value, sort_keys=True)
+        elif isinstance(value, _Rounded) and name == columns["user"]:
+            problem = problem or Rule.ROUNDED.value
         texts.append(value)
     return [*texts, problem]
 
@@ -152,20 +156,38 @@ def _exactly(line: str, names: list[str], labels: set[str]) -> list[str | None]:
 def _object(line: str) -> dict[str, Any] | None:
     """The object that a line holds, its numbers as text."""
     try:
-        found = json.loads(line, parse_int=_number, parse_float=_number, parse_constant=lambda _: None)
+        found = json.loads(line, parse_int=_number, parse_float=_float, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
 
+class _Rounded(str):
+    """A float's text that may have been several whole numbers."""
+
+
+def _float(written: str) -> str:
+    """The text of a number that is written with a point or an exponent."""
+    number = _decimal(written)
+    return _Rounded(_number(written)) if number is None or number.copy_abs() >= people.EXACT else _number(written)
+
+
 def _number(written: str) -> str:
     """The shortest text of a number; its digits are kept, however many."""
-    number = Decimal(written)
-    if abs(number.adjusted()) > _LONGEST_NUMBER:
+    number = _decimal(written)
+    if number is None or abs(number.adjusted()) > _LONGEST_NUMBER:
         return written
     text = format(number, "f")
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text
+
+
+def _decimal(written: str) -> Decimal | None:
+    """None where the exponent has more than some eighteen digits."""
+    try:
+        return Decimal(written)
+    except InvalidOperation:
+        return None
 
 
 def _is_text(value: str) -> bool:

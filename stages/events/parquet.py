@@ -1,8 +1,9 @@
 """Rows of a Parquet file. A column's type is found out once for the file, and what is no text or time is named.
 
-A number becomes the shortest text of it, so that 101.0 of a column with gaps is the 101 of another file. Bytes are
-text in UTF-8; columns of 16 bytes that are none are UUIDs, ids of another fixed width their hexadecimal digits.
-`data.app` names the field `app` of the struct `data`, unless a column is called so.
+A number becomes the shortest text of it, so that 101.0 of a column with gaps is the 101 of another file; a float that
+may have been several users' numbers refuses its row. Bytes are text in UTF-8; columns of 16 bytes that are none are
+UUIDs, ids of another fixed width their hexadecimal digits. `data.app` names the field `app` of the struct `data`,
+unless a column is called so.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.events import reading
+from stages.events import people, reading
 from stages.events.columns import event_columns, need, within
 from stages.events.rules import Rule
 from stages.events.settings import Source
@@ -131,6 +132,9 @@ def _rows(frame: pl.DataFrame, kinds: dict[str, Any], bytes_are: dict[str, str])
             fields[name] = frame[name]
         else:
             fields[name] = frame.select(_text(pl.col(name), kind)).to_series()
+        if name == "user" and kind.is_float():
+            rounded = (frame[name].abs() >= _exact(kind)) & frame[name].is_not_nan()
+            problem = pl.select(pl.when(rounded).then(pl.lit(Rule.ROUNDED.value)).otherwise(problem)).to_series()
     return pl.DataFrame({"line": frame["line"], "fingerprint": frame["fingerprint"], "problem": problem, **fields})
 
 
@@ -143,6 +147,11 @@ def _text(value: pl.Expr, kind: Any) -> pl.Expr:
     if kind.is_decimal():
         return value.cast(pl.String).str.replace(r"(\.\d*?)0+$", "$1").str.strip_suffix(".")
     return value.cast(pl.String)
+
+
+def _exact(kind: Any) -> int:
+    """The whole numbers that a type of floats tells apart are below this."""
+    return people.EXACT_32 if kind == pl.Float32 else people.EXACT if kind == pl.Float64 else people.EXACT_16
 
 
 def _known_zone(time: pl.Series) -> pl.Series:

@@ -34,6 +34,9 @@ class Rule(StrEnum):
     TEXT = "no text: bytes that are no UTF-8, or half a character", "export the column as text in UTF-8"
     EVENT_TYPE = "not an opening", "such rows are no events"
     NO_USER = "no user", f"check source.columns.user; an empty field is no user, nor is {', '.join(MISSING[1:])}"
+    ROUNDED = ("a user's number that has lost its last digits",
+               "export ids as whole numbers or as text: a float of 64 bits tells whole numbers apart below 2^53, one "
+               "of 32 bits below 2^24, and spreadsheets write 1.5E+15")
     NO_TIME = "no time", "check source.columns.time"
     TIME = "unreadable time", "check source.columns.time and source.time_format (a letter is shown as a, a digit as 9)"
     DATE = ("a day without an hour",

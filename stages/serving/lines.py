@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from stages.common.errors import UserError
+from stages.events import people
 from stages.serving.times import shown
 
 LONGEST_LINE = 65_536  # bytes; a prompt holds far less
 _KEYS = ("user", "time", "place", "behavior")
 _NEEDED = 'an object with "time" is needed, such as {"time": "2024-05-06T16:20", "place": "home"}'
-_WHOLE = 2**53  # floats below are exactly the whole number that they show
 
 
 class Line(NamedTuple):
@@ -88,13 +88,15 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
 
 
 def _user(user: Any) -> bytes | None:
-    """The same for `7`, `"7"` and `7.0`, as in a log."""
+    """The same for `7`, `"7"` and `7.0`, and for a UUID in capitals, as in a log."""
     if user is None:
         return None
-    if isinstance(user, float) and user.is_integer() and abs(user) < _WHOLE:
+    if isinstance(user, float) and user.is_integer() and abs(user) < people.EXACT:
         user = int(user)
     if isinstance(user, bool) or not isinstance(user, str | int):
         raise UserError("user: text or a whole number is needed")
     if not (text := str(user).strip()):
         raise UserError("user: empty; leave the key out where all lines are one person's")
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    if people.is_rounded(text):
+        raise UserError("user: a number that has lost its last digits; a whole number or other text is needed")
+    return hashlib.blake2b(people.canonical(text).encode("utf-8", "surrogatepass"), digest_size=16).digest()

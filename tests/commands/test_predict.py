@@ -140,6 +140,8 @@ BAD = [
     (b'{"time": "2024-03-02T08:00", "user": -Infinity}', ["-Infinity"]),
     (b'{"time": "2024-03-02T08:00", "user": 1e400}', ["user", "text"]),
     (b'{"time": "2024-03-02T08:00", "user": 1.5}', ["user", "text"]),
+    (b'{"time": "2024-03-02T08:00", "user": 9007199254740992.0}', ["user", "whole number"]),
+    (b'{"time": "2024-03-02T08:00", "user": "1.5E+15"}', ["user", "digits"]),
     (b'{"time": "2024-03-02T08:00", "user": " "}', ["user", "empty"]),
     (b'{"time": "2024-03-02T08:00", "place": "caf\xe9"}', ["0xe9", "UTF-8"]),
     ('{"time": "2024-03-02T08:00"}'.encode("utf-16"), ["UTF-8"]),
@@ -216,11 +218,14 @@ def test_a_byte_order_mark_in_front_of_the_first_line_is_no_mistake(predictor):
     assert list(predict.answers([b"\xef\xbb\xbf" + asked[0], *asked[1:]], predictor, 3, False)) == usual
 
 
-def test_a_user_is_the_same_as_text_and_as_a_number(predictor):
+@pytest.mark.parametrize("written", [
+    [7, "7", 7.0, " 7 ", "7.0"], ["a1b2c3d4-0000-4000-8000-0000000000ff", "A1B2C3D4-0000-4000-8000-0000000000FF"],
+])
+def test_a_user_is_the_same_as_text_and_as_a_number_and_a_uuid_in_capitals(predictor, written):
     asked = [json.loads(line) for line in lines(6)]
     usual = list(predict.answers(map(json.dumps, asked), predictor, 3, False))
     for place, line in enumerate(asked):
-        line["user"] = [7, "7", 7.0, " 7 "][place % 4]
+        line["user"] = written[place % len(written)]
     assert list(predict.answers(map(json.dumps, asked), predictor, 3, False)) == usual
 
 

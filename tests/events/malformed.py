@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 COLUMNS = ("user", "time", "place", "behavior")
 USERS = ["ann@mail.example", "ben@mail.example", "0044-770-0900", "Zoë Müller", "1717171717", "Null", 'the "boss"',
-         "a,b;c"]
-ODD_USERS = ["", "nan", "NULL", " ", "\u2028", "x" * 300]
+         "a,b;c", "A1B2C3D4-0000-4000-8000-0000000000FF", "a1b2c3d4-0000-4000-8000-0000000000ff"]
+ODD_USERS = ["", "nan", "NULL", " ", "\u2028", "x" * 300, "1.2345678901234568e+18", "9007199254740992.0", "1E+05",
+             "9007199254740991.0", "12e10"]
 LABELS = ["Walking", "Reading, slowly", 'Singing "loud"', "看电影", "Cafe\u0301", "status: NaN seen", "[draft]", "{x}",
           "true", "Sleeping  in", "a|b", "x\ty", "7", "12.50", "Null"]
 ODD_LABELS = ["", "NaN", "null", "None", "<|im_end|>", "</s>", "y" * 101, "a\x07b", "a\u2028b", "  "]
@@ -128,7 +129,7 @@ def _csv(chance: random.Random, log: Malformed) -> None:
 
 def _json_lines(chance: random.Random, log: Malformed) -> None:
     values = [{"a": 1}, ["x"], True, False, None, float("nan"), 10**20 + 7, 10**30, 101.0, 7.5, 1e3, 2**64,
-              "\ud83d", -0.5]
+              "\ud83d", -0.5, 1e20, 2.0**53, 2.0**53 - 1, -(2.0**60)]
     lines = []
     for row in log.rows:
         row = dict(row)
@@ -143,6 +144,7 @@ def _json_lines(chance: random.Random, log: Malformed) -> None:
             line = chance.choice([line[:-1], line + ",", line + line, line + "," + line, line.replace('"', "'"),
                                   f"[{line}]", "null", "3", '"x"', "", "  ", "[" * 5000, '{"user":' * 3000,
                                   line[:-1] + ', "user": "zed@mail.example"}',
+                                  line[:-1] + ', "more": 1e99999999999999999999, "most": NaN}',
                                   "{}", "[{}", "{}]", line[: len(line) // 2]])
         lines.append(line)
     log.content = ("\n".join(lines) + chance.choice(["\n", ""])).encode()
@@ -191,6 +193,8 @@ def _odd_ids(chance: random.Random, count: int) -> pa.Array:
         lambda: pa.array([n and str(n).encode() for n in numbers], pa.binary()),
         lambda: pa.array([n and str(n) for n in numbers], pa.string()).dictionary_encode(),
         lambda: pa.array([n and 2**63 + n for n in numbers], pa.uint64()),
+        lambda: pa.array([n and 2.0**53 + n - 102 for n in numbers], pa.float64()),
+        lambda: pa.array([n and 2.0**24 + n - 102 for n in numbers], pa.float32()),
     ])()
 
 

@@ -21,6 +21,7 @@ EITHER = "either"  # a row that may be read or refused: readers of CSV differ on
 REFUSED = "refused"
 WHITE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 MISSING = {"", "nan", "NaN", "NAN", "null", "NULL", "none", "None", "NONE", "n/a", "N/A"}
+EXACT = {64: 2**53, 32: 2**24, 16: 2**11}  # floats of so many bits are whole numbers one to one below
 ISO = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)\s*(Z|[+-]\d\d:?\d\d|[+-]\d\d)?")
 
 
@@ -98,6 +99,8 @@ def _json_lines(log: Malformed, lines: list[str]) -> list[tuple[Any, Any]] | Non
             rows.append((REFUSED, None))
         else:
             fields = {name: _number(value) for name, value in zip(COLUMNS, values, strict=True)}
+            if isinstance(found.get("user"), decimal.Decimal) and found["user"].copy_abs() >= EXACT[64]:
+                fields["user"] = None
             rows.append((_event(fields, log), line))
     return rows if not rows or set(COLUMNS) <= stands else None
 
@@ -141,6 +144,8 @@ def _instants(column: Any, kind: Any) -> list[Any]:
 def _texts(column: Any, kind: Any, name: str) -> list[Any]:
     values = column.to_pylist()
     if pa.types.is_floating(kind):
+        if name == "user":
+            values = [None if value is not None and abs(value) >= EXACT[kind.bit_width] else value for value in values]
         exact = (None if value is None or value != value else decimal.Decimal(repr(value)) for value in values)
         return [_number(value) for value in exact]
     if not (pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)):
@@ -166,7 +171,11 @@ def _event(fields: dict[str, Any], log: Malformed) -> Any:
     place = "unknown" if _missing(place) else re.sub(f"[{WHITE}]+", " ", place)  # white space is mended in places
     if _wrong(place) or _wrong(behavior):
         return REFUSED
-    user = re.sub(r"^(-?[0-9]+)\.0$", r"\1", user.strip(WHITE))
+    user = re.sub(r"^(-?[0-9]+)\.0$", r"\1", written := user.strip(WHITE))
+    if re.fullmatch(r"-?[0-9](\.[0-9]+)?[eE]\+[0-9]+", user) or (user != written and abs(int(user)) >= EXACT[64]):
+        return REFUSED
+    if re.fullmatch("-".join(f"[0-9a-f]{{{width}}}" for width in (8, 4, 4, 4, 12)), user.casefold(), re.ASCII):
+        user = user.lower()
     return EITHER if time is EITHER else (user, time, _clean(place), _clean(behavior))
 
 

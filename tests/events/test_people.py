@@ -5,6 +5,7 @@ import decimal
 import json
 import uuid
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from stages.events import json_lines
 from stages.events.assembly import read_log
 from stages.events.formats import FORMATS
 from stages.events.rules import Rule
+from stages.ingest import ingest
 from tests.events.helpers import ROOT, table_params
 
 INPUTS = ROOT.parent / "shared" / "inputs"
@@ -65,11 +67,11 @@ def test_long_ids_are_exact_on_lines_that_ask_for_care(tmp_path):
     assert len(users(read(write_json(tmp_path / "log.jsonl", *lines)))) == 4
 
 
-@given(st.integers(-(10**6), 10**40))
+@given(st.integers(-(10**6), 2**53 - 1))
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_whole_number_is_one_person_however_it_is_written(tmp_path_factory, number):
     folder = tmp_path_factory.mktemp("log")
-    write_json(folder / "a.jsonl", {"user": number}, {"user": str(number)})
+    write_json(folder / "a.jsonl", {"user": number}, {"user": str(number)}, {"user": float(number)})
     text = f'{{"user": {number}.0, "time": "{TIME}", "behavior": "Running", "place": "home"}}'
     write_json(folder / "b.jsonl", text)
     rows = [f"{number},{TIME},home,Reading\n", f"{number}.0,{TIME},home,Cooking\n"]  # pandas writes the second
@@ -90,11 +92,83 @@ def test_ids_are_the_same_people_whatever_the_type_of_their_column(tmp_path, col
 
 
 def test_numbers_that_are_not_whole_stay_apart(tmp_path):
-    log = read(write_parquet(tmp_path / "log.parquet", user=pa.array([1.5, 1.25, 1e20, 1e300, 2.0**70])))
-    assert len(users(log)) == 5
+    log = read(write_parquet(tmp_path / "log.parquet", user=pa.array([1.5, 1.25, -0.5, 2.0**52 + 0.5])))
+    assert len(users(log)) == 4
     cents = pa.array([decimal.Decimal(text) for text in ("1.50", "1.05", "150", "0.00")], pa.decimal128(10, 2))
     log = read(write_parquet(tmp_path / "log.parquet", user=cents))
     assert users(log) == {pseudonym(text) for text in ("1.5", "1.05", "150", "0")}
+
+
+@pytest.mark.parametrize(("kind", "exact"), [(pa.float64(), 2**53), (pa.float32(), 2**24), (pa.float16(), 2**11)],
+                         ids=str)
+def test_ids_that_a_float_cannot_hold_merge_nobody(tmp_path, kind, exact):
+    """IEEE 754: from 2^53 on 2^53 + 1 is 2^53, of 64 bits; of 32 that is from 2^24 on, of 16 from 2^11."""
+    ids = np.array([exact - 1, 7, exact, exact + 1, -exact, 4 * exact, np.inf, -np.inf]).astype(kind.to_pandas_dtype())
+    log = read(write_parquet(tmp_path / "log.parquet", user=pa.array(ids, kind)))
+    assert users(log) == {pseudonym(str(exact - 1)), pseudonym("7")}
+    assert refused(log) == [(line, Rule.ROUNDED) for line in range(3, 9)]
+    assert log.quarantine["text"].unique().to_list() == [""], "no id"
+
+
+@given(st.integers(2**53, 10**30), st.sampled_from([float, lambda each: -float(each)]))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_floats_that_were_written_out_merge_nobody(tmp_path_factory, number, as_float):
+    """As Python, pandas, JavaScript and spreadsheets write them: with a point, an exponent, or both."""
+    folder, number = tmp_path_factory.mktemp("log"), as_float(number)
+    (folder / "a.csv").write_text("user,time,place,behavior\n" + "".join(
+        f"{text},{TIME},home,Reading\n" for text in (str(number), f"{number:.5E}", f" {number:.1f}")))
+    line = json.dumps(ROW)
+    write_json(folder / "b.jsonl", *(line.replace('"u"', text)
+                                     for text in (str(number), f"{number:.5E}", f"{number:.1f}")))
+    write_parquet(folder / "c.parquet", user=pa.array([number]))
+    log = read(folder)
+    assert not users(log) and [rule for _, rule in refused(log)] == [Rule.ROUNDED] * 7
+
+
+@pytest.mark.parametrize("text", ["1e5", "7e10", "9007199254740993", "123456789012345678901234567890", "1.5", "+1E5",
+                                  "9007199254740991.0", "1.0.0", "a1E+5", "00000000000000000101.0"])
+def test_text_that_is_no_such_float_is_somebody(tmp_path, text):
+    """Hexadecimal ids among them: 7e10 is one."""
+    (tmp_path / "log.csv").write_text(f"user,time,place,behavior\n{text},{TIME},home,Reading\n")
+    assert users(read(tmp_path / "log.csv")) == {pseudonym(text.removesuffix(".0") if text.count(".") == 1 else text)}
+
+
+def test_numbers_with_any_exponent_are_read(tmp_path):
+    """JSON has no largest exponent (RFC 8259, section 6); Python's decimals have."""
+    exponents = ["1e99999999999999999999", "1E-99999999999999999999", "1e400", "1e-400"]
+    lines = [json.dumps(ROW).replace('"u"', text)[:-1] + ', "x": NaN}' for text in exponents]
+    log = read(write_json(tmp_path / "log.jsonl", *lines))
+    assert refused(log) == [(1, Rule.ROUNDED), (2, Rule.ROUNDED), (3, Rule.ROUNDED)] and len(users(log)) == 1
+
+
+def test_what_a_message_says_of_such_ids(tmp_path):
+    file = write_parquet(tmp_path / "log.parquet", user=pa.array([2.0**53 + 2, 2.0**60, 1.0]))
+    with pytest.raises(UserError, match=r"(?s)a user's number that has lost its last digits: 2 rows; export ids as "
+                                        r"whole numbers or as text.*below 2\^53") as raised:
+        ingest(table_params(file, ingest__max_refused=0.05), ROOT / "data" / "taxonomy", tmp_path / "oracle.parquet")
+    assert "9007199254740994" not in str(raised.value) and "line 2" in str(raised.value)
+
+
+@given(st.uuids(), st.randoms())
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_uuid_is_one_person_in_any_case(tmp_path_factory, uid, chance):
+    """RFC 9562, section 4: its hexadecimal digits mean the same in capitals, as Windows and iPhones write them."""
+    folder, text = tmp_path_factory.mktemp("log"), str(uid)
+    mixed = "".join(chance.choice([letter, letter.upper()]) for letter in text)
+    (folder / "a.csv").write_text("user,time,place,behavior\n" + "".join(
+        f"{each},{TIME},home,{each[:4]} {number}\n" for number, each in enumerate((text, text.upper(), mixed))))
+    write_json(folder / "b.jsonl", {"user": f" {text.upper()} "})
+    write_parquet(folder / "c.parquet", user=pa.array([uid.bytes], pa.uuid()))
+    assert users(read(folder)) == {pseudonym(text)}
+
+
+@pytest.mark.parametrize("text", ["Ann", "A1B2C3D4", "0123456789ABCDEF0123456789ABCDEF", "ann@Mail.example",
+                                  "A0000000-0000-0000-0000-00000000000G", "{A0000000-0000-0000-0000-000000000000}"])
+def test_other_ids_are_others_in_another_case(tmp_path, text):
+    """Short ids of many services count capitals: `aB3` and `ab3` are two people."""
+    (tmp_path / "log.csv").write_text("user,time,place,behavior\n" + "".join(
+        f"{each},{TIME},home,Reading\n" for each in (text, text.lower())))
+    assert users(read(tmp_path / "log.csv")) == {pseudonym(text), pseudonym(text.lower())}
 
 
 @pytest.mark.parametrize("kind", [pa.uuid(), pa.binary(16), pa.binary()], ids=str)
@@ -190,13 +264,16 @@ LINE = st.one_of(OBJECT, OBJECT.map(json.dumps), OBJECT.map(lambda text: text[:-
                  st.tuples(OBJECT, OBJECT).map(",".join), st.sampled_from(["[{}", "{}]", "null", "1", '{"user": 01}']))
 
 
+COLUMNS = {"user": "user", "behavior": "behavior", "place": "x.user"}
+
+
 @given(st.lists(LINE, max_size=12))
 @settings(max_examples=100)
 def test_many_lines_at_a_time_are_read_as_one_by_one(lines):
     names = ["user", "behavior", "x.user", "x.x.place"]
     text = pl.Series(lines, dtype=pl.String).str.replace_all("\n", " ")
-    read = json_lines._parse(text, names, {"user": "user", "behavior": "behavior", "place": "x.user"})
-    exact = [json_lines._exactly(line, names, {"user", "behavior", "x.user"}) for line in text]
+    read = json_lines._parse(text, names, COLUMNS)
+    exact = [json_lines._exactly(line, names, COLUMNS) for line in text]
     for many, one in zip(read.rows(), exact, strict=True):
         # a number beyond 17 digits and no integer is rounded in labels, which no two rows can tell
         assert [value and _rounded(value) for value in many] == [value and _rounded(value) for value in one]
