@@ -16,9 +16,10 @@ from stages.common import launch
 from stages.common.draws import first_of_each, stream
 from stages.common.errors import UserError
 from stages.common.params import Seed
-from stages.common.stage import COUNTS, Stage, place, table
+from stages.common.stage import COUNTS, Stage, optional, place, table
 from stages.model.likelihood import score
 from stages.model.load import adapter_folder, load_adapter, load_tokenizer
+from stages.model.prior import told
 from stages.prompts.layout import Layout, prompts
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
@@ -36,16 +37,24 @@ class Params(PromptParams):
 def dpo(
     events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, pairs: pl.DataFrame, params: Params,
     model: Path, scratch: Path, micro_batch: int = MICRO_BATCH, history: Path | None = None,
+    prior: pl.DataFrame | None = None,
 ) -> tuple[PairTrainer, dict]:
     """Tune the adapter in `model` on `pairs`; returns the trainer, its model at the best validation, and the counts.
 
     A validation is the mean over behaviours of the accuracy on validation windows, the SFT adapter's being the first.
+
+    Raises:
+        UserError: `prompt.prior` is logits, which pairs know nothing of.
     """
+    if params.prompt.prior == "logits":
+        raise UserError("prompt.prior: logits: DPO learns from a model's own answers, to which no prior is added; run "
+                        "`dvc repro evaluate@sft`, or set it to none or vector")
     tokenizer = load_tokenizer(model)
     log = EventLog.from_tables(events, vocabulary)
     layout = layout_of(tokenizer, log, params)
     samples = pair_tokens(pairs, layout, vocabulary)
     policy = load_adapter(model)
+    told(policy.get_base_model(), tokenizer, vocabulary, prior, params.prompt.prior, [])
     config = DPOConfig(**arguments(params.dpo, len(samples), scratch, params.seed, micro_batch))
     # a prefix read by itself is a second forward pass, which gradient synchronisation between devices does not allow
     collator = PairCollator(policy.dtype, share_prefix=launch.count() == 1)
@@ -118,7 +127,7 @@ def compute(model: Path, **given: Any) -> tuple:
 STAGE = Stage(
     "dpo", __doc__, compute, Params,
     reads={name: table(name) for name in ("events", "windows", "vocabulary", "pairs")}
-    | {"model": place("folder of the SFT adapter")},
+    | {"prior": optional(table("prior")), "model": place("folder of the SFT adapter")},
     writes={"out": adapter_folder("folder for the DPO adapter"), "history": history_csv(), "counts": COUNTS},
     options={"micro_batch": micro_batch_option(MICRO_BATCH, "pairs")}, resumes=True, shares=True,
     message=lambda args, adapter, history, counts: "DPO ({objective}): validation accuracy, mean over behaviours, "

@@ -13,9 +13,10 @@ from pathlib import Path
 import polars as pl
 
 from stages.common import tables
-from stages.common.stage import COUNTS, Stage, place, table
+from stages.common.stage import COUNTS, Stage, optional, place, table
 from stages.model.likelihood import score
 from stages.model.load import load_merged, load_tokenizer
+from stages.model.prior import told
 from stages.prompts.layout import prompts
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
@@ -30,7 +31,8 @@ class Params(PromptParams):
 
 
 def predictions(
-    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, model: Path
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, model: Path,
+    prior: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, dict]:
     """Table `predictions` of the model in `model` (a base, or an adapter), open, and what it saw.
 
@@ -38,10 +40,13 @@ def predictions(
         UserError: there is no test window, or no validation window; a behaviour or a place cannot stand in a prompt.
     """
     wanted = tested(events, windows, params.predictions, params.data_seed)
-    layout = layout_of(load_tokenizer(model), EventLog.from_tables(events, vocabulary), params)
+    tokenizer = load_tokenizer(model)
+    layout = layout_of(tokenizer, EventLog.from_tables(events, vocabulary), params)
     rows, past, answer = wanted["row"].to_list(), Past.from_tables(events, vocabulary), cache(layout.answer)
     own = [[answer(label) for label in past.labels_outside(row)] for row in rows]
-    result = score(load_merged(model), prompts(layout, rows), layout.answers, f"predictions of {model.name}", own)
+    merged = load_merged(model)
+    log_prior = told(merged, tokenizer, vocabulary, prior, params.prompt.prior, rows)
+    result = score(merged, prompts(layout, rows), layout.answers, f"predictions of {model.name}", own, log_prior)
     log_p = [each[: vocabulary.height + len(further)].tolist() for each, further in zip(result.log_p, own, strict=True)]
     frame = wanted.with_columns(log_p=pl.Series(log_p, dtype=tables.FLOATS))
     return frame, {"layout": params.prompt.layout, "context": params.prompt.context, "windows": len(frame),
@@ -51,7 +56,7 @@ def predictions(
 STAGE = Stage(
     "predictions", __doc__, predictions, Params,
     reads={name: table(name) for name in ("events", "windows", "vocabulary")}
-    | {"model": place("folder with base.json, and an adapter if it has one")},
+    | {"prior": optional(table("prior")), "model": place("folder with base.json, and an adapter if it has one")},
     writes={"out": table("predictions"), "counts": COUNTS}, shares=True,
     message=lambda args, frame, counts: f"{args.model.name}: {counts['windows']:,} windows",
 )

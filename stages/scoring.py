@@ -9,10 +9,11 @@ from stages.common import tables
 from stages.common.draws import first_of_each, stream
 from stages.common.errors import UserError
 from stages.common.params import Seed
-from stages.common.stage import COUNTS, Stage, place
+from stages.common.stage import COUNTS, Stage, optional, place
 from stages.common.stage import table as table_file
 from stages.model.likelihood import Scores, score
 from stages.model.load import load_merged, load_tokenizer
+from stages.model.prior import told
 from stages.prompts.layout import prompts
 from stages.prompts.layouts import layout_of
 from stages.prompts.log import EventLog
@@ -26,7 +27,8 @@ class Params(PromptParams):
 
 
 def scoring(
-    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, model: Path
+    events: pl.DataFrame, windows: pl.DataFrame, vocabulary: pl.DataFrame, params: Params, model: Path,
+    prior: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, dict]:
     """Score at most `pool_per_behavior` training windows of each behaviour; table `scores` and the counts.
 
@@ -35,8 +37,11 @@ def scoring(
     """
     rows = pool(events, windows, params.scoring.pool_per_behavior, params.seed)
     log = EventLog.from_tables(events, vocabulary)
-    layout = layout_of(load_tokenizer(model), log, params)
-    result = score(load_merged(model), prompts(layout, rows), layout.answers, "scoring training windows")
+    tokenizer, merged = load_tokenizer(model), load_merged(model)
+    layout = layout_of(tokenizer, log, params)
+    log_prior = [each[: vocabulary.height] for each in told(
+        merged, tokenizer, vocabulary, prior, params.prompt.prior, rows)]
+    result = score(merged, prompts(layout, rows), layout.answers, "scoring training windows", log_prior=log_prior)
     frame = table(rows, log.behavior[rows], result, vocabulary)
     counts = {
         "windows": len(frame), "behaviors": frame["behavior"].n_unique(),
@@ -94,7 +99,7 @@ def table(rows: np.ndarray, behavior: np.ndarray, result: Scores, vocabulary: pl
 STAGE = Stage(
     "scoring", __doc__, scoring, Params,
     reads={name: table_file(name) for name in ("events", "windows", "vocabulary")}
-    | {"model": place("folder of the SFT adapter")},
+    | {"prior": optional(table_file("prior")), "model": place("folder of the SFT adapter")},
     writes={"out": table_file("scores"), "counts": COUNTS}, shares=True,
     message=lambda args, frame, counts:
         f"scored {counts['windows']:,} windows, {counts['accuracy']:.1%} predicted right",

@@ -16,11 +16,14 @@ from trl import SFTConfig
 from stages.common.draws import stream
 from stages.common.errors import UserError
 from stages.common.params import Section, Seed
-from stages.common.stage import COUNTS, Stage, place, table, table_folder
+from stages.common.stage import COUNTS, Stage, optional, place, table, table_folder
+from stages.common.tables import PRIOR_TOKENS
 from stages.model.load import adapter_folder, load_tokenizer, new_adapter
+from stages.model.prior import Prior, read_priors
 from stages.model.settings import Lora
 from stages.training.adjustment import LogitAdjustment
-from stages.training.sequences import MICRO_BATCH, labelled
+from stages.training.prior import PriorAdjustment
+from stages.training.sequences import MICRO_BATCH, Adjustment, labelled
 from stages.training.settings import Sft
 from stages.training.sft_trainer import SequenceTrainer
 from stages.training.trainer import arguments, fit, history_csv, micro_batch_option, outputs
@@ -37,7 +40,7 @@ class Params(Section):
 
 def sft(
     instructions: dict[str, pl.DataFrame], vocabulary: pl.DataFrame, params: Params, model: Path, scratch: Path,
-    micro_batch: int = MICRO_BATCH, history: Path | None = None,
+    micro_batch: int = MICRO_BATCH, history: Path | None = None, prior: pl.DataFrame | None = None,
 ) -> tuple[SequenceTrainer, dict]:
     """Train an adapter; returns the trainer, its model at the best validation, and the counts.
 
@@ -52,13 +55,17 @@ def sft(
         scratch: folder of checkpoints.
         micro_batch: most sequences in one forward pass; changes speed and memory only.
         history: where what has been logged can be watched, if anywhere.
+        prior: what the model is told of events: in the prompts where these have tokens of it, else in the loss.
 
     Raises:
         UserError: there is nothing to train on, to validate on or to mix in, or no adjustment fits the labels' tokens.
     """
-    trained, tau = trained_behaviors(vocabulary, params.sft), params.sft.logit_adjustment
-    # none at 0, whose shifts would change nothing but the time
-    adjustment = LogitAdjustment.of(instructions["train"], vocabulary, trained, tau) if tau else None
+    told = None if prior is None or prior.is_empty() else Prior(prior)
+    in_prompts = any(ids.max() >= PRIOR_TOKENS for ids in instructions["train"]["input_ids"])
+    if in_prompts and told is None:
+        raise UserError("instructions: made with prompt.prior vector, and there is no prior; run `dvc repro sft`")
+    trained = trained_behaviors(vocabulary, params.sft)
+    adjustment = _adjustment(instructions, vocabulary, trained, params.sft, None if in_prompts else told)
     train, valid = (labelled(instructions[split], trained, adjustment) for split in ("train", "valid"))
     for split, samples in (("training", train), ("validation", valid)):
         if not len(samples):
@@ -70,10 +77,17 @@ def sft(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     tokenizer = load_tokenizer(model)
+
+    def adapter() -> PeftModel:
+        made = new_adapter(model, params.lora, params.seed)
+        if told and in_prompts:
+            read_priors(made.get_base_model(), tokenizer, vocabulary, told)
+        return made
+
     trainer, found = fit(
         lambda callbacks: SequenceTrainer(
-            model=new_adapter(model, params.lora, params.seed), args=config, train_dataset=samples, eval_dataset=valid,
-            processing_class=tokenizer, callbacks=callbacks, schedule=params.sft, adjustment=adjustment,
+            model=adapter(), args=config, train_dataset=samples, eval_dataset=valid, processing_class=tokenizer,
+            callbacks=callbacks, schedule=params.sft, adjustment=adjustment,
         ),
         f"SFT ({params.sft.labels})", scratch, "eval_loss", greater_is_better=False, patience=params.sft.patience,
         history=history,
@@ -90,6 +104,25 @@ def untuned(params: Params, model: Path) -> tuple[PeftModel, dict]:
     nothing = ("steps", "best_step", "trained_parameters", "sequences", "trained_behaviors", "epsilon",
                "auxiliary_conversations", "auxiliary_tokens", "auxiliary_passes")
     return new_adapter(model, params.lora, params.seed), {"labels": params.sft.labels} | dict.fromkeys(nothing, 0)
+
+
+def _adjustment(
+    instructions: dict[str, pl.DataFrame], vocabulary: pl.DataFrame, trained: list[int], params: Sft,
+    prior: Prior | None,
+) -> Adjustment | None:
+    """What the logits are shifted by: a prior of each target, or that of the labels; none where τ is 0, which would
+    change nothing but the time.
+
+    Raises:
+        UserError: both are asked for.
+    """
+    tau = params.logit_adjustment
+    if prior is None:
+        return LogitAdjustment.of(instructions["train"], vocabulary, trained, tau) if tau else None
+    if tau:
+        raise UserError(f"sft.logit_adjustment: {tau:g}: not beside prompt.prior logits, which shifts them itself; "
+                        "set it to 0, or prompt.prior to none")
+    return PriorAdjustment.of(pl.concat([instructions["train"], instructions["valid"]]), trained, prior)
 
 
 def compute(params: Params, model: Path, **given: Any) -> tuple:
@@ -151,7 +184,8 @@ STAGE = Stage(
     "sft", __doc__, compute, Params,
     reads={"instructions": table_folder("instructions", "folder of token sequences (from stage instructions)",
                                          ("train", "valid", "auxiliary")),
-           "vocabulary": table("vocabulary"), "model": place("folder with base.json")},
+           "vocabulary": table("vocabulary"), "prior": optional(table("prior")),
+           "model": place("folder with base.json")},
     writes={"out": adapter_folder("folder for the SFT adapter"), "history": history_csv(LOGGED), "counts": COUNTS},
     options={"micro_batch": micro_batch_option(MICRO_BATCH, "sequences")}, resumes=True, shares=True,
     message=_message,

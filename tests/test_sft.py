@@ -191,7 +191,7 @@ def vivid_base(tiny_model, tmp_path):
 
 def test_with_an_adjustment_rare_behaviours_are_learned_as_likelier(vivid_base, tmp_path):
     rows = [
-        (PROMPT + SHORT[number], [len(PROMPT)], [len(PROMPT + SHORT[number])], [number])
+        (PROMPT + SHORT[number], [len(PROMPT)], [len(PROMPT + SHORT[number])], [number], [-1])
         for number, share in enumerate(SHARES) for _ in range(round(100 * share))
     ]
     frame = pl.DataFrame(rows, schema=tables.SCHEMAS["instructions"], orient="row")

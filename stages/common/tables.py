@@ -21,6 +21,9 @@ INTS = pl.List(pl.Int32)
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
+# The id that stands for the prior of event 0; no tokenizer has so many tokens.
+PRIOR_TOKENS = 2**24
+
 # Rows of a group of rows in a file, so that the file's bytes depend on its rows alone
 _ROWS_OF_GROUP = 250_000
 
@@ -47,10 +50,15 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     # a behaviour of the vocabulary as the untuned model sees its name: unit vector, and the anchor most like it
     "embeddings": {"behavior": pl.String, "nearest_anchor": pl.String, "likeness": pl.Float32, "embedding": FLOATS},
     # a tokenised sequence; targets are the half-open token spans [target_start, target_end), each with the number of
-    # its behaviour in the vocabulary, -1 in a conversation
+    # its behaviour in the vocabulary and its row in `events`, both -1 in a conversation; an id from `PRIOR_TOKENS` on
+    # is no token of the model's, it stands for the prior of an event
     "instructions": {
         "input_ids": INTS, "target_start": INTS, "target_end": INTS, "target_behavior": INTS,
+        "target_row": pl.List(pl.Int64),
     },
+    # what the model of habits finds of an event before it happens, `log_p` as in an open table of predictions; without
+    # rows unless a language model is told (`prompt.past`)
+    "prior": {"row": pl.Int64, "log_p": FLOATS},
     # a scored training window
     "scores": {
         "row": pl.Int64, "behavior": pl.String, "predicted": pl.String, "runner_up": pl.String, "p_true": pl.Float32,
@@ -73,6 +81,7 @@ CONTENT = {
     "vocabulary": "the candidate behaviours and their groups (from stage windowing)",
     "conversations": "conversations of the auxiliary task (from stage auxiliary)",
     "embeddings": "behaviours as the untuned model sees their names (from stage embeddings)",
+    "prior": "what the model of habits finds of events, for a language model (from stage prior)",
     "scores": "training windows under the SFT model (from stage scoring)",
     "pairs": "preference pairs (from stage selection)",
     "predictions": "log-probabilities of the test and validation windows under one model (from stage predictions)",

@@ -42,7 +42,7 @@ class Scores:
 @torch.inference_mode()
 def score(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Answers, title: str = "scoring",
-    own: Sequence[Answers] = (),
+    own: Sequence[Answers] = (), log_prior: Sequence[np.ndarray] = (),
 ) -> Scores:
     """Score every answer after every prompt: s(y) = sum of log P(token | prompt, earlier tokens), terminator included.
 
@@ -55,6 +55,7 @@ def score(
         title: what the progress bar says.
         own: further answers of each prompt, E at most, which stand behind the V; empty where no prompt has any. Prompts
             with the same ones are read together.
+        log_prior: of each prompt, log-probabilities of its answers that are a factor of theirs (`AnswerTree.shifts`).
     """
     model.eval()
     further = [tuple(map(tuple, each)) for each in own] or [()] * len(prompts)
@@ -92,7 +93,8 @@ def score(
                     behind = read_tree(reader, tree, _gather_past(past, read, places, max(ends)), shared, ends)
                     states = torch.cat([states, behind], dim=1)
                 for i, each in zip(rows, states.to(head.weight.dtype), strict=True):
-                    log_p[i, : counts[i]] = step_log_probs(each, tree, head).log_softmax(dim=0).cpu().numpy()
+                    log_p[i, : counts[i]] = step_log_probs(
+                        each, tree, head, log_prior[i] if log_prior else None).log_softmax(dim=0).cpu().numpy()
                 embedding[rows] = torch.nn.functional.normalize(last.float(), dim=-1).cpu().numpy()
                 progress.advance(len(chunk))
     put_together(log_p)

@@ -11,6 +11,7 @@ it would compute for each answer separately, and reads the prompt once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -56,6 +57,30 @@ class AnswerTree:
         )
 
 
+    @cached_property
+    def _branches(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each step its branch, which it has in common with the steps of the same source and target; of each branch
+        its source, counted from 0."""
+        steps = np.stack([self.step_source + 1, self.step_target], axis=1)
+        branches, of_step = np.unique(steps, axis=0, return_inverse=True)
+        return of_step.reshape(-1), branches[:, 0]
+
+    def shifts(self, log_prior: np.ndarray) -> np.ndarray:
+        """What each step's logit is raised by, so that the answers' `log_prior` (A,) is a factor of their likelihood.
+
+        The log-probability of the answers behind a step, less that of the likeliest step from the same source.
+        """
+        of_step, source = self._branches
+        mass = np.bincount(of_step, weights=np.exp(log_prior.astype(np.float64))[self.step_answer])
+        log_mass = np.log(np.maximum(mass, _LEAST))
+        top = np.full(source.max() + 1, -np.inf)
+        np.maximum.at(top, source, log_mass)
+        return (log_mass - top[source])[of_step].astype(np.float32)
+
+
+_LEAST = 1e-17  # of an answer's prior, as in training
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """B packed sequences of S tokens at most, behind a shared prefix of P tokens that is not part of them.
@@ -97,28 +122,38 @@ def additive(allowed: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~torch.from_numpy(allowed), torch.finfo(dtype).min)
 
 
-def step_log_probs(hidden: torch.Tensor, tree: AnswerTree, head: torch.nn.Module) -> torch.Tensor:
+def step_log_probs(
+    hidden: torch.Tensor, tree: AnswerTree, head: torch.nn.Module, log_prior: np.ndarray | None = None
+) -> torch.Tensor:
     """Log-probability (A,) of each answer behind one prompt, summed in float32.
 
     Args:
         hidden: last normed hidden states (1 + T, H), of the prompt's last token and of the tree's.
         tree: the answers.
         head: the language-model head, H to vocabulary.
+        log_prior: log-probabilities (A,) that are a factor of the answers', see `AnswerTree.shifts`.
     """
-    steps = token_log_probs(hidden, tree.step_source + 1, tree.step_target, head)
+    shifts = None if log_prior is None else tree.shifts(log_prior)
+    steps = token_log_probs(hidden, tree.step_source + 1, tree.step_target, head, shifts)
     answers = torch.from_numpy(tree.step_answer).to(hidden.device)
     return torch.zeros(tree.answers, device=hidden.device).index_add(0, answers, steps)
 
 
 def token_log_probs(
-    hidden: torch.Tensor, rows: np.ndarray, targets: np.ndarray, head: Callable[[torch.Tensor], torch.Tensor]
+    hidden: torch.Tensor, rows: np.ndarray, targets: np.ndarray, head: Callable[[torch.Tensor], torch.Tensor],
+    shifts: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Log-probability (N,) in float32 of token `targets[i]` after hidden state `rows[i]` (ascending) of (R, H)."""
+    """Log-probability (N,) in float32 of token `targets[i]` after hidden state `rows[i]` (ascending) of (R, H).
+
+    `shifts` (N,) are added to these logits first, once to each; they are alike where row and target are.
+    """
     parts = []
     for start in range(0, len(hidden), _HEAD_ROWS):
         logits = head(hidden[start : start + _HEAD_ROWS]).float()
         first, stop = np.searchsorted(rows, [start, start + _HEAD_ROWS])
         row, target = (torch.from_numpy(n[first:stop]).to(hidden.device) for n in (rows - start, targets))
+        if shifts is not None:
+            logits[row, target] = logits[row, target] + torch.from_numpy(shifts[first:stop]).to(hidden.device)
         parts.append(logits[row, target] - logits.logsumexp(dim=-1)[row])
     return torch.cat(parts)
 

@@ -46,10 +46,11 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[str]) ->
         answer = tokenizer(turns[number + 1], add_special_tokens=False, split_special_tokens=True).input_ids
         if prompt[: len(sequence.input_ids)] != sequence.input_ids:
             # this format writes earlier answers differently once they are history: their spans would lie beside them
-            sequence.spans, sequence.behaviors = [], []
+            sequence.spans, sequence.behaviors, sequence.rows = [], [], []
         sequence.input_ids = prompt + answer + [tokenizer.eos_token_id]
         sequence.spans.append((len(prompt), len(sequence.input_ids)))
         sequence.behaviors.append(-1)
+        sequence.rows.append(-1)
     return sequence
 
 

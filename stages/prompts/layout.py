@@ -20,12 +20,13 @@ class TokenSequence:
     """A tokenised training sequence.
 
     `spans` are half-open token ranges that a loss may be put on; `behaviors` the number of each one's behaviour in the
-    vocabulary, -1 where the span is no behaviour.
+    vocabulary, `rows` that of its event in the log, both -1 where the span is no behaviour.
     """
 
     input_ids: list[int]
     spans: list[tuple[int, int]] = field(default_factory=list)
     behaviors: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
 
 
 def table(sequences: Sequence[TokenSequence]) -> pl.DataFrame:
@@ -36,6 +37,7 @@ def table(sequences: Sequence[TokenSequence]) -> pl.DataFrame:
             "target_start": [[start for start, _ in s.spans] for s in sequences],
             "target_end": [[end for _, end in s.spans] for s in sequences],
             "target_behavior": [s.behaviors for s in sequences],
+            "target_row": [s.rows for s in sequences],
         },
         schema=tables.SCHEMAS["instructions"],
     )

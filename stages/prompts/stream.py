@@ -4,6 +4,10 @@ A causal model that reads `Mon 4pm home: Gaming` line by line predicts each beha
 from its own day, hour and place. One sequence of K events carries K - min_history targets where the layout `window`
 carries one. With `prompt.context` history a line begins with day, hour and place of the event before it, and the first
 has none; with id there are only behaviours. Answers are the same tokens in all three.
+
+With `prompt.counts` a line in front of the events says how often the person did what before the first of them: what the
+history cannot hold, once a prompt. With `prompt.prior` vector the token of an event's prior (`tables.PRIOR_TOKENS`)
+stands before its label.
 """
 
 from bisect import bisect_right
@@ -12,6 +16,7 @@ from itertools import accumulate
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from stages.common import tables
 from stages.common.errors import UserError
 from stages.prompts.labels import check_labels, check_places
 from stages.prompts.layout import Layout, TokenSequence
@@ -28,6 +33,8 @@ _LINE = {
     "history": ", as day, hour, place of the activity before it: activity",
     "id": "",
 }
+_EARLIER = "Earlier, and how often: {counts}\n"
+_MOST_COUNTS = 12  # behaviours of which a prompt says how often they were done
 
 
 class StreamLayout(Layout):
@@ -43,11 +50,12 @@ class StreamLayout(Layout):
                 f"prompt.stream_events: {prompt.stream_events}: leaves no target beside the {min_history} events of "
                 "windowing.min_history"
             )
-        self.events = prompt.stream_events
+        self.events, self.counts, self.with_prior = prompt.stream_events, prompt.counts, prompt.prior == "vector"
         self.prefix = _with_bos(tokenizer) + self._instruction(_INSTRUCTION, _LOG.format(line=_LINE[self.context]))
         self._labels = [self.answer(label) for label in log.behaviors]
         self._contexts: dict[tuple[int, int, int], list[int]] = {}
         context, place = self._longest_context() if self.context == "next" else (0, "")
+        context += self.with_prior
         if (least := len(self.prefix) + context + self.longest_answer) > self.max_tokens:
             raise self.too_long(least, f"{place[:60]!r}: {context} tokens with its time" if context else "")
 
@@ -59,10 +67,12 @@ class StreamLayout(Layout):
         return self.text(before + "".join(f"{label}\n" for label in self.candidates) + behind)
 
     def prompt(self, row: int) -> list[int]:
-        history = [self._event(r) for r in self.log.history(row, self.length)]
+        rows = self.log.history(row, self.length)
         context = self._before(row)
         room = self.max_tokens - len(self.prefix) - len(context) - self.longest_answer
-        return self.prefix + [token for event in self._fit(history, room) for token in event] + context
+        earlier = self._earlier(rows.start, room)
+        history = self._fit([self._event(r) for r in rows], room - len(earlier))
+        return self.prefix + earlier + [token for event in history for token in event] + context
 
     def context_tokens(self, weekday: int, hour: int, place: str) -> list[int]:
         """What a prompt for an event ends with: its day (0 = Monday), hour and place; nothing unless `context` is next.
@@ -94,7 +104,8 @@ class StreamLayout(Layout):
             if targets >= limit:
                 break
             sequence = self._sequence(int(start), int(stop), is_target)
-            del sequence.spans[limit - targets :], sequence.behaviors[limit - targets :]
+            for values in (sequence.spans, sequence.behaviors, sequence.rows):
+                del values[limit - targets :]
             chosen.append(sequence)
             targets += len(sequence.spans)
         return chosen
@@ -113,10 +124,11 @@ class StreamLayout(Layout):
     def _sequence(self, start: int, stop: int, is_target: np.ndarray) -> TokenSequence:
         sizes = np.array([len(self._event(r)) for r in range(start, stop)])
         sizes[-1] -= len(self._after(stop - 1))  # nothing comes later
-        over = len(self.prefix) + np.cumsum(sizes[::-1])[::-1] > self.max_tokens
+        earlier = self._earlier(start, self.max_tokens - len(self.prefix) - int(sizes[-1]))
+        over = len(self.prefix) + len(earlier) + np.cumsum(sizes[::-1])[::-1] > self.max_tokens
         self.dropped += int(over.sum())
         start += int(over.sum())
-        sequence = TokenSequence(list(self.prefix))
+        sequence = TokenSequence(self.prefix + earlier)
         for row in range(start, stop):
             sequence.input_ids += self._before(row)
             at = len(sequence.input_ids)
@@ -124,6 +136,7 @@ class StreamLayout(Layout):
             if row - start >= self.min_history and is_target[row]:
                 sequence.spans.append((at, len(sequence.input_ids)))
                 sequence.behaviors.append(int(self.log.behavior[row]))
+                sequence.rows.append(row)
             if row + 1 < stop:
                 sequence.input_ids += self._after(row)
         return sequence
@@ -133,7 +146,22 @@ class StreamLayout(Layout):
 
     def _before(self, row: int) -> list[int]:
         """Tokens of an event that stand before its label, and in the prompt for it."""
-        return self._context(row) if self.context == "next" else []
+        prior = [tables.PRIOR_TOKENS + row] if self.with_prior else []
+        return self._context(row) + prior if self.context == "next" else prior
+
+    def _earlier(self, row: int, room: int) -> list[int]:
+        """How often the person did what before event `row`, most often first; nothing where it takes more than `room`.
+
+        Of behaviours that were done as often, the one done last comes first.
+        """
+        done = self.log.behavior[self.log.first[row] : row]
+        if not self.counts or not len(done):
+            return []
+        numbers, latest, counts = np.unique(done[::-1], return_index=True, return_counts=True)
+        order = np.lexsort([latest, -counts])[:_MOST_COUNTS]
+        said = ", ".join(f"{self.log.behaviors[numbers[i]]} {counts[i]}" for i in order)
+        tokens = self.text(_EARLIER.format(counts=said))
+        return tokens if len(tokens) <= room else []
 
     def _after(self, row: int) -> list[int]:
         """Tokens of an event that only the prompts for later ones hold."""

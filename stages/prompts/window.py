@@ -67,7 +67,8 @@ class WindowLayout(Layout):
         for row in chosen.tolist():
             prompt, behavior = self.prompt(row), int(self.log.behavior[row])
             answer = self.answers[behavior]
-            result.append(TokenSequence(prompt + answer, [(len(prompt), len(prompt) + len(answer))], [behavior]))
+            span = (len(prompt), len(prompt) + len(answer))
+            result.append(TokenSequence(prompt + answer, [span], [behavior], [row]))
         return result
 
     def _render(self, row: int, events: int) -> list[int]:

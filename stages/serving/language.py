@@ -35,6 +35,10 @@ class LanguageModel:
         if params.prompt.layout != "stream":
             raise UserError(f"prompt.layout: {params.prompt.layout}: a history can be kept between predictions in "
                             "layout stream only")
+        if params.prompt.counts or params.prompt.prior != "none":
+            what = "counts: true" if params.prompt.counts else f"prior: {params.prompt.prior}"
+            raise UserError(f"prompt.{what}: the service tells a language model nothing but the history; run without, "
+                            "or take --model models/habits")
         no_events = EventLog.from_tables(pl.DataFrame(schema=tables.SCHEMAS["events"]), vocabulary)
         layout = layout_of(load_tokenizer(folder), no_events, params)
         assert isinstance(layout, StreamLayout)

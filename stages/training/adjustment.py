@@ -76,8 +76,10 @@ class LogitAdjustment:
         numbers = {node: number for number, node in enumerate(nodes)}
         return cls(torch.from_numpy(tokens), torch.from_numpy(shifts).float(), numbers, labels, names)
 
-    def nodes_of(self, behavior: int, tokens: Sequence[int]) -> list[int]:
+    def nodes_of(self, behavior: int, tokens: Sequence[int], row: int = -1) -> list[int]:
         """The node at which each of a target's tokens stands; `NO_NODE` where nothing is shifted, as in conversations.
+
+        Which event it is (`row`) does not count.
 
         Raises:
             UserError: the behaviour has other tokens elsewhere.

@@ -12,6 +12,9 @@ from stages.model.reader import Reader
 from stages.model.readers import make_reader
 from stages.training.adjustment import NO_NODE, TARGETS, LogitAdjustment
 from stages.training.objectives import completion
+from stages.training.prior import PriorAdjustment
+
+Adjustment = LogitAdjustment | PriorAdjustment
 
 IGNORED = -100
 # Sequences in one forward pass by default: they share one reading of what they begin with, in 8 GB of memory.
@@ -21,7 +24,7 @@ _PADDING = {"input_ids": 0, "labels": IGNORED, "nodes": NO_NODE}
 _WORTH_SHARING = 16  # tokens
 
 
-def labelled(sequences: pl.DataFrame, trained: Sequence[int], adjustment: LogitAdjustment | None = None) -> Dataset:
+def labelled(sequences: pl.DataFrame, trained: Sequence[int], adjustment: Adjustment | None = None) -> Dataset:
     """Sequences with labels on the targets whose behaviour is in `trained` (-1: conversations); others are dropped.
 
     Everything else of a sequence, prompt and history alike, is `IGNORED` by the loss. With an `adjustment` there is a
@@ -32,13 +35,13 @@ def labelled(sequences: pl.DataFrame, trained: Sequence[int], adjustment: LogitA
     """
     wanted = set(trained)
     samples: dict[str, list] = {name: [] for name in ("input_ids", "labels", "length", *["nodes"] * bool(adjustment))}
-    for ids, starts, ends, behaviors in sequences.select(TARGETS).iter_rows():
+    for ids, starts, ends, behaviors, rows in sequences.select(*TARGETS, "target_row").iter_rows():
         labels, nodes = [IGNORED] * len(ids), [NO_NODE] * len(ids)
-        for start, end, behavior in zip(starts, ends, behaviors, strict=True):
+        for start, end, behavior, row in zip(starts, ends, behaviors, rows, strict=True):
             if behavior in wanted:
                 labels[start:end] = ids[start:end]
                 if adjustment is not None:
-                    nodes[start:end] = adjustment.nodes_of(behavior, ids[start:end])
+                    nodes[start:end] = adjustment.nodes_of(behavior, ids[start:end], row)
         if any(label != IGNORED for label in labels):
             values = {"input_ids": ids, "labels": labels, "length": len(ids), "nodes": nodes}
             for name, column in samples.items():
@@ -56,7 +59,7 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def summed_loss(
-    model: torch.nn.Module, batch: Mapping[str, torch.Tensor], adjustment: LogitAdjustment | None = None,
+    model: torch.nn.Module, batch: Mapping[str, torch.Tensor], adjustment: Adjustment | None = None,
     share: bool = True,
 ) -> tuple[torch.Tensor, int]:
     """The loss of a batch as `collate` makes it, summed over its labelled tokens; and how many these are."""

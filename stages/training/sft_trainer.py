@@ -9,9 +9,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from stages.common.draws import stream
-from stages.training.adjustment import NO_NODE, LogitAdjustment
+from stages.training.adjustment import NO_NODE
 from stages.training.filling import filled, with_filler
-from stages.training.sequences import IGNORED, collate, summed_loss
+from stages.training.sequences import IGNORED, Adjustment, collate, summed_loss
 from stages.training.settings import Sft
 from stages.training.trainer import WarmupCosine
 
@@ -38,13 +38,13 @@ class SeededByLength(LengthGroupedSampler):
 class SequenceTrainer(WarmupCosine, SFTTrainer):
     """SFTTrainer on samples as `sequences.labelled` makes them.
 
-    With an `adjustment` the loss is the logit-adjusted one, in training and in validation: the adapter that is kept is
+    With an `adjustment` the loss is of shifted logits, in training and in validation: the adapter that is kept is
     the best at what was trained for.
     """
 
     train_dataset: Dataset
 
-    def __init__(self, *args, schedule: Sft, adjustment: LogitAdjustment | None = None, **kwargs):
+    def __init__(self, *args, schedule: Sft, adjustment: Adjustment | None = None, **kwargs):
         self.schedule, self.adjustment = schedule, adjustment
         super().__init__(*args, data_collator=collate, **kwargs)
         self.lengths = list(self.train_dataset["length"])

@@ -173,7 +173,7 @@ def test_soft_tokens_are_codes_of_behaviours_and_states_of_people(tiny_base, tmp
     baseline.build(settings_of(baseline))
     (ids,) = prompts(baseline.layout, [220])
     baseline.prepare_vectors()
-    person = ids[-1] - baseline.embedding.size
+    person = ids[-1] - baseline.embedding.first
     assert baseline.layout.users[person - baseline.layout.items] == (214, 220)
     found = baseline.embedding.source(torch.tensor([3, baseline.layout.items - 1, person]))
     state = user_vectors(baseline.sasrec, baseline.task.sequences, [(214, 220)])

@@ -109,8 +109,8 @@ def test_vectors_are_of_the_people_and_behaviours_that_the_ids_name(loud_base, t
     features = baseline.features
     known = baseline.layout.items + len(baseline.layout.users)
     assert len(features) == known > before, "people in new prompts are known at once"
-    (last,) = [token for token in ids if token >= baseline.embedding.size + baseline.layout.items][-1:]
-    found = baseline.embedding.source(torch.tensor([3, last - baseline.embedding.size]))
+    (last,) = [token for token in ids if token >= baseline.embedding.first + baseline.layout.items][-1:]
+    found = baseline.embedding.source(torch.tensor([3, last - baseline.embedding.first]))
     expected = torch.cat([baseline.sasrec.embedder.behaviors.weight[3:4],
                           user_vectors(baseline.sasrec, baseline.task.sequences, [(194, 200)])])
     torch.testing.assert_close(found, baseline.projector(expected))

@@ -89,7 +89,7 @@ def test_a_projector_that_gives_the_placeholders_vector_is_the_prompt_without_so
     text = score(baseline.model, prompts, baseline.layout.answers).log_p
     np.testing.assert_allclose(same, text, atol=1e-6)
     assert abs(hybrid - text).max() > 0.01
-    soft, other = baseline.embedding.size, baseline.embedding.placeholder
+    soft, other = baseline.embedding.first, baseline.embedding.placeholder
     ordinary = [[other if token >= soft else token for token in prompt] for prompt in prompts]
     np.testing.assert_allclose(score(baseline.model, ordinary, baseline.layout.answers).log_p, text, atol=1e-6)
 
@@ -130,7 +130,7 @@ def test_weights_are_written_as_peft_reads_them(fitted, tmp_path):
     baseline = found.baseline
     prompts = [baseline.layout.prompt(210)]
     baseline.embedding.source = None
-    soft, other = baseline.embedding.size, baseline.embedding.placeholder
+    soft, other = baseline.embedding.first, baseline.embedding.placeholder
     ordinary = [[other if token >= soft else token for token in prompt] for prompt in prompts]
     again = load_adapter(tmp_path / "llara", torch.float32)
     np.testing.assert_allclose(score(again, ordinary, baseline.layout.answers).log_p,

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from stages.baselines.language.soft import Projector, attach, placeholder
+from stages.baselines.language.soft import Projector
+from stages.model.soft import attach, placeholder
 from stages.model import likelihood
 from stages.model.likelihood import score
 from stages.model.llama import LlamaDecoder
@@ -129,4 +130,4 @@ def test_the_placeholder_is_an_ordinary_token_that_no_text_holds(tiny_base):
     found = placeholder(tokenizer)
     assert found in tokenizer.all_special_ids and found < len(tokenizer)
     embedding = attach(load_base(tiny_base, torch.float32), tokenizer)
-    assert embedding.size == len(tokenizer) and embedding.placeholder == found
+    assert embedding.first == len(tokenizer) and embedding.placeholder == found

@@ -125,7 +125,7 @@ def test_metrics_and_histories_are_in_git_and_nothing_turns_the_run_cache_off(st
                 [(path, settings)] = entry.items()
                 assert path.startswith("metrics/") and settings["cache"] is False
     assert not {"always_changed", "frozen"} & described.keys()
-    assert "${" not in described["cmd"].replace("${item.", "")
+    assert "${" not in described["cmd"].replace("${item.", "").replace("${prompt.prior}", "")
 
 
 def test_every_script_with_a_name_of_a_stage_is_one():

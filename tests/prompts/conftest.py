@@ -39,8 +39,9 @@ def layout_of(tokenizer):
     """Makes a layout over a log."""
 
     def make(events, kind="stream", history=5, min_history=3, max_tokens=2000, stream_events=8, seed=0, tokens=None,
-             vocabulary=None, context="next"):
-        prompt = Prompt(layout=kind, context=context, max_tokens=max_tokens, stream_events=stream_events)
+             vocabulary=None, context="next", counts=False, prior="none"):
+        prompt = Prompt(layout=kind, context=context, counts=counts, prior=prior, max_tokens=max_tokens,
+                        stream_events=stream_events)
         log = EventLog.from_tables(events, all_behaviors() if vocabulary is None else vocabulary)
         return make_layout(tokens or tokenizer, log, prompt, history, min_history, seed)
 

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.common.errors import UserError
+from stages.common.tables import PRIOR_TOKENS
 from stages.prompts.log import WEEKDAYS
 from stages.prompts.stream import clock
 from tests.small_log import small_log
@@ -190,3 +191,67 @@ def test_a_place_that_fits_no_prompt_is_named(layout_of):
     with pytest.raises(UserError, match=re.escape(f"or shorten places ({longest[:60]!r}: ")):
         layout_of(events, max_tokens=300)
     layout_of(events.filter(pl.col("place") == "home"), max_tokens=300)
+
+
+def plain(tokens):
+    """The tokens without those that stand for priors, and the rows of these."""
+    return [token for token in tokens if token < PRIOR_TOKENS], [t - PRIOR_TOKENS for t in tokens if t >= PRIOR_TOKENS]
+
+
+def test_the_prior_of_each_event_stands_before_its_label_and_nothing_else_changes(layout_of, rows_in):
+    events = small_log(unique=True)
+    usual, layout = layout_of(events), layout_of(events, prior="vector")
+    for row in (0, 3, 20, 45):
+        tokens, rows = plain(layout.prompt(row))
+        assert tokens == usual.prompt(row) and rows == rows_in(tokens) and layout.prompt(row)[-1] == PRIOR_TOKENS + row
+    targets = np.flatnonzero(np.arange(len(events)) - usual.log.first >= 3)
+    for one, other in zip(*(each.sequences(targets, 50, np.random.default_rng(1)) for each in (usual, layout)),
+                          strict=True):
+        tokens, rows = plain(other.input_ids)
+        assert tokens == one.input_ids and rows == rows_in(tokens) and other.rows == one.rows
+        assert [other.input_ids[start - 1] - PRIOR_TOKENS for start, _ in other.spans] == one.rows
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3), history=st.integers(1, 6), seed=st.integers(0, 99))
+def test_counts_are_those_of_the_events_before_the_first_that_is_told(
+    layout_of, rows_in, tokenizer, lengths, history, seed
+):
+    events = small_log(lengths, seed, unique=True)
+    usual, layout = layout_of(events, history=history), layout_of(events, history=history, counts=True)
+    log = layout.log
+    targets = np.flatnonzero(np.arange(len(events)) - log.first >= 3)
+    sequences = layout.sequences(targets, 20, np.random.default_rng(seed)) if len(targets) else []
+    for tokens in [*(layout.prompt(row) for row in range(len(events))), *(each.input_ids for each in sequences)]:
+        first = rows_in(tokens)[0]
+        done = log.behavior[log.first[first] : first]
+        said = tokenizer.decode(tokens).removeprefix(tokenizer.decode(layout.prefix)).partition("\n")[0]
+        if not len(done):
+            assert said == line(log, first) or said.startswith(f"{line(log, first)} ")
+            continue
+        found = re.fullmatch(r"Earlier, and how often: (.*)", said)[1]
+        counts = {name: int(count) for name, count in re.findall(r"(.+?) (\d+)(?:, |$)", found)}
+        assert counts == {log.behaviors[each]: int((done == each).sum()) for each in np.unique(done)}
+        assert list(counts.values()) == sorted(counts.values(), reverse=True)
+    for row in range(len(events)):
+        assert len(layout.prompt(row)) >= len(usual.prompt(row))
+
+
+def test_counts_give_way_where_there_is_no_room(layout_of):
+    events = small_log([30])
+    usual = layout_of(events, history=3)
+    most = max(len(usual.prompt(row)) for row in range(30)) + usual.longest_answer
+    tight = layout_of(events, history=3, counts=True, max_tokens=most)
+    for row in range(30):
+        assert len(tight.prompt(row)) + tight.longest_answer <= most
+    assert tight.prompt(2) == usual.prompt(2)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"counts": True, "kind": "window"}, "counts: true: layout window has no place for it"),
+    ({"prior": "vector", "kind": "window"}, "prior: vector: layout window has no place for it"),
+    ({"prior": "logits", "context": "id"}, "prior: logits: it knows an event's time and place, which context id"),
+])
+def test_what_cannot_be_told_is_refused(layout_of, changes, message):
+    with pytest.raises(ValueError, match=message):
+        layout_of(small_log(), **changes)

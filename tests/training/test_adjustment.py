@@ -25,7 +25,7 @@ def vocabulary(shares=SHARES):
 
 def sequences(labels=LABELS, behaviors=None):
     """One sequence a label, its target between two other tokens."""
-    rows = [([7, *label, 8], [1], [1 + len(label)], [number])
+    rows = [([7, *label, 8], [1], [1 + len(label)], [number], [number])
             for number, label in zip(behaviors or range(len(labels)), labels, strict=True)]
     return pl.DataFrame(rows, schema=tables.SCHEMAS["instructions"], orient="row")
 
@@ -98,7 +98,7 @@ def test_the_tree_does_not_depend_on_the_order_of_the_sequences():
 
 def test_the_first_span_of_a_behaviour_is_its_label():
     frame = pl.DataFrame(
-        [([5, 1, 2, 6, 3, 4], [1, 4], [3, 6], [0, 2]), ([7, 1, 1], [1], [3], [0]), ([8], [], [], [])],
+        [([5, 1, 2, 6, 3, 4], [1, 4], [3, 6], [0, 2], [8, 9]), ([7, 1, 1], [1], [3], [0], [5]), ([8], [], [], [], [])],
         schema=tables.SCHEMAS["instructions"], orient="row",
     )
     assert first_spans(frame) == {0: (1, 2), 2: (3, 4)}

@@ -21,7 +21,8 @@ from tests.small_log import small_params
 
 
 def sequences(*rows):
-    return pl.DataFrame(rows, schema=tables.SCHEMAS["instructions"], orient="row")
+    numbered = [(*row, list(range(len(row[3])))) for row in rows]
+    return pl.DataFrame(numbered, schema=tables.SCHEMAS["instructions"], orient="row")
 
 
 # history, prompt, an anchor's answer (0), a tail's answer (4); one with a tail's answer only; one without any
@@ -160,7 +161,7 @@ def test_the_adjusted_loss_and_its_gradients_are_those_of_shifted_logits(
     model, expected = load_adapter(tuned), []
     # mean shares of the labels below a child and below its node: 1/3 at the root, 0.1 behind 403
     first = {402: 0.8 * 3, 403: 0.2 / 2 * 3}, {403: {last: 0.15 / 0.1, 404: 0.05 / 0.1}}
-    for row, (start,), _, (number,) in [*rows, *([chat.row(0)] if conversation else [])]:
+    for row, (start,), _, (number,), *_ in [*rows, *([chat.row(0)] if conversation else [])]:
         for at in range(start, len(row)):
             logits = model(torch.tensor([row])).logits[0, at - 1].float()
             children = first[0] if at == start else first[1].get(row[at - 1], {}) if at == start + 1 else {}

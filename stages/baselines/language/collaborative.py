@@ -7,7 +7,7 @@ import torch
 
 from stages.baselines.fitting.task import Task
 from stages.baselines.language.baseline import LanguageBaseline
-from stages.baselines.language.soft import attach
+from stages.model.soft import attach
 from stages.baselines.language.soft_stream import SoftStreamLayout
 from stages.baselines.sequential.sasrec import fit_sasrec, item_vectors, load_sasrec, user_vectors
 

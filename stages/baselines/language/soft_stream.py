@@ -58,7 +58,7 @@ class SoftStreamLayout(StreamLayout):
         before = self.dropped
         sequence = super()._sequence(start, stop, is_target)
         ids = self._named(sequence.input_ids, start + self.dropped - before, stop)
-        return TokenSequence(ids, sequence.spans, sequence.behaviors)
+        return TokenSequence(ids, sequence.spans, sequence.behaviors, sequence.rows)
 
     def _named(self, ids: list[int], first: int, stop: int) -> list[int]:
         """`ids` of a prompt or sequence of the events `first` up to `stop`, the last one's behaviour open, users named.
