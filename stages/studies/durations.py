@@ -35,7 +35,7 @@ _CONTENT = TypeAdapter(tuple[dict[str, list[tuple[_Amount, _Amount]]], dict[str,
 _FIRST_GUESS = {
     "sft": (15, 1 / 50), "scoring": (8, 1 / 6), "dpo": (15, 0.5), "predictions": (8, 1 / 6), "auxiliary": (90, 0),
     "ingest": (5, 0), "windowing": (4, 0), "instructions": (6, 0), "base": (6, 0), "selection": (4, 0),
-    "evaluate": (5, 0), "habits": (20, 0), "fusion": (5, 0), "reference": (8, 0), "embeddings": (8, 0),
+    "evaluate": (5, 0), "habits": (20, 0), "fusion": (5, 0), "prior": (5, 0), "reference": (8, 0), "embeddings": (8, 0),
     f"{BASELINES}:evaluate": (5, 0), f"{BASELINES}:timing": (30, 0),
     # of one core without AVX512-BF16, and 13 to 17 thousand windows; a setting each
     f"{BASELINES}:gpt2": (0, 3600), f"{BASELINES}:pituning": (0, 3600), f"{BASELINES}:llmesr": (0, 600),
