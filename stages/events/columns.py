@@ -17,10 +17,16 @@ def chosen(source: Source) -> dict[str, str]:
     """Column of the log for each of ours that `source.columns` names.
 
     Raises:
-        UserError: user, time or behaviour is not named, or a column is named twice.
+        UserError: user (unless `source.person` says whose the rows are), time or behaviour is not named, or a column is
+            named twice.
     """
     columns = {ours: theirs for ours, theirs in source.columns.model_dump().items() if theirs}
-    for ours in ("user", "time", "behavior"):
+    if source.person != "column":
+        columns.pop("user", None)
+    elif "user" not in columns:
+        raise UserError("source.columns.user: empty; name the log's column, or set source.person to file, folder or "
+                        "one")
+    for ours in ("time", "behavior"):
         if ours not in columns:
             raise UserError(f"source.columns.{ours}: empty; name the log's column")
     if len(set(columns.values())) < len(columns):
@@ -72,6 +78,18 @@ def event_columns(path: Path, source: Source, found: Sequence[str]) -> list[str]
             raise UserError(f"{path}: {what}, which source.event_columns names; the file has: {shown(found)}. Name "
                             "some of them, or none ([]) where all make an event")
     return source.event_columns or None
+
+
+def one_each(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows whose column `behavior` is a list become a row an element; an empty list stays a row.
+
+    The column `fingerprint` then tells the elements of a row apart, by their places.
+    """
+    place = pl.int_ranges(pl.col("behavior").list.len().fill_null(1).clip(1)).alias("_place")
+    frame = frame.with_columns(place, pl.when(pl.col("behavior").list.len() > 0).then("behavior").otherwise(
+        pl.lit(None, frame.schema["behavior"])).fill_null([None])).explode("behavior", "_place")
+    return frame.with_columns(pl.when(pl.col("_place") == 0).then("fingerprint").otherwise(
+        pl.struct("fingerprint", "_place").hash()).alias("fingerprint")).drop("_place")
 
 
 def shown(names: Sequence[str]) -> str:

@@ -12,36 +12,41 @@ from stages.common.errors import UserError
 from stages.events import reading
 from stages.events.rules import Rule
 
-_SEPARATORS = ",\t;|"
+_SEPARATORS = (",", "\t", ";", "|")
+_NAMED = {"tab": "\t", "blanks": None}
 
 
 class Header(NamedTuple):
-    """The first line that is not blank: its number, its separator, and the names in it."""
+    """The first line that is not blank: its number, its separator (None for blanks), and the names in it."""
 
     line: int
-    separator: str
+    separator: str | None
     names: list[str]
 
 
-def header(path: Path, wanted: list[str]) -> Header:
-    """The file's header; its separator is the usual one that finds most of `wanted`.
+def header(path: Path, wanted: list[str], separator: str = "auto", skip: int = 0) -> Header:
+    """The file's header below `skip` lines, or its first row.
+
+    Args:
+        separator: as in `source.separator`; of the usual ones it is the one that finds most of `wanted`.
 
     Raises:
         UserError: the lines end as on old Macs, or all are blank; and as `reading.blocks`.
     """
-    line, first = reading.first_line(path)
+    line, first = reading.first_line(path, skip=skip)
     if "\r" in first:
         raise UserError(f"{path}: line {line}: lines that end in a carriage return alone; write line feeds, for "
                         "example with `tr '\\r' '\\n'`")
-    options = [Header(line, separator, _names(first, separator)) for separator in _SEPARATORS]
+    tried = _SEPARATORS if separator == "auto" else (_NAMED.get(separator, separator),)
+    options = [Header(line, each, _names(first, each)) for each in tried]
     return max(options, key=lambda option: (len(set(option.names) & set(wanted)), len(option.names)))
 
 
-def _names(line: str, separator: str) -> list[str]:
+def _names(line: str, separator: str | None) -> list[str]:
     text = pl.Series([line])
     fields, problem = _fields(text, separator, quotes=True)
     quotes = problem.item() is None
-    fields = fields if quotes else text.str.split(separator)
+    fields = fields if quotes else _fields(text, separator, quotes=False)[0]
     return _unquote(fields.explode(), quotes).str.strip_chars().to_list()
 
 
@@ -72,7 +77,7 @@ def records(
         event: the names of the fields that make an event; None for all.
         quotes: whether a field may stand in double quotes, a quote within it doubled. A line break within quotes is
             not understood: the lines of such a record get a problem each.
-        header: the number of the header's line, if there is one: records stand below it.
+        header: the number of the line below which the records stand: that of the header, if there is one.
 
     Returns:
         Pieces that make frames with the columns `names`, and `line`, `fingerprint` (a hash of the fields of `event`),
@@ -89,13 +94,13 @@ def _records(
     header: int, encodings: tuple[str, ...],
 ) -> pl.DataFrame:
     """The block's records; `hashed` are the places of the fields that make an event."""
-    fields, skip = None, block.first <= header
+    fields, skip = None, max(header - block.first + 1, 0)
     if separator is not None and not (quotes and b'"' in block.text):
         fields = _parse_plain(block, len(names), separator, skip)
     if separator is None or fields is None:
         lines = reading.block_lines(path, block, encodings).filter(pl.col("line") > header)
         return _parse_any(lines, names, separator, hashed, quotes)
-    first = block.first + int(skip)
+    first = block.first + skip
     return pl.DataFrame({
         "line": pl.int_range(first, first + fields.height, dtype=pl.Int64, eager=True),
         "fingerprint": reading.fingerprints(fields, hashed),
@@ -104,7 +109,7 @@ def _records(
     })
 
 
-def _parse_plain(block: reading.Block, width: int, separator: str, skip: bool) -> pl.DataFrame | None:
+def _parse_plain(block: reading.Block, width: int, separator: str, skip: int) -> pl.DataFrame | None:
     """The fields of lines that ask for no care, several times as fast; None where a line may ask for it.
 
     Such lines have `width` fields each, no quotes that mean anything, no marks of an encoding, and none is blank.
@@ -112,10 +117,10 @@ def _parse_plain(block: reading.Block, width: int, separator: str, skip: bool) -
     text, marks = block.text, (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
     if (block.first == 1 and text.startswith(marks)) or not text.endswith(b"\n") or b"\r\r" in text:
         return None
-    if skip:
-        head, _, text = text.partition(b"\n")
-        if not head.strip() or not text:
-            return None
+    for _ in range(skip):
+        text = text.partition(b"\n")[2]
+    if not text:
+        return None
     rows = reading.count(text, b"\n")
     if reading.count(text, separator.encode()) != rows * (width - 1):
         return None
@@ -145,17 +150,23 @@ def _parse_any(
 def _fields(text: pl.Series, separator: str | None, quotes: bool) -> tuple[pl.Series, pl.Series]:
     """Lists of fields, and the lines' problems."""
     sound = pl.repeat(None, len(text), dtype=pl.String, eager=True)
-    if separator is None:
+    quoted = quotes and text.str.contains('"', literal=True).any()
+    if separator is None and not quoted:
         return text.str.strip_chars().str.replace_all(r"\s+", " ").str.split(" "), sound
-    if not quotes or not text.str.contains('"', literal=True).any():
+    if not quoted:
         return text.str.split(separator), sound
-    mark = re.escape(separator)
     # a separator before every field, then a field in quotes, or one that does not begin with a quote, or an empty one
-    text = separator + text
-    pieces = text.str.extract_all(rf'{mark}(?:[ ]*"(?:[^"]|"")*"[ ]*|[^{mark}"][^{mark}]*|)')
+    if separator is None:
+        text = " " + text.str.strip_chars()
+        pieces = text.str.extract_all(r'\s+(?:"(?:[^"]|"")*"|[^\s"]\S*)')
+        fields = pieces.list.eval(pl.element().str.strip_chars_start())
+    else:
+        mark, text = re.escape(separator), separator + text
+        pieces = text.str.extract_all(rf'{mark}(?:[ ]*"(?:[^"]|"")*"[ ]*|[^{mark}"][^{mark}]*|)')
+        fields = pieces.list.eval(pl.element().str.strip_prefix(separator))
     broken = pieces.list.join("") != text
     problem = pl.select(pl.when(broken).then(pl.lit(Rule.QUOTES.value))).to_series()
-    return pieces.list.eval(pl.element().str.strip_prefix(separator)), problem
+    return fields, problem
 
 
 def _unquote(field: pl.Series, quotes: bool) -> pl.Series:

@@ -9,18 +9,16 @@ import functools
 import json
 import re
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from stages.events import people, reading
+from stages.events import json_values, reading
 from stages.events.columns import event_columns, need, within
 from stages.events.rules import Rule
 from stages.events.settings import Source
 
-_LONGEST_NUMBER = 400  # digits
 _LOOKED_AT = 1000  # objects that may hold a column, at most
 _LONE = r"\\u[dD][89a-fA-F]"  # half a character, where none of the pairs below is left
 _PAIR = r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -43,7 +41,7 @@ def _rows(path: Path, block: reading.Block, columns: dict[str, str], source: Sou
     if is_first:
         _need_keys(path, lines["text"], fields, columns, source)
     # user and time are compared as what they mean, not as they are written
-    compared = [name for name in source.event_columns if name not in (columns["user"], columns["time"])]
+    compared = [name for name in source.event_columns if name not in (columns.get("user"), columns["time"])]
     prints = reading.fingerprints(fields, compared) if source.event_columns else lines["text"].hash()
     return fields.select(
         lines["line"], prints.alias("fingerprint"), "problem",
@@ -63,7 +61,7 @@ def _parse(text: pl.Series, names: list[str], columns: dict[str, str]) -> pl.Dat
         except pl.exceptions.PolarsError:
             easy, fields = rows.clear(), pl.DataFrame(schema=dict.fromkeys(names, pl.String))
     fields = fields.with_columns(easy.cast(pl.Int64).alias("_row"), pl.lit(None, pl.String).alias("problem"))
-    fields = fields.filter(~_asks_for_care(fields, text.gather(easy), names, columns["user"]))
+    fields = fields.filter(~_asks_for_care(fields, text.gather(easy), names, columns.get("user")))
     if fields.height < len(text):
         careful = rows.filter(~rows.is_in(fields["_row"].implode()))
         exact = [_exactly(line, names, columns) for line in text.gather(careful)]
@@ -111,7 +109,7 @@ def _merged(one: Any, other: pl.Struct) -> pl.Struct:
     return pl.Struct(fields)
 
 
-def _asks_for_care(fields: pl.DataFrame, text: pl.Series, names: list[str], user: str) -> pl.Series:
+def _asks_for_care(fields: pl.DataFrame, text: pl.Series, names: list[str], user: str | None) -> pl.Series:
     """Whether a line may say something else than what many at a time are read as: a mask."""
     # an object, a list or a truth value, or text that looks like one
     care = fields.select(pl.any_horizontal(
@@ -120,6 +118,8 @@ def _asks_for_care(fields: pl.DataFrame, text: pl.Series, names: list[str], user
         care |= text.str.count_matches(_key(name), literal=True) > 1
     if text.str.contains(_LONE).any():
         care |= text.str.replace_all(_PAIR, "").str.contains(_LONE)
+    if user is None:
+        return care
     if (long := fields[user].str.contains(r"^-?(?:\d{16,}|\d{16,}\.\d*|\d*\.\d{15,})$").fill_null(False)).any():
         # a number that is no integer has lost its last digits
         care |= long & text.str.contains(re.escape(_key(user)) + r"\s*:\s*-?\d+[.eE]")
@@ -133,78 +133,11 @@ def _key(name: str) -> str:
 
 def _exactly(line: str, names: list[str], columns: dict[str, str]) -> list[str | None]:
     """The fields `names` of a line and its problem; what is no text is one where the field is one of our `columns`."""
-    labels = set(columns.values())
-    found = _object(line)
+    found = json_values.parse_object(line)
     if found is None:
         return [*([None] * len(names)), Rule.JSON.value]
-    texts: list[str | None] = []
-    problem = None
-    for name in names:
-        value = _value(found, name)
-        if isinstance(value, str) and not _is_text(value):
-            problem, value = Rule.TEXT.value, None
-        elif isinstance(value, dict | list | bool):
-            if name in labels:
-                problem = problem or Rule.NESTED.value
-            value = None if name in labels else json.dumps(value, sort_keys=True)
-        elif isinstance(value, _Rounded) and name == columns["user"]:
-            problem = problem or Rule.ROUNDED.value
-        texts.append(value)
-    return [*texts, problem]
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    """The object that a line holds, its numbers as text."""
-    try:
-        found = json.loads(line, parse_int=_number, parse_float=_float, parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-class _Rounded(str):
-    """A float's text that may have been several whole numbers."""
-
-
-def _float(written: str) -> str:
-    """The text of a number that is written with a point or an exponent."""
-    number = _decimal(written)
-    return _Rounded(_number(written)) if number is None or number.copy_abs() >= people.EXACT else _number(written)
-
-
-def _number(written: str) -> str:
-    """The shortest text of a number; its digits are kept, however many."""
-    number = _decimal(written)
-    if number is None or abs(number.adjusted()) > _LONGEST_NUMBER:
-        return written
-    text = format(number, "f")
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text == "-0" else text
-
-
-def _decimal(written: str) -> Decimal | None:
-    """None where the exponent has more than some eighteen digits."""
-    try:
-        return Decimal(written)
-    except InvalidOperation:
-        return None
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _value(found: dict[str, Any], name: str) -> Any:
-    if (value := found.get(name)) is not None:
-        return value
-    inner: Any = found
-    for part in name.split("."):
-        inner = inner.get(part) if isinstance(inner, dict) else None
-    return inner
+    return json_values.texts([json_values.field(found, name) for name in names], names, set(columns.values()),
+                             columns.get("user"))
 
 
 def _need_keys(
@@ -217,35 +150,17 @@ def _need_keys(
     absent = [name for name in absent if not _stands(objects, name)]
     if not absent or objects.is_empty():
         return
-    first = _object(objects[0]) or {}
-    found = list(dict.fromkeys([*_names(first), *(name for name in names if name not in absent)]))
-    hint = ""
-    if lists := [name for name in _names(first) if _is_list_of_objects(_value(first, name))]:
-        path_in_jq = "".join(f"[{json.dumps(part)}]" for part in lists[0].split("."))
-        hint = (f"{lists[0]} is a list: write its objects one a line, for example `jq -c '.{path_in_jq}[]'`, each with "
-                "its user")
-    need(path, columns, found, hint)
+    first = json_values.parse_object(objects[0]) or {}
+    found = list(dict.fromkeys([*json_values.names(first), *(name for name in names if name not in absent)]))
+    need(path, columns, found, json_values.where_events_are(first))
     event_columns(path, source, found)
 
 
 def _stands(objects: pl.Series, name: str) -> bool:
     some = objects.filter(objects.str.contains(_key(name), literal=True)).head(_LOOKED_AT)
     *parents, last = name.split(".")
-    for found in map(_object, some):
-        inner = _value(found or {}, ".".join(parents)) if parents else found
+    for found in map(json_values.parse_object, some):
+        inner = json_values.field(found or {}, ".".join(parents)) if parents else found
         if name in (found or {}) or (isinstance(inner, dict) and last in inner):
             return True
     return False
-
-
-def _names(found: dict[str, Any], before: str = "") -> Iterator[str]:
-    """What may be named in an object: `data.app` for what is within an object."""
-    for key, value in found.items():
-        if isinstance(value, dict) and value:
-            yield from _names(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}"
-
-
-def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(each, dict) for each in value)

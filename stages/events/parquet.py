@@ -3,7 +3,7 @@
 A number becomes the shortest text of it, so that 101.0 of a column with gaps is the 101 of another file; a float that
 may have been several users' numbers refuses its row. Bytes are text in UTF-8; columns of 16 bytes that are none are
 UUIDs, ids of another fixed width their hexadecimal digits. `data.app` names the field `app` of the struct `data`,
-unless a column is called so.
+unless a column is called so, and `apps.*` the elements of lists.
 """
 
 import functools
@@ -16,7 +16,7 @@ import polars as pl
 
 from stages.common.errors import UserError
 from stages.events import people, reading
-from stages.events.columns import event_columns, need, within
+from stages.events.columns import event_columns, need, one_each, within
 from stages.events.rules import Rule
 from stages.events.settings import Source
 
@@ -41,16 +41,20 @@ def read(path: Path, columns: dict[str, str], source: Source) -> Iterator[readin
     try:
         scan = pl.scan_parquet(path, glob=False)
         schema = scan.collect_schema()
+        several = columns["behavior"].endswith(".*") and columns["behavior"] not in schema
+        plain = columns | {"behavior": columns["behavior"].removesuffix(".*")} if several else columns
         kinds = _kinds(path, dict(schema), columns, source)
         event = _compared(path, dict(schema), columns, source)
         bytes_are = {name: _what_bytes_are(scan, theirs, name) for name, theirs in columns.items()
-                     if kinds[name] == pl.Binary}
+                     if kinds[name] == pl.Binary and not theirs.endswith(".*")}
         size, rows, first = path.stat().st_size, scan.select(pl.len()).collect().item(), 1
         for frame in scan.collect_batches(chunk_size=_ROWS, maintain_order=True):
             prints = frame.hash_rows() if event is None else reading.fingerprints(frame.with_columns(**event), [*event])
-            wanted = frame.select(_field(theirs, frame.schema).alias(ours) for ours, theirs in columns.items())
+            wanted = frame.select(_field(theirs, frame.schema).alias(ours) for ours, theirs in plain.items())
             numbered = wanted.with_columns(pl.int_range(first, first + frame.height, dtype=pl.Int64).alias("line"),
                                            prints.alias("fingerprint"))
+            if several:
+                numbered = one_each(numbered)
             end = size * (first - 1 + frame.height) // rows
             yield reading.Piece(functools.partial(_rows, numbered, kinds, bytes_are), end)
             first += frame.height
@@ -70,8 +74,9 @@ def _kinds(path: Path, schema: dict[str, Any], columns: dict[str, str], source: 
             fields = ", ".join(_names(columns[ours], kind))
             raise UserError(f"{key} structs: it is nested; name a field of it: {fields}")
         if kind.is_nested():
-            raise UserError(f"{key} {kind}: it is nested, with more than one value a row; write a row for each, or "
-                            "name another column, or a field of a struct as in data.app")
+            more = f"set source.columns.behavior to {columns[ours]}.*, an event an element, or " * (ours == "behavior")
+            raise UserError(f"{key} {kind}: it is nested, with more than one value a row; {more}write a row for each, "
+                            "or name another column, or a field of a struct as in data.app")
         if kind in _NO_TEXT:
             raise UserError(f"{key} {kind}: no text, number or time; name another column, or convert it")
         if ours == "time" and kind == pl.Date and not (source.columns.clock or source.dates == "midnight"):
@@ -97,7 +102,7 @@ def _kind(name: str, schema: dict[str, Any]) -> Any:
     kind = schema.get(first)
     for other in others:
         fields = {field.name: field.dtype for field in kind.fields} if isinstance(kind, pl.Struct) else {}
-        kind = fields.get(other)
+        kind = kind.inner if other == "*" and isinstance(kind, pl.List) else fields.get(other)
     return kind
 
 
@@ -113,7 +118,7 @@ def _compared(
     names = event_columns(path, source, found)
     if names is None:
         return None
-    others = [name for name in names if name not in (columns["user"], columns["time"])]
+    others = [name for name in names if name not in (columns.get("user"), columns["time"])]
     kinds = [_kind(name, schema) for name in others]
     return {f"event {i}": _text(_field(name, schema), kind) if not (kind.is_nested() or kind in (pl.Binary, *_NO_TEXT))
             else _field(name, schema) for i, (name, kind) in enumerate(zip(others, kinds, strict=True))}
@@ -123,7 +128,7 @@ def _rows(frame: pl.DataFrame, kinds: dict[str, Any], bytes_are: dict[str, str])
     fields, problem = {}, pl.repeat(None, frame.height, dtype=pl.String, eager=True)
     for name, kind in kinds.items():
         if kind == pl.Binary:
-            fields[name] = _decoded(frame[name], bytes_are[name])
+            fields[name] = _decoded(frame[name], bytes_are.get(name, "text"))
             wrong = fields[name].is_null() & frame[name].is_not_null()
             problem = pl.select(pl.when(wrong).then(pl.lit(Rule.TEXT.value)).otherwise(problem)).to_series()
         elif name != "time" and isinstance(kind, pl.Datetime) and kind.time_zone is not None:

@@ -130,15 +130,33 @@ def blocks(path: Path) -> Iterator[Block]:
         )
 
 
-def first_line(path: Path, encodings: tuple[str, ...] = ("utf-8",)) -> tuple[int, str]:
-    """Number and text of the first line that is not blank.
+def whole(path: Path) -> bytes:
+    """A file, unpacked, however long its lines.
+
+    Raises:
+        UserError: it is empty, or no whole gzip.
+    """
+    try:
+        with open(path, "rb") as packed, gzip.open(packed) if is_gzip(path) else packed as file:
+            content = file.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a whole gzip file ({error}); copy it again, or check it with `gzip -t`") from None
+    if not content.strip():
+        raise UserError(f"{path}: the file is empty; remove it, or export the log again")
+    return content
+
+
+def first_line(path: Path, encodings: tuple[str, ...] = ("utf-8",), skip: int = 0) -> tuple[int, str]:
+    """Number and text of the first line below `skip` lines that is not blank.
 
     Raises:
         UserError: all are blank; and as `blocks`.
     """
     for block in blocks(path):
-        if (lines := block_lines(path, block, encodings)).height:
+        if (lines := block_lines(path, block, encodings).filter(pl.col("line") > skip)).height:
             return lines["line"][0], lines["text"][0]
+    if skip:
+        raise UserError(f"{path}: nothing stands below the first {skip:,} lines; set source.skip to fewer")
     raise UserError(f"{path}: all lines are blank; remove the file, or export the log again")
 
 

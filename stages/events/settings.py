@@ -4,7 +4,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from stages.common.params import Count, Positive, Section, Share, key_of
 
@@ -12,7 +12,15 @@ FORMATS = [module.name for module in iter_modules([str(Path(__file__).with_name(
 """Of real logs, by name: the modules of that folder, which are not imported for it."""
 
 
+def _separator(value: str) -> str:
+    if value in ("auto", "blanks", "tab") or (len(value) == 1 and value.isascii() and value not in '"\r\n'):
+        return value
+    raise ValueError("expected auto, blanks, tab, or one character such as ';'")
+
+
 class Columns(Section):
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # of a log without a header they are numbers
+
     user: str
     time: str
     clock: str
@@ -28,6 +36,7 @@ class Source(Section):
     taxonomy: str
     unlisted: Literal["keep", "refuse", "other"]
     top: Count
+    person: Literal["column", "file", "folder", "one"]
     columns: Columns
     event_columns: list[str]
     time_format: str
@@ -35,6 +44,11 @@ class Source(Section):
     time_zone: str
     naive_times: Literal["local", "utc"]
     order: Literal["auto", "oldest_first", "newest_first"]
+    separator: Annotated[str, AfterValidator(_separator)]
+    header: bool
+    skip: Count
+    events: str
+    split: str
 
 
 class Simulator(Section):

@@ -88,6 +88,19 @@ def test_a_file_without_a_header_says_so(read):
         read("no_header.csv", source__time_format="unix", source__time_zone="UTC")
 
 
+def test_columns_without_a_header_go_by_their_numbers(read):
+    events = read("no_header.csv", source__time_format="unix", source__time_zone="UTC", source__header=False,
+                  source__columns__user="1", source__columns__time="5", source__columns__behavior="4")
+    assert events.height == 21
+
+
+def test_a_person_may_be_a_file_and_its_events_a_list_in_a_document(read):
+    events = read(*(f"nested_person{i}.json" for i in range(3)), source__time_zone="UTC", source__person="file",
+                  source__events="buckets.*.events", source__columns__time="timestamp",
+                  source__columns__behavior="data.app")
+    assert (events.height, events["user"].n_unique()) == (21, 3)
+
+
 def test_columns_may_say_what_an_event_is(read):
     events = read("stored_twice.csv", source__event_columns=["user", "time", "behavior"], ingest__max_refused=1.0)
     assert events.height == 27
