@@ -38,7 +38,8 @@ ROWS = {
 }
 _REFUSED = {"line": pl.Int64, "rule": pl.String, "text": pl.String}
 # found before a field is looked at
-_OF_THE_ROW = [rule.value for rule in (Rule.EVENT_TYPE, Rule.FIELDS, Rule.QUOTES, Rule.JSON, Rule.NESTED, Rule.TEXT)]
+_OF_THE_ROW = [rule.value for rule in (Rule.EVENT_TYPE, Rule.NO_EVENT, Rule.FIELDS, Rule.QUOTES, Rule.JSON, Rule.NESTED,
+                                       Rule.TEXT)]
 _TEXT = pl.col("text")
 _ABSENT = missing(_TEXT)
 _MEGABYTE = 1e6

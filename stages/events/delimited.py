@@ -12,7 +12,7 @@ from stages.common.errors import UserError
 from stages.events import reading
 from stages.events.rules import Rule
 
-_SEPARATORS = (",", "\t", ";", "|")
+SEPARATORS = (",", "\t", ";", "|")
 _NAMED = {"tab": "\t", "blanks": None}
 
 
@@ -37,7 +37,7 @@ def header(path: Path, wanted: list[str], separator: str = "auto", skip: int = 0
     if "\r" in first:
         raise UserError(f"{path}: line {line}: lines that end in a carriage return alone; write line feeds, for "
                         "example with `tr '\\r' '\\n'`")
-    tried = _SEPARATORS if separator == "auto" else (_NAMED.get(separator, separator),)
+    tried = SEPARATORS if separator == "auto" else (_NAMED.get(separator, separator),)
     options = [Header(line, each, _names(first, each)) for each in tried]
     return max(options, key=lambda option: (len(set(option.names) & set(wanted)), len(option.names)))
 

@@ -33,6 +33,7 @@ class Rule(StrEnum):
               "name a field within it in source.columns, such as data.app")
     TEXT = "no text: bytes that are no UTF-8, or half a character", "export the column as text in UTF-8"
     EVENT_TYPE = "not an opening", "such rows are no events"
+    NO_EVENT = "no event, by its format's definition", "the format's file in stages/events/formats says which rows are"
     NO_USER = "no user", f"check source.columns.user; an empty field is no user, nor is {', '.join(MISSING[1:])}"
     ROUNDED = ("a user's number that has lost its last digits",
                "export ids as whole numbers or as text: a float of 64 bits tells whole numbers apart below 2^53, one "
@@ -62,7 +63,7 @@ OF_THE_TIME = tuple(rule.value for rule in (Rule.NO_TIME, Rule.TIME, Rule.DATE, 
                                              Rule.NO_OFFSET, Rule.WITHOUT_OFFSET))
 
 # Rows that are no events by the format's own definition or the user's: kept in quarantine, not counted as refused
-IGNORED = (Rule.EVENT_TYPE, Rule.COPY)
+IGNORED = (Rule.EVENT_TYPE, Rule.NO_EVENT, Rule.COPY)
 
 
 def missing(text: pl.Expr) -> pl.Expr:

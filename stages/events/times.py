@@ -53,10 +53,11 @@ class Written:
         """
         found = cls(source.time_format, source.time_zone, source.naive_times, source.dates,
                     bool(source.columns.clock), bool(source.columns.offset))
-        found._check()
+        found.check()
         return found
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises: UserError: as `of`."""
         if self.zone not in ("", WRITTEN):
             zones.zone(self.zone)
         if not self.offset and self.zone in ("", WRITTEN):

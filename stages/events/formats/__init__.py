@@ -1,14 +1,18 @@
 """The formats of logs that `source.format` may name, beside `simulated`. A new one is a file like its neighbours."""
 
 from importlib import import_module
+from types import ModuleType
 
 from stages.events import settings
 from stages.events.assembly import Format
+from stages.events.sample import Sample
 
 
-def _format(name: str) -> Format:
-    module = import_module(f"{__name__}.{name}")
-    return Format(module.read, getattr(module, "finish", Format.finish))
+_MODULES: dict[str, ModuleType] = {name: import_module(f"{__name__}.{name}") for name in settings.FORMATS}
+
+FORMATS = {name: Format(module.read, getattr(module, "finish", Format.finish)) for name, module in _MODULES.items()}
 
 
-FORMATS = {name: _format(name) for name in settings.FORMATS}
+def fitting(sample: Sample) -> list[str]:
+    """The formats that know a file as theirs by its beginning; `table`, which fits most files, is none of them."""
+    return [name for name, module in _MODULES.items() if hasattr(module, "fits") and module.fits(sample)]

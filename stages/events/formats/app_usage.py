@@ -6,6 +6,7 @@ place is what it is to the user: `home` is the station most used from 22:00 to 7
 the one most used on weekdays from 9:00 to 18:00 among the others, all else is `elsewhere`.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,16 @@ import polars as pl
 from stages.events import delimited, times
 from stages.events.columns import event_columns
 from stages.events.reading import Piece
+from stages.events.sample import Sample
 from stages.events.settings import Source
 
 _NAMES = ["user", "time", "station", "app", "bytes"]
 _TIMES = times.Written("%Y%m%d%H%M%S")
+
+
+def fits(sample: Sample) -> bool:
+    return bool(sample.lines) and all(len(row) == len(_NAMES) and re.fullmatch(r"20\d{12}", row[1])
+                                      for row in sample.rows(None))
 
 
 def read(path: Path, source: Source) -> Iterator[Piece]:

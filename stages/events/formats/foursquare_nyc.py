@@ -16,11 +16,13 @@ from stages.events.columns import event_columns
 from stages.events.offsets import EARLIEST, LATEST
 from stages.events.reading import Piece
 from stages.events.rules import missing
+from stages.events.sample import Sample
 from stages.events.settings import Source
 from stages.events.times import time_rule
 
 _NAMES = ["user", "venue", "category_id", "category", "latitude", "longitude", "offset", "utc"]
 _ENCODINGS = ("utf-8", "latin-1")
+_OFFSETS = ("-240", "-300")  # of New York
 
 # Manhattan lies askew on the map, so its areas are boxes in kilometres across and along its avenues, from 9th Avenue at
 # 26th Street: (name, across from, to, along from, to). The first box that holds a point names it. Drawn by hand.
@@ -57,6 +59,11 @@ _AROUND = (
     ("North Brooklyn", 40.695, 40.74, -73.975, -73.90),
     ("Brooklyn", 40.56, 40.71, -74.05, -73.855),
 )
+
+
+def fits(sample: Sample) -> bool:
+    return bool(sample.lines) and all(len(row) == len(_NAMES) and " +0000 " in row[7] and row[6] in _OFFSETS
+                                      for row in sample.rows("\t"))
 
 
 def read(path: Path, source: Source) -> Iterator[Piece]:

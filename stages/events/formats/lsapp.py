@@ -16,9 +16,14 @@ from stages.events import delimited, times
 from stages.events.columns import event_columns, shown
 from stages.events.reading import Piece
 from stages.events.rules import Rule
+from stages.events.sample import Sample
 from stages.events.settings import Source
 
 _NAMES = ["user_id", "session_id", "timestamp", "app_name", "event_type"]
+
+
+def fits(sample: Sample) -> bool:
+    return set(_NAMES) <= sample.header
 
 
 def read(path: Path, source: Source) -> Iterator[Piece]:
