@@ -1,7 +1,7 @@
 """What a person did before a window, counted: the whole past, linear in events and windows, never the window itself."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -19,7 +19,8 @@ after, too; `last` and `second` are what the person did just before, and before 
 RECENT = (5, 20, 100)
 """Events are counted among the last so many, too."""
 
-_CELLS = 250_000
+_CELLS, _CELLS_OF_PART = 250_000, 60_000
+_EVENTS = 1_000_000
 _HOURS = 24
 
 
@@ -53,14 +54,30 @@ class Counted:
     weekday: np.ndarray
     stays: np.ndarray
 
+    def parts(self) -> Iterator[tuple[slice, "Counted"]]:
+        """The windows in parts whose numbers fit a processor's cache, and which they are."""
+        windows = max(1, _CELLS_OF_PART // self.allowed.shape[1])
+        for start in range(0, len(self.label), windows):
+            part = slice(start, start + windows)
+            found = {each.name: getattr(self, each.name) for each in fields(self)}
+            yield part, Counted(**{
+                name: {key: each[part] for key, each in value.items()} if isinstance(value, dict) else value[part]
+                for name, value in found.items()
+            })
+
 
 def pieces(past: Past, rows: np.ndarray) -> Iterator[slice]:
-    """`rows`, sorted, in pieces of some 250,000 cells of a window and a candidate: what fits a processor's cache."""
+    """`rows`, sorted, in pieces that need little memory to be counted, however few of a log's events they are.
+
+    A piece has at most some 250,000 cells of a window and a candidate, and a million events beside those before its
+    first window: a person's past is counted again for each piece that has windows of theirs.
+    """
+    added = np.cumsum(rows - np.maximum(past.first[rows], np.append(0, rows[:-1])))
     start = 0
     while start < len(rows):
         stop = start + max(1, _CELLS // past.size)
         width = past.size + int(past.own[rows[start:stop]].max())
-        stop = min(len(rows), start + max(1, _CELLS // width))
+        stop = min(start + max(1, _CELLS // width), int(np.searchsorted(added, added[start] + _EVENTS, side="right")))
         yield slice(start, stop)
         start = stop
 
@@ -68,7 +85,7 @@ def pieces(past: Past, rows: np.ndarray) -> Iterator[slice]:
 def count(past: Past, rows: np.ndarray) -> Counted:
     """What stands before the windows whose targets are `rows` `(W,)`, sorted, at least one."""
     width = past.size + int(past.own[rows].max())
-    events = np.arange(past.first[rows[0]], rows[-1])
+    events = _events_before(past, rows)
     events = events[past.behavior[events] < width]
     number = past.behavior[events]
     recent = past.before(rows, max(RECENT))
@@ -108,6 +125,14 @@ def of_candidates(
     return [found[place] for place in np.argsort(order)]
 
 
+def _events_before(past: Past, rows: np.ndarray) -> np.ndarray:
+    """Rows of each person's events before the last of their windows, whose rows `(W,)` are sorted."""
+    last = rows[np.append(np.diff(past.first[rows]) != 0, True)]
+    first = past.first[last].astype(np.int64)
+    lengths = last - first
+    return np.arange(lengths.sum()) + np.repeat(first - np.cumsum(lengths) + lengths, lengths)
+
+
 def _contexts(
     past: Past, rows: np.ndarray, events: np.ndarray, number: np.ndarray, width: int
 ) -> dict[str, np.ndarray]:
@@ -115,7 +140,7 @@ def _contexts(
                    for at in (rows, events))
     sizes = {part: 1 + max(int(codes.max(initial=0)) for codes in (here[part], there[part])) for part in here}
     sizes["hour"] = _HOURS
-    found = {}
+    threefold, found = (np.tile(events, 3), np.tile(number, 3)), {}
     for name, parts in CONTEXTS.items():
         rest = [part for part in parts if part != "hour"]
         keys = [past.first[at].astype(np.int64) for at in (rows, events)]
@@ -124,9 +149,9 @@ def _contexts(
         if "hour" not in parts:
             found[name] = counts_before(keys[1], events, number, keys[0], rows, width)
             continue
-        of_event = keys[1] * _HOURS + there["hour"]
-        near = [keys[0] * _HOURS + (here["hour"] + shift) % _HOURS for shift in (-1, 0, 1)]
-        found[name] = np.sum([counts_before(of_event, events, number, key, rows, width) for key in near], axis=0)
+        # an event counts for windows of its own hour and of those beside it
+        near = np.concatenate([keys[1] * _HOURS + (there["hour"] + shift) % _HOURS for shift in (-1, 0, 1)])
+        found[name] = counts_before(near, *threefold, keys[0] * _HOURS + here["hour"], rows, width)
     return found
 
 

@@ -21,7 +21,7 @@ def counts_before(
     """
     span = np.int64(max(row.max(initial=0), window_row.max(initial=0)) + 1)
     place = window_key * span + window_row
-    order = np.argsort(place, kind="stable")
+    order = np.argsort(place)
     ordered_key = window_key[order]
     next_window = np.searchsorted(place[order], key * span + row, side="right")
     counted = next_window < len(order)

@@ -8,7 +8,9 @@ large (a multinomial logit; with the ages of what was done before it can learn w
 This is the network in training; `stages.past.weights` computes the same with the weights that it left.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,23 @@ from torch import nn
 from stages.past.weights import Inputs, Weights
 
 _LARGEST_RANK = 64
+
+
+class _Sums(torch.autograd.Function):
+    """`embedding_bag` with sums; its gradient as one product, which takes a third of the time of PyTorch's sorting."""
+
+    @staticmethod
+    def forward(ctx: Any, number: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(number)
+        ctx.size = len(weight)
+        return nn.functional.embedding_bag(number, weight, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
+        number, = ctx.saved_tensors
+        # no number stands twice in a row: each column has numbers of its own
+        chosen = torch.zeros(len(number), ctx.size).scatter_(1, number.long(), 1.0)
+        return None, chosen.t() @ gradient
 
 
 @dataclass(frozen=True)
@@ -32,11 +51,32 @@ class Batch:
     @classmethod
     def of(cls, inputs: Inputs) -> "Batch":
         arrays = (inputs.numbers, inputs.moments, inputs.allowed, inputs.outside, inputs.label.astype(np.int64))
-        return cls(*(torch.from_numpy(np.array(array)) for array in arrays))
+        return cls(*(torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays))
 
-    def __getitem__(self, windows: torch.Tensor | slice) -> "Batch":
-        return Batch(self.numbers[windows], self.moments[windows], self.allowed[windows], self.outside[windows],
-                     self.label[windows])
+    @classmethod
+    def empty(cls, windows: int, candidates: int, features: int, moments: int) -> "Batch":
+        """Room for so many windows, their numbers as half floats."""
+        cells = (windows, candidates)
+        return cls(torch.empty(*cells, features, dtype=torch.half), torch.empty(windows, moments, dtype=torch.int32),
+                   torch.empty(cells, dtype=torch.bool), torch.empty(cells, dtype=torch.bool),
+                   torch.empty(windows, dtype=torch.int64))
+
+    def put(self, windows: slice, inputs: Inputs) -> None:
+        """Fill the room of these windows; candidates for which there is none are left out."""
+        part = Batch.of(inputs)
+        for name in self.__dataclass_fields__:
+            room, given = getattr(self, name)[windows], getattr(part, name)
+            room.copy_(given[:, : room.shape[1]] if room.dim() > 1 else given)
+
+    def of_windows(self, windows: torch.Tensor) -> "Batch":
+        """These windows alone."""
+        return Batch(*(getattr(self, name).index_select(0, windows) for name in self.__dataclass_fields__))
+
+    def parts(self, cells: int) -> Iterator["Batch"]:
+        """The same windows, some at a time: at most so many cells of a window and a candidate, or one window."""
+        windows = max(1, cells // self.allowed.shape[1])
+        values = [getattr(self, name).split(windows) for name in self.__dataclass_fields__]
+        return (Batch(*part) for part in zip(*values, strict=True))
 
     def __len__(self) -> int:
         return len(self.label)
@@ -61,7 +101,7 @@ class Network(nn.Module):
                                      nn.Linear(hidden, 1, bias=False))
         nn.init.zeros_(self.network[-1].weight)
         rank = min(size, _LARGEST_RANK)
-        self.moment = nn.EmbeddingBag(moments, rank, mode="sum")
+        self.moment = nn.EmbeddingBag(moments, rank, mode="sum")  # asked by `_Sums`
         nn.init.normal_(self.moment.weight, std=0.02)
         self.behavior = nn.Linear(rank, size)
 
@@ -72,12 +112,26 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Log-probabilities `(B, C)`, -inf where a candidate is not the window's."""
-        x = (batch.numbers.float() - self.mean) / self.scale
-        utility = (self.linear(x) + self.network(x))[..., 0]
-        own = self.behavior(self.moment(batch.moments))
+        utility = self._of_numbers(batch.numbers)
+        own = self.behavior(_Sums.apply(batch.moments, self.moment.weight))
         spare = utility.shape[1] - own.shape[1]
         utility = utility + nn.functional.pad(own, (0, spare)).masked_fill(batch.outside, 0)
         return utility.masked_fill(~batch.allowed, -torch.inf).log_softmax(dim=1)
+
+    def _of_numbers(self, numbers: torch.Tensor) -> torch.Tensor:
+        """What the numbers `(B, C, F)` are worth `(B, C)`.
+
+        The same as `linear` and `network` of the standardised numbers, in a third fewer passes over memory, which is
+        where the time goes: (x - mean) / scale is part of the first layers, and nothing is kept that gradients do
+        without.
+        """
+        x = numbers.float().flatten(0, 1)
+        first, second, last = self.network[0], self.network[2], self.network[4]
+        weight, alone = first.weight / self.scale, self.linear.weight[0] / self.scale
+        hidden = nn.functional.linear(x, weight, first.bias - weight @ self.mean).relu_()
+        hidden = nn.functional.linear(hidden, second.weight, second.bias).relu_()
+        utility = torch.mv(hidden, last.weight[0]) + torch.mv(x, alone) - alone @ self.mean
+        return utility.view(numbers.shape[:2])
 
     def groups(self, decay: float, moment_decay: float, rate: float, moment_rate: float) -> list[dict]:
         """For the optimizer: what is of numbers, and what is of moments, which would learn its windows by heart."""

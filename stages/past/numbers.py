@@ -8,12 +8,11 @@ taken for anybody. The moment that a window is of, for a model that does know th
 import numpy as np
 
 from stages.past.counted import CONTEXTS, RECENT, Counted
-from stages.past.counting import smoothed
 from stages.windows.past import NONE
 
 _DAY = 86400.0
 _PERSON, _CONTEXT, _RECENT = 10.0, 5.0, 2.0  # imagined events of the level before
-_NEVER = np.log1p(8000.0)  # log of hours, about a year
+_NEVER = np.float32(np.log1p(8000.0))  # log of hours, about a year
 
 NAMES = (
     *(f"log share, {name}" for name in CONTEXTS), *(f"log events, {name}" for name in CONTEXTS),
@@ -37,19 +36,24 @@ def numbers(counted: Counted, log_markov: np.ndarray, log_share: np.ndarray, flo
     """
     windows, width = counted.outside.shape
     spare = width - len(log_share)
+    # single precision, of which the network gets no more: half the time
+    floor = np.float32(floor)
     markov = np.where(counted.outside, floor, np.pad(log_markov, ((0, 0), (0, spare))))
-    people = np.where(counted.outside, floor, np.pad(log_share, (0, spare)))
+    people = np.where(counted.outside, floor, np.pad(log_share.astype(np.float32), (0, spare)))
     prior = np.exp(markov)
-    counts = counted.contexts
-    person = smoothed(counts["all"], prior, _PERSON)
-    shares = [person if name == "all" else smoothed(found, person, _CONTEXT) for name, found in counts.items()]
+    counts = {name: found.astype(np.float32) for name, found in counted.contexts.items()}
+    totals = {name: found.sum(axis=1, keepdims=True) for name, found in counts.items()}
+    person = (counts["all"] + _PERSON * prior) / (totals["all"] + _PERSON)
+    of_person, of_prior = _CONTEXT * person, _RECENT * prior
     ever = np.isfinite(counted.since)
-    hours = np.where(ever, counted.since, 0) / 3600
+    hours = (np.where(ever, counted.since, 0) / 3600).astype(np.float32)
     gap = np.minimum(counted.gap / 3600, 8000)
     columns = (
-        *map(np.log, shares),
-        *(np.log1p(found.sum(axis=1))[:, None] for found in counts.values()),
-        *(np.log(smoothed(found, prior, _RECENT)) for found in counted.recent.values()),
+        np.log(person),
+        *(np.log(counts[name] + of_person) - np.log(totals[name] + _CONTEXT) for name in counts if name != "all"),
+        *map(np.log1p, totals.values()),
+        *(np.log(found + of_prior) - np.log(found.sum(axis=1, keepdims=True, dtype=np.float32) + _RECENT)
+          for found in (recent.astype(np.float32) for recent in counted.recent.values())),
         np.log1p(counts["all"]), ever, counted.last[:, None] == np.arange(width),
         np.where(ever, np.log1p(hours), _NEVER), ever & (hours < 24),
         np.where(ever, _off(hours / 24), 1), np.where(ever, _off(hours / 168), 1),

@@ -29,19 +29,25 @@ class Table:
     def counted(cls, context: np.ndarray, label: np.ndarray, size: int) -> "Table":
         """Of events' contexts and labels `(N,)`, `NONE` for a label that does not count."""
         known = label != NONE
-        contexts, row = np.unique(context[known], return_inverse=True)
-        cells, count = np.unique(row * size + label[known], return_counts=True)
-        start = np.searchsorted(cells, np.arange(len(contexts) + 1) * size)
-        return cls(contexts, start, cells % size, count, size)
+        cells, count = np.unique(context[known] * size + label[known], return_counts=True)
+        contexts, behavior = np.divmod(cells, size)
+        start = np.flatnonzero(np.diff(contexts, prepend=-1))
+        return cls(contexts[start], np.append(start, len(cells)), behavior, count, size)
 
     def of(self, context: np.ndarray) -> np.ndarray:
         """Counts `(N, V)` of the contexts `(N,)`; zeros for one never seen."""
         found = np.zeros((len(context), self.size))
+        self.add_to(found, context)
+        return found
+
+    def add_to(self, found: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """Add the counts of the contexts `(N,)` to `found` `(N, V)`; how many events each has seen `(N,)`."""
         row = np.searchsorted(self.context, context)
         seen = np.flatnonzero(row < len(self.context))
         seen = seen[self.context[row[seen]] == context[seen]]
         first, stop = self.start[row[seen]], self.start[row[seen] + 1]
         lengths = stop - first
         entry = np.arange(lengths.sum()) + np.repeat(first - np.cumsum(lengths) + lengths, lengths)
-        found[np.repeat(seen, lengths), self.behavior[entry]] = self.count[entry]
-        return found
+        row = np.repeat(seen, lengths)
+        found[row, self.behavior[entry]] += self.count[entry]
+        return np.bincount(row, weights=self.count[entry], minlength=len(context))
