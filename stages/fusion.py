@@ -20,7 +20,8 @@ from stages.common.stage import COUNTS, Kind, Stage, place, table
 from stages.metrics.candidates import OUTSIDE
 from stages.metrics.decisions import first_half
 from stages.metrics.splits import VALID, OpenTable, Split, with_log_p
-from stages.past.pool import fit_weights, pooled
+from stages.past.parts import digests
+from stages.past.pool import FORMAT, fit_weights, pooled
 from stages.past.settings import Fusion
 
 
@@ -29,22 +30,23 @@ class Params(Section):
 
 
 def fusion(
-    events: pl.DataFrame, vocabulary: pl.DataFrame, predictions: Path, params: Params
+    events: pl.DataFrame, vocabulary: pl.DataFrame, predictions: Path, models: Path, params: Params
 ) -> tuple[pl.DataFrame, dict[str, Any], dict[str, Any]]:
     """Table `predictions` of the pool, the pool itself, and what was found.
 
-    The pool is `weights` by part, how many validation windows chose them, and `valid_log_loss` there: of each part, of
-    `fusion`, and of a pool of the other parts `without` the language model, the last two with weights that other users
-    chose. None without a window.
+    The pool is its `format`, `weights` by part, `models`, by which it knows those again that it was fitted on, how many
+    validation windows chose the weights, and `valid_log_loss` there: of each part, of `fusion`, and of a pool of the
+    other parts `without` the language model, the last two with weights that other users chose. None without a window.
 
     Test windows are pooled with the weights that all natural validation windows choose. A validation window gets those
     that the other half of the validation users chose, or it would look better than it is; users are halved by turns.
 
     Args:
         predictions: folder of the tables that are pooled.
+        models: folder of the models that made them.
 
     Raises:
-        UserError: a table is absent, or not of the same windows.
+        UserError: a table is absent, or not of the same windows; a model is absent or damaged.
     """
     names = ("habits", params.fusion.model, params.fusion.beside)
     frames = _tables(names, predictions)
@@ -62,10 +64,11 @@ def fusion(
     for name, members, chosen in (("fusion", valid, by_half), ("without", others, _by_half(others, first))):
         answered = _crossed([each.log_p for each in members], valid[0].user, chosen, first)
         losses[name] = _loss(answered[known], label[known])
-    pool = {"weights": dict(zip(names, weights.tolist(), strict=True)), "valid_windows": int(known.sum()),
-            "valid_log_loss": losses}
+    found_of = {"weights": dict(zip(names, weights.tolist(), strict=True)), "valid_windows": int(known.sum()),
+                "valid_log_loss": losses}
+    pool = {"format": FORMAT, **found_of, "models": digests(models, names)}
     return with_log_p(frames[0], found), pool, {
-        "layout": "past", "context": "next", "events_dropped": 0, "windows": len(found), **pool,
+        "layout": "past", "context": "next", "events_dropped": 0, "windows": len(found), **found_of,
         "weights_by_half": [dict(zip(names, each.tolist(), strict=True)) for each in by_half.values()],
     }
 
@@ -135,7 +138,8 @@ def _message(args: Any, frame: pl.DataFrame, pool: dict[str, Any], counts: dict[
 STAGE = Stage(
     "fusion", __doc__, fusion, Params,
     reads={"events": table("events"), "vocabulary": table("vocabulary"),
-           "predictions": place("folder of the tables `predictions` that are pooled")},
+           "predictions": place("folder of the tables `predictions` that are pooled"),
+           "models": place("folder of the models that made them")},
     writes={"out": table("predictions"), "weights": Kind("folder for the pool", write=_write), "counts": COUNTS},
     message=_message,
 )

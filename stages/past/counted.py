@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class Counted:
         windows = max(1, _CELLS_OF_PART // self.allowed.shape[1])
         for start in range(0, len(self.label), windows):
             part = slice(start, start + windows)
-            found = {each.name: getattr(self, each.name) for each in fields(self)}
+            found: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
             yield part, Counted(**{
                 name: {key: each[part] for key, each in value.items()} if isinstance(value, dict) else value[part]
                 for name, value in found.items()

@@ -107,6 +107,8 @@ class Markov(_Counting):
     """Concentration of every level where there is no validation window."""
     valid_windows = 10_000
     """More would not change the choice, and a large log has millions."""
+    valid_cells = 4_000_000
+    """Of a window and a behaviour, likewise: a few arrays of 32 MB."""
 
     def fit(self, past: Past, windows: pl.DataFrame, vocabulary: pl.DataFrame) -> Self:
         super().fit(past, windows, vocabulary)
@@ -115,9 +117,14 @@ class Markov(_Counting):
         known = [level for level in self.levels if len(self.places) or "place" not in level]
         contexts, label = self.contexts(past, train), self._behaviors(past, train)
         self.counts = {level: Table.counted(self._key(contexts, level), label, past.size) for level in known}
-        valid = evenly(valid, self.valid_windows)
+        valid = evenly(valid, self.windows_that_choose(past.size))
         self._choose(self.contexts(past, valid), self._behaviors(past, valid))
         return self
+
+    @classmethod
+    def windows_that_choose(cls, size: int) -> int:
+        """Validation windows that choose concentrations, at most, for V behaviours."""
+        return max(1, min(cls.valid_windows, cls.valid_cells // size))
 
     def log_p(self, past: Past, rows: np.ndarray) -> np.ndarray:
         contexts = self.contexts(past, rows)

@@ -21,7 +21,7 @@ from stages.past.weights import Inputs, Weights
 _LARGEST_RANK = 64
 
 
-class _Sums(torch.autograd.Function):
+class Sums(torch.autograd.Function):
     """`embedding_bag` with sums; its gradient as one product, which takes a third of the time of PyTorch's sorting."""
 
     @staticmethod
@@ -101,7 +101,7 @@ class Network(nn.Module):
                                      nn.Linear(hidden, 1, bias=False))
         nn.init.zeros_(self.network[-1].weight)
         rank = min(size, _LARGEST_RANK)
-        self.moment = nn.EmbeddingBag(moments, rank, mode="sum")  # asked by `_Sums`
+        self.moment = nn.EmbeddingBag(moments, rank, mode="sum")  # asked by `Sums`
         nn.init.normal_(self.moment.weight, std=0.02)
         self.behavior = nn.Linear(rank, size)
 
@@ -113,7 +113,7 @@ class Network(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Log-probabilities `(B, C)`, -inf where a candidate is not the window's."""
         utility = self._of_numbers(batch.numbers)
-        own = self.behavior(_Sums.apply(batch.moments, self.moment.weight))
+        own = self.behavior(Sums.apply(batch.moments, self.moment.weight))
         spare = utility.shape[1] - own.shape[1]
         utility = utility + nn.functional.pad(own, (0, spare)).masked_fill(batch.outside, 0)
         return utility.masked_fill(~batch.allowed, -torch.inf).log_softmax(dim=1)

@@ -37,9 +37,9 @@ def numbers(counted: Counted, log_markov: np.ndarray, log_share: np.ndarray, flo
     windows, width = counted.outside.shape
     spare = width - len(log_share)
     # single precision, of which the network gets no more: half the time
-    floor = np.float32(floor)
-    markov = np.where(counted.outside, floor, np.pad(log_markov, ((0, 0), (0, spare))))
-    people = np.where(counted.outside, floor, np.pad(log_share.astype(np.float32), (0, spare)))
+    none = np.float32(floor)
+    markov = np.where(counted.outside, none, np.pad(log_markov, ((0, 0), (0, spare))))
+    people = np.where(counted.outside, none, np.pad(log_share.astype(np.float32), (0, spare)))
     prior = np.exp(markov)
     counts = {name: found.astype(np.float32) for name, found in counted.contexts.items()}
     totals = {name: found.sum(axis=1, keepdims=True) for name, found in counts.items()}

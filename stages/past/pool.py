@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+FORMAT = 1
+"""Of `fusion.json`."""
+
 _GAIN = 1e-9
 
 

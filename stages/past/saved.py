@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from stages.common.checksums import check_folder, seal_folder
 from stages.common.errors import UserError
@@ -41,7 +41,8 @@ def write(habits: Habits, names: list[str], path: Path) -> None:
                        for level, value in habits.whole.concentration.items()},
     }
     with atomic_folder(path) as folder:
-        save_file(arrays, folder / _WEIGHTS)
+        # `save_file` makes a file that its owner alone can read
+        (folder / _WEIGHTS).write_bytes(save(arrays))
         (folder / _FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         seal_folder(folder)
 
@@ -56,7 +57,7 @@ def read(path: Path) -> tuple[Habits, list[str]]:
         raise UserError(f"{path}: no {_FACTS}: no model of habits; `dvc repro habits` makes it, `dvc pull` fetches it")
     check_folder(path)
     facts, arrays = json.loads((path / _FACTS).read_text(encoding="utf-8")), load_file(path / _WEIGHTS)
-    if facts["format"] != 1 or facts["numbers"] != list(NAMES):
+    if facts.get("format") != 1 or facts["numbers"] != list(NAMES):
         raise UserError(f"{path}: made by another version of the model of habits; `dvc repro habits` makes it anew")
     size = len(facts["behaviors"])
     markov = Markov()

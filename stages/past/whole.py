@@ -38,16 +38,18 @@ class WholePast:
         rows = rows[past.behavior[rows] < past.size + past.own[rows]]
         if not len(rows):
             return self
-        rows = evenly(rows, Markov.valid_windows)
-        counted = [count(past, rows[piece]) for piece in pieces(past, rows)]
-        prior = [self.prior(each, markov.log_p(past, rows[piece]))
-                 for each, piece in zip(counted, pieces(past, rows), strict=True)]
+        rows = evenly(rows, Markov.windows_that_choose(past.size))
+        prior, counts = [], []
+        for piece in pieces(past, rows):
+            counted = count(past, rows[piece])
+            prior.append(self.prior(counted, markov.log_p(past, rows[piece])))
+            counts.append({level: counted.contexts[level] for level in self.levels})
         width = max(each.shape[1] for each in prior)
         p = np.concatenate([_wide(each, width) for each in prior])
         window, label = np.arange(len(rows)), past.behavior[rows]
         for level in self.levels:
-            counts = np.concatenate([_wide(each.contexts[level], width) for each in counted])
-            self.concentration[level], p = least_loss(counts, p, window, label, Markov.concentrations)
+            of_level = np.concatenate([_wide(each.pop(level), width) for each in counts])
+            self.concentration[level], p = least_loss(of_level, p, window, label, Markov.concentrations)
         return self
 
     def log_p(self, past: Past, rows: np.ndarray) -> list[np.ndarray]:

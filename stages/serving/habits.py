@@ -5,10 +5,8 @@ from collections.abc import Collection
 import numpy as np
 
 from stages.past.habits import Habits
+from stages.past.parts import PAST
 from stages.serving.past import Circumstances, PersonalPast
-
-PAST = "reference/past"
-"""The counts of the whole past, by the name that a pool gives their table."""
 
 
 def log_p(habits: Habits, past: PersonalPast, at: Circumstances, names: Collection[str]) -> dict[str, np.ndarray]:

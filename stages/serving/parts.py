@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from stages.common.checksums import check_folder
+from stages.common.checksums import SUMS, check_folder
 from stages.common.errors import UserError
-from stages.common.files import read_json
+from stages.common.files import read_json, sha256
 from stages.params import Params
 from stages.past import saved
 from stages.past.habits import Habits
-from stages.serving.habits import PAST
+from stages.past.parts import HABITS as _HABITS
+from stages.past.parts import PAST, folder_of
+from stages.past.pool import FORMAT
 
 if TYPE_CHECKING:
     from stages.serving.language import LanguageModel
 
 POOL, HABITS, LANGUAGE = "fusion.json", "habits.json", "base.json"
 """The file by which a folder is known."""
-
-_HABITS = "habits"
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Parts:
 
         Raises:
             UserError: there is no such model, or it is of another vocabulary; a pool has a part that only the
-                evaluation can compute.
+                evaluation can compute, or one that is not the model that it was fitted on.
         """
         beside = model.parent if beside is None else beside
         if (model / POOL).is_file():
-            weights = _weights(model)
-            folders = {name: beside / (_HABITS if name == PAST else name) for name in weights}
+            weights, digests = _read_pool(model)
+            folders = {name: beside / (folder_of(name) or name) for name in weights}
         elif (model / HABITS).is_file():
             weights, folders = {_HABITS: 1.0}, {_HABITS: model}
         elif (model / LANGUAGE).is_file():
@@ -79,18 +79,26 @@ class Parts:
                 from stages.serving.language import LanguageModel  # seconds of PyTorch, which nothing else here needs
 
                 language = LanguageModel(folder, vocabulary, params)
+            # both have compared the folder's files with its checksums
+            if digests and sha256(folder / SUMS) != digests.get(folder.name):
+                raise UserError(f"{folder}: not the model that {model} was fitted on (sha256 of {SUMS}), so that its "
+                                "weight may not suit; run `dvc repro fusion`, or take this model alone with --model")
         return cls(weights, habits, language)
 
 
-def _weights(pool: Path) -> dict[str, float]:
+def _read_pool(pool: Path) -> tuple[dict[str, float], dict[str, str]]:
+    """Weights above 0, and by what the models behind them are known again."""
     check_folder(pool)
-    weights = read_json(pool / POOL)["weights"]
+    content = read_json(pool / POOL)
+    if content.get("format") != FORMAT:
+        raise UserError(f"{pool / POOL}: made by another version of the pool; `dvc repro fusion` makes it anew")
+    weights = content["weights"]
     used = {name: weight for name, weight in weights.items() if weight > 0} or {_HABITS: 0.0}
     if unknown := [name for name in used if name != PAST and "/" in name]:
         raise UserError(f"{pool}: pools {unknown[0]}, of which there are predictions for the evaluation only; set "
                         f"fusion.beside to {PAST} in params.yaml and run `dvc repro fusion`, or take another --model, "
                         "such as models/habits")
-    return used
+    return used, content["models"]
 
 
 def _habits(folder: Path, vocabulary: pl.DataFrame) -> Habits:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.common import tables
+from stages.past import counted as counted_module
 from stages.past.counted import CONTEXTS, RECENT, count, pieces
 from stages.past.counts import counts_before, last_before
 from stages.windows.past import NONE, Past
@@ -118,6 +119,35 @@ def test_no_event_no_window():
     assert counts_before(none, none, none, none, none, 3).shape == (0, 3)
     assert counts_before(none, none, none, np.array([4]), np.array([1]), 2).tolist() == [[0, 0]]
     assert last_before(none, none, none, np.array([4]), np.array([1]), 2).tolist() == [[-1, -1]]
+
+
+def test_few_windows_of_a_long_log_read_their_own_persons_events_only(monkeypatch):
+    past = Past.from_tables(log([[("a", None, 1)] * 9] * 300), VOCABULARY)
+    rows, read = np.array([8, 9 * 150 + 4, 9 * 150 + 7, 9 * 299]), []
+    counts = counted_module.counts_before
+    monkeypatch.setattr(counted_module, "counts_before",
+                        lambda key, *others: read.append(len(key)) or counts(key, *others))
+    assert count(past, rows).contexts["all"][:, 0].tolist() == [8, 4, 7, 0]
+    assert max(read) == 3 * (8 + 7)  # an event counts for three hours
+
+
+def test_a_piece_has_few_events(monkeypatch):
+    past = Past.from_tables(log([[("a", None, 1)] * 20] * 40), VOCABULARY)
+    rows = np.arange(40) * 20 + 19
+    monkeypatch.setattr(counted_module, "_EVENTS", 60)
+    sizes = [len(rows[piece]) for piece in pieces(past, rows)]
+    assert sum(sizes) == 40 and max(sizes) == 4  # three beside the first
+
+
+def test_parts_are_the_whole(monkeypatch):
+    past = Past.from_tables(log([[("a", "home", 1), ("x", None, 2), ("b", "home", 7)] * 3] * 3), VOCABULARY)
+    whole = count(past, np.arange(27))
+    monkeypatch.setattr(counted_module, "_CELLS_OF_PART", 20)
+    parts = list(whole.parts())
+    assert len(parts) > 2
+    np.testing.assert_array_equal(np.concatenate([each.since for _, each in parts]), whole.since)
+    np.testing.assert_array_equal(np.concatenate([each.contexts["hour"] for _, each in parts]), whole.contexts["hour"])
+    assert np.concatenate([np.arange(27)[part] for part, _ in parts]).tolist() == list(range(27))
 
 
 def test_pieces_hold_every_window_once():

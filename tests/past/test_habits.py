@@ -2,7 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from stages.common.checksums import seal_folder
 from stages.common.errors import UserError
+from stages.common.files import read_json, write_json
 from stages.past import saved
 from stages.past.counting import Markov
 from stages.past.fitting import fit
@@ -100,7 +102,18 @@ def test_a_model_that_was_written_answers_the_same(data, fitted, tmp_path):
     for one, other in ((fitted[0], model), (fitted[0].whole, model.whole)):
         for first, second in zip(one.log_p(past, rows), other.log_p(past, rows), strict=True):
             np.testing.assert_array_equal(first, second)
-    assert sum(file.stat().st_size for file in (tmp_path / "habits").iterdir()) < 200_000
+    files = list((tmp_path / "habits").iterdir())
+    assert sum(file.stat().st_size for file in files) < 200_000
+    assert len({file.stat().st_mode for file in files}) == 1
+
+
+def test_a_model_of_another_version_is_named(data, fitted, tmp_path):
+    saved.write(fitted[0], data[2]["behavior"].to_list(), tmp_path / "habits")
+    facts = read_json(tmp_path / "habits" / "habits.json")
+    write_json(tmp_path / "habits" / "habits.json", {key: value for key, value in facts.items() if key != "format"})
+    seal_folder(tmp_path / "habits")
+    with pytest.raises(UserError, match="habits: made by another version of the model of habits"):
+        saved.read(tmp_path / "habits")
 
 
 def test_a_damaged_model_is_no_model(data, fitted, tmp_path):

@@ -1,6 +1,7 @@
 """What `--model` names answers as the parts do of which it is made."""
 
 import json
+import shutil
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -13,8 +14,9 @@ from stages.common import tables
 from stages.commands import predict
 from stages.common.checksums import seal_folder
 from stages.common.errors import UserError
-from stages.common.files import write_json
+from stages.common.files import read_json, write_json
 from stages.past import saved
+from stages.past.parts import digests
 from stages.past.pool import pooled
 from stages.serving.decision import Decision
 from stages.serving.person import Predictor
@@ -25,9 +27,11 @@ from tests.small_log import BEHAVIORS, PLACES, all_behaviors, sft_adapter, small
 START = datetime(2024, 3, 1, 7)
 
 
-def pool(folder, weights):
+def pool(folder, weights, models):
+    """A pool of what stands in `models`."""
     folder.mkdir()
-    write_json(folder / "fusion.json", {"weights": weights})
+    known = [name for name in weights if not name.startswith("baselines/")]
+    write_json(folder / "fusion.json", {"format": 1, "weights": weights, "models": digests(models, known)})
     seal_folder(folder)
     return folder
 
@@ -37,11 +41,11 @@ def models(tiny_base, tmp_path_factory):
     """A folder as `models`."""
     folder = tmp_path_factory.mktemp("models")
     saved.write(MODELS[True], list(BEHAVIORS), folder / "habits")
-    pool(folder / "fusion", {"habits": 0.6, "sft": 0.3, "reference/past": 0.2})
-    pool(folder / "silent", {"habits": 0.8, "sft": 0.0, "reference/past": 0.1})
-    pool(folder / "counts", {"habits": 0.0, "sft": 0.0, "reference/past": 1.0})
-    pool(folder / "spoken", {"habits": 0.0, "sft": 0.5, "reference/past": 0.0})
     sft_adapter(tiny_base, folder / "sft")
+    pool(folder / "fusion", {"habits": 0.6, "sft": 0.3, "reference/past": 0.2}, folder)
+    pool(folder / "silent", {"habits": 0.8, "sft": 0.0, "reference/past": 0.1}, folder)
+    pool(folder / "counts", {"habits": 0.0, "sft": 0.0, "reference/past": 1.0}, folder)
+    pool(folder / "spoken", {"habits": 0.0, "sft": 0.5, "reference/past": 0.0}, folder)
     return folder
 
 
@@ -128,21 +132,40 @@ def test_decisions_hold_for_candidates_of_ones_own(models):
 
 
 def test_what_cannot_be_served_is_an_error_that_says_what_can(models, tmp_path):
-    other = pool(tmp_path / "fusion", {"habits": 0.5, "sft": 0.1, "baselines/sasrec_ce_next": 0.4})
+    other = pool(tmp_path / "fusion", {"habits": 0.5, "sft": 0.1, "baselines/sasrec_ce_next": 0.4}, models)
     with pytest.raises(UserError, match=r"pools baselines/sasrec_ce_next.*fusion\.beside.*--model"):
         Predictor(other, all_behaviors(), small_params(), beside=models)
     with pytest.raises(UserError, match=r"none: no fusion\.json, habits\.json or base\.json"):
         Predictor(tmp_path / "none", all_behaviors(), small_params())
     with pytest.raises(UserError, match="made with 6 behaviours that are not the vocabulary's 5"):
         Predictor(models / "habits", all_behaviors().head(5), small_params())
-    damaged = pool(tmp_path / "damaged", {"habits": 1.0})
+    damaged = pool(tmp_path / "damaged", {"habits": 1.0}, models)
     write_json(damaged / "fusion.json", {"weights": {"habits": 2.0}})
     with pytest.raises(UserError, match="damaged"):
         Predictor(damaged, all_behaviors(), small_params(), beside=models)
 
 
+def test_a_pool_of_another_version_is_named(models, tmp_path):
+    old = pool(tmp_path / "old", {"habits": 1.0}, models)
+    write_json(old / "fusion.json", {"weights": {"habits": 1.0}})
+    seal_folder(old)
+    with pytest.raises(UserError, match=r"old/fusion\.json: made by another version.*`dvc repro fusion`"):
+        Predictor(old, all_behaviors(), small_params(), beside=models)
+
+
+def test_a_pool_takes_no_other_model_than_it_was_fitted_on(models, tmp_path):
+    other = tmp_path / "models"
+    shutil.copytree(models, other)
+    facts = read_json(other / "habits" / "habits.json")
+    write_json(other / "habits" / "habits.json", facts | {"events": facts["events"] + 1})
+    seal_folder(other / "habits")
+    with pytest.raises(UserError, match=r"models/habits: not the model that .*fusion was fitted on.*dvc repro fusion"):
+        predictor(other, "fusion")
+    assert predictor(other, "spoken") and predictor(other, "habits")
+
+
 def test_the_parts_may_stand_elsewhere(models, tmp_path):
-    away = Predictor(pool(tmp_path / "p", {"habits": 1.0}), all_behaviors(), small_params(), beside=models)
+    away = Predictor(pool(tmp_path / "p", {"habits": 1.0}, models), all_behaviors(), small_params(), beside=models)
     assert answers(away, log(5)) == answers(predictor(models, "habits"), log(5))
 
 
@@ -176,7 +199,7 @@ def test_habits_start_without_pytorch_and_answer_line_by_line(models, tmp_path):
 def test_the_command_takes_the_parts_from_where_it_is_told(models, tmp_path, monkeypatch, capsys):
     tables.write(all_behaviors(), "vocabulary", tmp_path / "vocabulary.parquet")
     (tmp_path / "lines").write_text('{"time": "2024-03-01T08:00"}\n', encoding="utf-8")
-    away = pool(tmp_path / "p", {"habits": 1.0})
+    away = pool(tmp_path / "p", {"habits": 1.0}, models)
     said = []
     for words in ([away, "--parts", models], [models / "habits"]):
         monkeypatch.setattr(sys, "argv", ["predict", "--vocabulary", str(tmp_path / "vocabulary.parquet"), "--input",
