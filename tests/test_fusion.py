@@ -214,7 +214,8 @@ def test_main_writes_what_evaluate_reads_and_a_sealed_folder(folder, tmp_path, m
     for name, frame in (("events", EVENTS), ("vocabulary", VOCABULARY)):
         tables.write(frame, name, tmp_path / f"{name}.parquet")
     paths = {"events": tmp_path / "events.parquet", "vocabulary": tmp_path / "vocabulary.parquet",
-             "predictions": folder, "models": models_beside(folder), "params": write_params(tmp_path / "params.yaml", PARAMS),
+             "predictions": folder, "models": models_beside(folder),
+             "params": write_params(tmp_path / "params.yaml", PARAMS),
              "out": folder / "fusion.parquet", "counts": tmp_path / "counts.json",
              "weights": tmp_path / "models/fusion"}
     monkeypatch.setattr(sys, "argv", ["fusion", *(part for name, path in paths.items()

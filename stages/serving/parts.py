@@ -61,6 +61,7 @@ class Parts:
                 evaluation can compute, or one that is not the model that it was fitted on.
         """
         beside = model.parent if beside is None else beside
+        digests: dict[str, str] = {}
         if (model / POOL).is_file():
             weights, digests = _read_pool(model)
             folders = {name: beside / (folder_of(name) or name) for name in weights}
