@@ -60,11 +60,12 @@ class Counted:
         windows = max(1, _CELLS_OF_PART // self.allowed.shape[1])
         for start in range(0, len(self.label), windows):
             part = slice(start, start + windows)
-            found: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-            yield part, Counted(**{
-                name: {key: each[part] for key, each in value.items()} if isinstance(value, dict) else value[part]
-                for name, value in found.items()
-            })
+            found: dict[str, Any] = {}
+            for each in fields(self):
+                value = getattr(self, each.name)
+                found[each.name] = {name: of[part] for name, of in value.items()} if isinstance(value, dict) else (
+                    value[part])
+            yield part, Counted(**found)
 
 
 def pieces(past: Past, rows: np.ndarray) -> Iterator[slice]:
