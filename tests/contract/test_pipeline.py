@@ -53,8 +53,9 @@ BELOW = {
     "benchmarks": {"common", "params", "events", "prompts", "model", "training", "serving"},
     "studies": {"common", "params", "hooks", "metrics"},
     "reports": {"common", "params", "metrics", "studies"},
-    "commands": {"common", "params", "events", "prompts", "model", "metrics", "serving", "benchmarks", "studies",
-                 "reports"},
+    "inspection": {"common", "params", "events", "windows"},
+    "commands": {"common", "params", "events", "inspection", "prompts", "model", "metrics", "serving", "benchmarks",
+                 "studies", "reports"},
 }
 
 # the oracle is read for research as the stage reads it

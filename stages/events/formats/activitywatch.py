@@ -21,6 +21,7 @@ from stages.events.settings import Source
 
 _FIELDS = {"type": "/buckets.*.type", "bucket": "/buckets.*", "host": "/buckets.*.hostname", "time": "timestamp",
            "duration": "duration", "app": "data.app", "status": "data.status"}
+_WINDOWS = "currentwindow"
 _GAP = 5_000_000  # microseconds; an event that begins this soon after the one before goes on with it
 
 
@@ -48,7 +49,9 @@ def _marked(frame: pl.DataFrame) -> pl.DataFrame:
     frame = frame.with_columns(start=start, end=start + pl.duration(microseconds=length), host=pl.col("host").fill_null(
         "")).with_row_index("row").sort("start", maintain_order=True)
     away = frame.filter(type="afkstatus", status="afk").select("host", "start", away_until="end")
-    own = frame.filter(pl.col("type") == "currentwindow").join_asof(
+    # a bucket that says no type is a window watcher's if it knows apps
+    own = frame.filter(pl.coalesce("type", pl.when(pl.col("app").is_not_null()).then(pl.lit(_WINDOWS))) == _WINDOWS)
+    own = own.join_asof(
         away.drop_nulls(), on="start", by="host", check_sortedness=False)
     own = own.with_columns(away=(pl.col("end") <= pl.col("away_until")).fill_null(False))
     here = own.filter(~pl.col("away")).with_columns(goes_on=(
