@@ -176,17 +176,21 @@ class Markov(_Counting):
 
 
 def _shared_places(past: Past, rows: np.ndarray) -> np.ndarray:
-    """Numbers of the places at which two or more people have been in `rows`, the most frequent, in their order.
+    """Numbers of the places at which two or more people have been in `rows`, the most frequent, by their first events.
 
-    A place of one person says nothing of others, and a model that is given away shall not name it.
+    A place of one person says nothing of others, and a model that is given away shall not name it. The numbers' own
+    order is another in every run: several threads of Polars give them.
     """
     place, first = past.place[rows].astype(np.int64), past.first[rows]
     place, first = place[place != NONE], first[place != NONE]
     pairs = np.unique(place * len(past.first) + first)
     places, people = np.unique(pairs // max(1, len(past.first)), return_counts=True)
+    first_row = np.empty(len(past.places) + 1, np.int64)  # of each place; the last is of none
+    first_row[past.place[::-1]] = np.arange(len(past.place))[::-1]  # the earliest is written last
     shared = places[people > 1]
+    shared = shared[np.argsort(first_row[shared])]
     times = np.bincount(place, minlength=len(past.places))[shared]
-    return np.sort(shared[np.argsort(-times, kind="stable")[:_MOST_PLACES]])
+    return shared[np.sort(np.argsort(-times, kind="stable")[:_MOST_PLACES])]
 
 
 def least_loss(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +12,7 @@ from stages.past.counting import Markov
 from stages.past.fitting import fit
 from stages.past.settings import Habits
 from stages.past.whole import WholePast
-from stages.windows.past import Past
+from stages.windows.past import NONE, Past
 from tests.baselines.laws import rows_of
 from tests.past.people import two_kinds_of_people
 
@@ -67,6 +69,22 @@ def test_distributions_and_their_order(data, fitted):
         np.testing.assert_allclose([np.exp(each.astype(float)).sum() for each in log_p], 1, rtol=1e-5)
         for place in (0, 17, 200):
             np.testing.assert_allclose(model.log_p(past, rows[place : place + 1])[0], log_p[place], atol=1e-5)
+
+
+def test_the_numbers_of_places_and_labels_do_not_matter(data, tmp_path):
+    """Several threads of Polars number them as they come: with one order a run, each run wrote another model."""
+    events, windows, vocabulary = data
+    number = pl.int_range(pl.len()) % 7 % 3
+    past = Past.from_tables(events.with_columns(place=pl.lit(pl.Series(["home", "work", "gym"])).gather(number)),
+                            vocabulary)
+    turned = len(past.places) - 1 - past.place
+    turned[past.place == NONE] = NONE
+    other = replace(past, place=turned, places=past.places.reverse(), outside=len(past.labels) - 1 - past.outside,
+                    labels=past.labels.reverse())
+    for name, each in (("one", past), ("other", other)):
+        saved.write(fit(each, windows, vocabulary, SETTINGS, 0)[0], vocabulary["behavior"].to_list(), tmp_path / name)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "other" / file.name).read_bytes(), file.name
 
 
 def test_nothing_from_the_window_on_changes_the_answer(data, fitted):
