@@ -1,9 +1,12 @@
 """A copy of this repository with a tiny model and a tiny log, on which the user's own commands are run."""
 
+import logging
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc.repo import Repo
@@ -148,3 +151,26 @@ def up_to_date(_up_to_date, tmp_path) -> Project:
     project = Project(tmp_path / "repository", _up_to_date.environment)
     shutil.copytree(_up_to_date.folder, project.folder)
     return project
+
+
+@pytest.fixture
+def s3(monkeypatch) -> Iterator[str]:
+    """The address of a server that speaks S3 and has the bucket `adapters`."""
+    pytest.importorskip("dvc_s3")
+    from moto.server import ThreadedMotoServer
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request otherwise
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    s3_client(f"http://{host}:{port}").create_bucket(Bucket="adapters")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def s3_client(address: str) -> Any:
+    import boto3
+
+    return boto3.client("s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test",
+                        aws_secret_access_key="test")

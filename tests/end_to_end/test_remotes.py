@@ -1,8 +1,6 @@
 """Adapters are carried away through a remote: a folder, and a server that speaks S3."""
 
-import logging
 import shutil
-from collections.abc import Iterator
 
 import pytest
 
@@ -37,26 +35,6 @@ def test_a_folder(project, tmp_path):
     project.dvc("remote", "add", "--local", "--force", "folder", tmp_path / "store")
     carried_away(project, "folder", tmp_path / "clone")
     assert project.changed() == []
-
-
-@pytest.fixture
-def s3(monkeypatch) -> Iterator[str]:
-    """The address of a server that speaks S3 and has the bucket `adapters`."""
-    pytest.importorskip("dvc_s3")
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request otherwise
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    boto3.client(
-        "s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
-    ).create_bucket(Bucket="adapters")
-    yield address
-    server.stop()
 
 
 def test_s3(project, s3, tmp_path):
