@@ -9,13 +9,17 @@ Polars and PyTorch do not outlive a fork.
 
 import filecmp
 import os
+import re
 import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import reduce
 from importlib import import_module
+from operator import getitem
 from pathlib import Path
+from typing import NamedTuple
 
 from ruamel.yaml import YAML
 
@@ -84,16 +88,41 @@ def run(folder: Path, words: list[str], patch: Callable[[], object] = lambda: No
     os._exit(70)
 
 
-def stages_of(folder: Path) -> Iterator[tuple[str, list[str], list[Path]]]:
-    """Name, command line and outputs of each stage, in the order of dvc.yaml, which is one in which they can run."""
-    for name, stage in YAML(typ="safe").load((folder / "dvc.yaml").read_text("utf-8"))["stages"].items():
+class Described(NamedTuple):
+    """A stage's name, its command line behind `python -m stages.`, what it reads and what it writes."""
+
+    name: str
+    words: list[str]
+    deps: list[Path]
+    outs: list[Path]
+
+
+def stages_of(folder: Path) -> Iterator[Described]:
+    """The stages of dvc.yaml in an order in which they can run."""
+    waiting = list(_described(folder))
+    while waiting:
+        coming = [out for stage in waiting for out in stage.outs]
+        ready = next(stage for stage in waiting if not any(
+            dep == out or out in dep.parents or dep in out.parents for dep in stage.deps for out in coming))
+        waiting.remove(ready)
+        yield ready
+
+
+def _described(folder: Path) -> Iterator[Described]:
+    read = YAML(typ="safe").load
+    params = read((folder / "params.yaml").read_text("utf-8"))
+    for name, stage in read((folder / "dvc.yaml").read_text("utf-8"))["stages"].items():
         for item in combinations(stage.get("matrix", {})):
-            listed = [next(iter(out)) if isinstance(out, dict) else out
-                      for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
-            words = filled(stage["cmd"], item).split()
+            def whole(text: str, item=item) -> str:
+                return re.sub(r"\$\{([\w.]+)\}", lambda found: str(reduce(getitem, found[1].split("."), params)),
+                              filled(text, item))
+
+            outs = [next(iter(out)) if isinstance(out, dict) else out
+                    for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+            words = whole(stage["cmd"]).split()
             assert words[:2] == ["python", "-m"]
-            yield (f"{name}@{item['model']}" if item else name, [words[2].removeprefix("stages."), *words[3:]],
-                   [Path(filled(out, item)) for out in listed])
+            yield Described("@".join([name, *map(str, item.values())]), [words[2].removeprefix("stages."), *words[3:]],
+                            [Path(whole(dep)) for dep in stage["deps"]], [Path(whole(out)) for out in outs])
 
 
 def points_of(name: str, written: int) -> dict[str, Callable[[], None]]:
@@ -135,10 +164,10 @@ def main(folder: Path) -> int:
     """The number of kills; ends with an error where an output differs or something is left."""
     whole, kills = folder.with_name(f"{folder.name}-whole"), 0
     shutil.copytree(folder, whole)
-    stages = [stage for stage in stages_of(folder) if stage[1][0] != "card"]
-    for name, _, _ in stages:
-        import_module(f"stages.{name.partition('@')[0]}")
-    for name, words, outs in stages:
+    stages = [stage for stage in stages_of(folder) if stage.words[0] != "card"]
+    for stage in stages:
+        import_module(f"stages.{stage.words[0]}")
+    for name, words, _, outs in stages:
         written = counted(whole, words)
         for point, patch in points_of(name, written).items():
             for out in outs:  # as DVC does before a run

@@ -15,7 +15,7 @@ from tests.end_to_end.conftest import s3_client
 from tests.end_to_end.flips import MISSED, Bucket, Store, flip
 from tests.small_log import all_behaviors, sft_adapter, small_log, small_windows
 
-OF_TABLES, OF_ADAPTERS = 9, 9  # flips; an issue asks for so many
+OF_TABLES, OF_ADAPTERS = 300, 100  # flips; an issue asks for so many
 
 
 @pytest.fixture
