@@ -85,7 +85,7 @@ def texts(
     found: list[str | None] = []
     problem = None
     for name, value in zip(names, values, strict=True):
-        if isinstance(value, str) and not _is_text(value):
+        if isinstance(value, str) and not is_text(value):
             problem, value = Rule.TEXT.value, None
         elif isinstance(value, dict | list | bool):
             if name in labels:
@@ -97,7 +97,10 @@ def texts(
     return [*found, problem]
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: Any) -> bool:
+    """Whether a value is text that UTF-8 can hold: no half of a character."""
+    if not isinstance(value, str):
+        return False
     try:
         value.encode()
     except UnicodeEncodeError:

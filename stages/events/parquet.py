@@ -9,6 +9,7 @@ unless a column is called so, and `apps.*` the elements of lists.
 import functools
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def read(path: Path, columns: dict[str, str], source: Source) -> Iterator[readin
     Raises:
         UserError: the file is damaged, or a column is absent or of a type that nothing can be read from.
     """
-    try:
+    with readable(path):
         scan = pl.scan_parquet(path, glob=False)
         schema = scan.collect_schema()
         several = columns["behavior"].endswith(".*") and columns["behavior"] not in schema
@@ -58,6 +59,17 @@ def read(path: Path, columns: dict[str, str], source: Source) -> Iterator[readin
             end = size * (first - 1 + frame.height) // rows
             yield reading.Piece(functools.partial(_rows, numbered, kinds, bytes_are), end)
             first += frame.height
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What Polars says of a damaged file becomes a user's error.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: not a readable Parquet file ({why}); export or copy it again") from None
@@ -176,7 +188,7 @@ def _what_bytes_are(scan: pl.LazyFrame, column: str, name: str) -> str:
     if least != most or (most != 16 and name != "user"):
         return "text"
     some = scan.select(value.alias("value")).filter(pl.col("value").is_not_null()).head(1000).collect().to_series()
-    texts = sum(text is not None and text.isprintable() for text in map(_utf8, some))
+    texts = sum(text is not None and text.isprintable() for text in map(utf8, some))
     if texts * 2 >= len(some):
         return "text"
     return "uuid" if most == 16 else "hex"
@@ -191,11 +203,12 @@ def _decoded(values: pl.Series, what: str) -> pl.Series:
         return values.cast(pl.String)
     except pl.exceptions.PolarsError:
         distinct = values.unique()
-        texts = pl.Series([None if value is None else _utf8(value) for value in distinct], dtype=pl.String)
+        texts = pl.Series([None if value is None else utf8(value) for value in distinct], dtype=pl.String)
         return values.replace_strict(distinct, texts, return_dtype=pl.String)
 
 
-def _utf8(value: bytes) -> str | None:
+def utf8(value: bytes) -> str | None:
+    """The text of bytes; None where they are none."""
     try:
         return value.decode()
     except UnicodeDecodeError:

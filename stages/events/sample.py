@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from stages.events import delimited, json_values, reading
+from stages.events import delimited, json_values, parquet, reading
 
 SIZE = 1 << 20  # bytes
 _SHOWN_LINES = 200
@@ -79,10 +79,15 @@ class Sample:
 
 
 def sample(path: Path, size: int = SIZE) -> Sample:
-    """Read the beginning of a file."""
+    """Read the beginning of a file.
+
+    Raises:
+        UserError: it is a damaged Parquet file.
+    """
     start = reading.start(path, size)
     if start.startswith(b"PAR1") and not reading.is_gzip(path):
-        return Sample(path, "", dict(pl.scan_parquet(path, glob=False).collect_schema()))
+        with parquet.readable(path):
+            return Sample(path, "", dict(pl.scan_parquet(path, glob=False).collect_schema()))
     for encoding in ("utf-8", "latin-1"):
         cut = start if len(start) < size else start[: start.rfind(b"\n") + 1] or start
         try:

@@ -30,6 +30,7 @@ class Facts:
         by_hour: events of each hour of the day `(24,)`.
         lengths: events of each person, fewest first.
         gap: the median time between two events of a person, in minutes; None where there are none.
+        copies: events of the person, time and behaviour of the one before them.
         refused: (rule, rows, cure, examples) of each rule that refuses rows.
         windows: of the whole log; where a part was looked at, which cuts people's histories up, its events.
     """
@@ -48,6 +49,7 @@ class Facts:
     lengths: list[int]
     gap: float | None
     repeats: float
+    copies: int
     midnight: float
     newest_first: int
     refused: list[tuple[str, int, str, list[str]]]
@@ -77,7 +79,8 @@ def facts(log: Log, share: float, windowing: Windowing) -> Facts:
     lengths = events.group_by("user").len()["len"].sort().to_list()
     same = events["user"] == events["user"].shift()
     gaps = (events["time"] - events["time"].shift()).filter(same)
-    again = (events["behavior"] == events["behavior"].shift()).filter(same)
+    repeated = same & (events["behavior"] == events["behavior"].shift())
+    again = repeated.filter(same)
     gap = gaps.median() if len(gaps) else None
     hours = np.bincount(events["time"].dt.hour().to_numpy(), minlength=24).tolist() if events.height else [0] * 24
     counts = events["behavior"].value_counts().sort("count", "behavior", descending=[True, False])
@@ -87,6 +90,7 @@ def facts(log: Log, share: float, windowing: Windowing) -> Facts:
         events.filter(pl.col("place") != "unknown")["place"].n_unique(), str(first or ""), str(last or ""),
         (last - first).days + 1 if first is not None else 0, list(counts.iter_rows()), hours, lengths,
         gap / timedelta(minutes=1) if gap is not None else None, float(again.mean() or 0),
+        int((repeated & (events["time"] == events["time"].shift())).sum()),
         float((events["time"].dt.truncate("1d") == events["time"]).mean() or 0), log.newest_first, rules,
         sum(max(length - windowing.min_history, 0) for length in lengths) if share == 1 else round(len(events) / share),
         sum(length <= windowing.min_history for length in lengths))
@@ -114,7 +118,8 @@ def warnings(found: Facts, windowing: Windowing, max_refused: float) -> list[str
     if found.people == 1:
         said.append("one person: models are tested on people whom they have not seen, which takes three at least")
     elif found.people < 30 and found.share == 1:
-        said.append(f"{found.people} people: about a tenth of them is tested, so figures will be rough")
+        said.append(f"{found.people} people: about a tenth of them is tested, so figures will be rough; where a split "
+                    "gets nobody, windowing names a data_seed that gives it somebody")
     start = quiet_hours(found.by_hour)
     if start is not None and start not in {hour % 24 for hour in _NIGHT_BEGINS}:
         shift = (1 - start + 12) % 24 - 12
@@ -123,6 +128,9 @@ def warnings(found: Facts, windowing: Windowing, max_refused: float) -> list[str
                     "source.naive_times")
     if found.midnight > 0.2:
         said.append(f"{found.midnight:.0%} of the events are at midnight sharp: days without an hour?")
+    if found.copies > 0.01 * found.events:
+        said.append(f"{found.copies:,} events have the person, time and behaviour of another: if they are copies, name "
+                    "the columns that make an event in source.event_columns")
     if found.behaviors > _MANY:
         said.append(f"{found.behaviors:,} behaviours: a taxonomy (source.taxonomy) or source.top keeps fewer")
     if found.behaviors == 1:

@@ -76,7 +76,8 @@ def inspect(paths: list[Path], params: Params, answers: Mapping[str, Any], taxon
         found.settings[key] = value
         found.reasons[key] = "as you say"
     found.questions = [each for each in found.questions if each.key not in answers]
-    if log_format == "table" and not found.settings.get("columns.user"):
+    understood = not any(each.key == "format" and each.guess is None for each in found.questions)
+    if log_format == "table" and understood and not found.settings.get("columns.user"):
         found.settings["columns.user"] = ""
         _ask_whose(files, found, answers)
     found.bytes = sum(file.stat().st_size for file in files)

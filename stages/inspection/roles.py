@@ -66,7 +66,8 @@ class _Column:
         self.words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
         self.parts = [part for part in re.split(r"[^a-z0-9]+", self.words) if part]
         self.flat = "".join(self.parts)
-        text = values.cast(pl.String, strict=False) if not values.dtype.is_nested() else values.cast(pl.String)
+        # Polars panics over the text of some zones
+        text = (values.to_physical() if isinstance(values.dtype, pl.Datetime) else values).cast(pl.String)
         kept = text.to_frame("text").filter(~missing(pl.col("text")))["text"].str.strip_chars()
         self.rows, self.kept, self.distinct = len(values), len(kept), kept.n_unique()
         numbers = kept.cast(pl.Float64, strict=False)
@@ -94,7 +95,8 @@ class _Column:
 def roles(columns: dict[str, pl.Series], with_user: bool = True) -> Roles:
     """The roles of a table's columns; without a user where it is known that no column says it."""
     found, known = Roles(), [_Column(name, values) for name, values in columns.items()]
-    free = list(_times(known, found))
+    several = [each for each in known if each.name.endswith(".*")]  # in lists: behaviours alone may be
+    free = list(_times([each for each in known if each not in several], found))
     offset = next((each for each in free if any(hint in each.flat for hint in _OFFSET) and is_offset(each.values)),
                   None)
     if offset is not None:
@@ -104,9 +106,8 @@ def roles(columns: dict[str, pl.Series], with_user: bool = True) -> Roles:
     user = _choose(free, _user_points, "user", "Which column says whose a row is?", found) if with_user else None
     if user is not None:
         free.remove(user)
-    behavior = _choose(free, _behavior_points, "behavior", "Which column is what is done?", found)
-    if behavior is not None:
-        free.remove(behavior)
+    behavior = _choose(free + several, _behavior_points, "behavior", "Which column is what is done?", found)
+    free = [each for each in free if each is not behavior]
     _place(free, found)
     return found
 
@@ -195,6 +196,7 @@ def _written(column: _Column, read: list[Way], clocks: list[_Column], found: Rol
             found.questions.append(Question("columns.clock", "Which column is the time of day at which an event "
                                             "begins?", tuple(each.name for each in clocks), clocks[0].name))
     else:
+        _set(found, "dates", "midnight", "until it is answered")
         found.questions.append(Question(
             "dates", f"Column {column.name!r} has days without an hour, and hours are half of what a prediction goes "
             "by. Is there no column with the time of day (columns.clock)? Else set dates to midnight",
@@ -203,9 +205,9 @@ def _written(column: _Column, read: list[Way], clocks: list[_Column], found: Rol
 
 def _user_points(column: _Column) -> float:
     """Above 0 for what may be a user's id."""
-    if column.distinct < 1 or column.kept < 0.9 * column.rows or (column.numeric and not column.whole):
-        return 0
     points = column.says(_USER)
+    if column.distinct < 1 or column.kept < 0.9 * column.rows or (column.numeric and not column.whole and not points):
+        return 0
     if points and column.distinct == column.rows and column.rows > 5:
         points -= 3
     if column.parts and column.parts[-1] in ("id", "hash", "pseudonym") and not points:

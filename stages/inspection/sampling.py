@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.events import json_documents, json_values, reading
+from stages.events import json_documents, json_values, parquet, reading
 
 BUDGET = 32 * 2**20
 """Bytes that are read of a log, about."""
@@ -60,7 +60,8 @@ def _cut(file: Path, place: Path, limit: int) -> int:
         return size
     start = reading.start(file, json_documents.LOOKED_AT)
     if start.startswith(b"PAR1"):
-        return _cut_parquet(file, place)
+        with parquet.readable(file):
+            return _cut_parquet(file, place)
     if reading.is_gzip(file):
         return _cut_gzip(file, place.with_suffix("") if place.suffix == ".gz" else place, limit)
     if json_documents.is_document(start.lstrip(b"\xef\xbb\xbf \t\r\n")):

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from stages.common.errors import UserError
-from stages.events import json_documents, json_values, reading
+from stages.events import json_documents, json_values, parquet, reading
 from stages.events.columns import is_value
 from stages.events.sample import Sample
 
@@ -61,7 +61,8 @@ def table(path: Path, sample: Sample) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    frame = pl.scan_parquet(path, glob=False).head(_ROWS).collect()
+    with parquet.readable(path):
+        frame = pl.scan_parquet(path, glob=False).head(_ROWS).collect()
     while nested := [name for name, kind in frame.schema.items() if isinstance(kind, pl.Struct)]:
         frame = frame.with_columns(pl.col(nested[0]).struct.rename_fields(
             [f"{nested[0]}.{each.name}" for each in frame.schema[nested[0]].fields])).unnest(nested[0])
@@ -69,7 +70,13 @@ def _parquet(path: Path) -> Table:
     for name, values in frame.to_dict().items():
         if isinstance(values.dtype, pl.List):
             name, values = f"{name}.*", values.list.first()
-        columns[name] = values
+        if values.dtype == pl.Binary:
+            texts = [None if value is None else parquet.utf8(value) for value in values]
+            values = values.bin.encode("hex") if any(
+                value is not None and text is None for value, text in zip(values, texts, strict=True)
+            ) else pl.Series(texts, dtype=pl.String)
+        if not (values.dtype.is_nested() or values.dtype in (pl.Duration, pl.Object)):  # of which none has a role
+            columns[name] = values
     return Table(columns, notes=[f"Parquet, {frame.width} columns"])
 
 
@@ -92,7 +99,7 @@ def _columns(found: list[dict[str, Any]]) -> dict[str, pl.Series]:
             if any(isinstance(value, list) and value and isinstance(value[0], dict | list) for value in values):
                 continue
             name, values = f"{name}.*", [value[0] if isinstance(value, list) and value else None for value in values]
-        columns[name] = pl.Series([value if isinstance(value, str) else None for value in values], dtype=pl.String)
+        columns[name] = pl.Series([value if json_values.is_text(value) else None for value in values], dtype=pl.String)
     return columns
 
 
@@ -117,7 +124,7 @@ def _document(path: Path) -> Table:
     columns = _columns([event.value for event in events if isinstance(event.value, dict)])
     for name in _outer(values[0], way):
         found = [json_documents.field(event, name, way) for event in events]
-        columns[name] = pl.Series([each if isinstance(each, str) else None for each in found], dtype=pl.String)
+        columns[name] = pl.Series([each if json_values.is_text(each) else None for each in found], dtype=pl.String)
     return Table(columns, {"events": way}, [f"JSON, a document with {len(events):,} objects under {way}"])
 
 
@@ -228,7 +235,10 @@ def _fields(line: str, name: str) -> list[str]:
         return [field.strip('"') for field in _BLANKS.findall(line)]
     if '"' not in line:
         return line.split(name)
-    return next(csv.reader([line], delimiter=name), [])
+    try:
+        return next(csv.reader([line], delimiter=name), [])
+    except csv.Error:  # a line of a table that ingest would refuse
+        return line.split(name)
 
 
 def _has_header(rows: list[list[str]]) -> bool:

@@ -44,7 +44,7 @@ def write(path: Path, changes: Mapping[str, Any]) -> None:
         UserError: a key is not in the file.
     """
     yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 4096, True
+    yaml.width = 4096
     content = yaml.load(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
         *parents, last = key.split(".")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from stages.events import times
+from stages.events import offsets, times
 from stages.events.rules import missing
 
 _LOOKED_AT = 400  # values
@@ -63,8 +63,8 @@ def ways(values: pl.Series) -> list[Way]:
     aware = read["problem"].is_null()
     if (aware | without["problem"].is_null()).mean() >= _ENOUGH:
         days = text.str.contains(r"^\d{4}-\d\d-\d\d$").mean() >= _ENOUGH
-        offsets = tuple(sorted(set(read["offset"].drop_nulls())))
-        found.append(Way("iso", days, bool(aware.mean() >= _ENOUGH), offsets))
+        own = tuple(sorted(set(read["offset"].drop_nulls())))
+        found.append(Way("iso", days, bool(aware.mean() >= _ENOUGH), own))
     elif text.str.contains(r"\d[:\d]").mean() >= _ENOUGH:
         found += [Way(pattern, days=pattern in _DAYS, aware="%z" in pattern) for pattern in [*_PATTERNS, *_DAYS]
                   if _fits(text, pattern)]
@@ -78,16 +78,16 @@ def _fits(text: pl.Series, pattern: str) -> bool:
 
 def is_clock(values: pl.Series) -> bool:
     """Whether the values are times of day."""
-    if values.dtype == pl.Time:
-        return True
+    if values.dtype == pl.Time or values.dtype.is_temporal():
+        return values.dtype == pl.Time
     text = values.cast(pl.String).drop_nulls().head(_LOOKED_AT).str.strip_chars()
     return len(text) > 0 and bool(text.str.contains(_CLOCK).mean() >= _ENOUGH)
 
 
 def is_offset(values: pl.Series) -> bool:
     """Whether the values can be offsets from UTC."""
-    from stages.events import offsets
-
+    if values.dtype.is_temporal():
+        return False
     text = values.cast(pl.String).drop_nulls().head(_LOOKED_AT)
     found = text.to_frame("text").select(offsets.minutes(pl.col("text")).is_not_null()).to_series()
     return len(text) > 0 and bool(found.mean() >= _ENOUGH)

@@ -1,5 +1,6 @@
 """What `inspect` finds in sixty logs of known kind: the format in all, the columns or a question in each."""
 
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from stages.events.assembly import read_log
 from stages.events.formats import FORMATS
 from stages.inspection.finding import inspect, source_of
 from stages.params import read_all
+from tests.events import exported
 from tests.events.helpers import ROOT
+from tests.events.malformed import malformed, write
 from tests.inspection import logs
 
 LOGS, RIGHT = 60, 55
@@ -51,6 +54,31 @@ def test_what_it_writes_reads_the_log(number, tmp_path):
     found = look(made.path, made.answers)
     log = read_log(FORMATS[found.settings["format"]], source_of(PARAMS, found.settings), None)
     assert (log.events.height, log.rows) == (found.facts.events, found.facts.rows)
+
+
+@pytest.mark.parametrize("name", list(exported.WRITERS))
+def test_an_export_is_read_from_what_is_found_and_makes_the_windows_that_it_has(name, tmp_path):
+    export = exported.WRITERS[name](tmp_path, random.Random(1))
+    answers = {key.removeprefix("source__"): value for key, value in export.settings.items()
+               if key in ("source__person", "source__time_zone")}
+    found = look(tmp_path, answers)
+    assert not found.questions and not found.trouble
+    log = read_log(FORMATS[found.settings["format"]], source_of(PARAMS, found.settings), None)
+    assert log.events.height == len(export.events)
+    of_each = Counter(person for person, *_ in export.events).values()
+    assert found.facts.windows == sum(max(n - PARAMS.windowing.min_history, 0) for n in of_each)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_log_is_an_error_or_a_question_and_no_traceback(seed, tmp_path):
+    """Copies cut off, flipped bits, odd encodings, columns of odd types: those of tests.events.malformed."""
+    path = write(malformed(seed), tmp_path)
+    try:
+        found = look(path, {"time_zone": "Europe/Berlin"})
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert found.facts or found.trouble or found.questions
 
 
 def test_what_is_not_said_is_asked(tmp_path):
