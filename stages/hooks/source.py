@@ -44,11 +44,11 @@ def missing(original):
         try:
             return original(repo, *args, **options)
         except ReproductionError as error:
-            beside = _pooled(repo.root_dir).get("beside", "")
-            if beside and _is_about(error, f"{_PREDICTIONS}/{beside}.parquet"):
-                raise ReproductionError(_no_table(beside)) from None
             path = next((log["path"] for log in _logs(repo.root_dir)), "")
             if not path or exists(join(repo.root_dir, path)) or not _is_about(error, path):
+                beside = _pooled(repo.root_dir).get("beside", "")
+                if beside and _is_about(error, f"{_PREDICTIONS}/{beside}.parquet", by_name=True):
+                    raise ReproductionError(_no_table(beside)) from None
                 raise
             cure = "set it in params.yaml to the log, or put the log there"
             if _COPIES in repo.root_dir:
@@ -143,10 +143,10 @@ def _files(place, pattern):
             and not any(part.startswith(".") for part in file.relative_to(place).parts)]
 
 
-def _is_about(error, path) -> bool:
-    """Whether what failed is that `path` is not there."""
+def _is_about(error, path, by_name=False) -> bool:
+    """Whether what failed is that `path` is not there, or (unless only `by_name`) some file, which may be it."""
     while error is not None:
-        if isinstance(error, FileNotFoundError) or path in str(error):
+        if path in str(error) or (isinstance(error, FileNotFoundError) and not by_name):
             return True
         error = error.__cause__
     return False

@@ -117,6 +117,15 @@ def test_what_is_to_be_pooled_and_no_stage_makes_is_named_by_its_key(project, be
 
 
 @installed
+def test_a_log_that_is_not_there_is_not_taken_for_what_is_to_be_pooled(project):
+    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text("utf-8") + POOL.lstrip("\n"), encoding="utf-8")
+    (project / "params.yaml").write_text(SOURCE.format(format="table", path="nowhere")
+                                         + "fusion:\n  model: sft\n  beside: reference/past\n", encoding="utf-8")
+    output = dvc(project, "repro", refused=True)
+    assert "ERROR: source.path: nowhere: no such file or folder" in output and "fusion.beside" not in output
+
+
+@installed
 def test_other_failures_are_reported_as_dvc_does(project):
     (project / "data/raw/log.csv").unlink()
     output = dvc(project, "repro", refused=True)
