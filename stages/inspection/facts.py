@@ -117,6 +117,8 @@ def warnings(found: Facts, windowing: Windowing, max_refused: float) -> list[str
         return [*said, "no event is left"]
     if found.people == 1:
         said.append("one person: models are tested on people whom they have not seen, which takes three at least")
+    elif found.people == 2 and found.share == 1:
+        said.append("two people: some are trained on, some validate, some are tested, which takes three at least")
     elif found.people < 30 and found.share == 1:
         said.append(f"{found.people} people: about a tenth of them is tested, so figures will be rough; where a split "
                     "gets nobody, windowing names a data_seed that gives it somebody")

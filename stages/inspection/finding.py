@@ -206,8 +206,10 @@ def _ask_whose(files: list[Path], found: Finding, answers: Mapping[str, Any]) ->
     guess = "folder" if folders else "file" if several else "one"
     ways = f" ({len(files)} files)" if several else ""
     found.settings["person"] = guess
+    in_parts = guess == "file" and found.settings.get("format") != "table"  # what one person's export may come in
     found.questions.append(Question("person", f"{_WHOSE}{ways}: is each file a person's (file), each folder (folder), "
-                                    "or are all one person's (one)?", ("file", "folder", "one"), guess))
+                                    "or are all one person's (one)?", ("file", "folder", "one"),
+                                    None if in_parts else guess))
 
 
 def source_of(params: Params, settings: Mapping[str, Any]) -> Source:

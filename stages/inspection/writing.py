@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from stages.common.errors import UserError
 from stages.common.files import atomic_file
@@ -70,6 +70,17 @@ def answers(given: list[str]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if not equals or not key.strip():
             raise UserError(f"-S {word}: expected KEY=VALUE, such as -S time_zone=Europe/Berlin")
-        parsed = parse_yaml(value) if value.strip() else ""
-        found[key.strip().removeprefix("source.")] = parsed if isinstance(parsed, bool | int | list) else str(value)
+        found[key.strip().removeprefix("source.")] = _value(value)
     return found
+
+
+def _value(text: str) -> Any:
+    """A truth, a whole number, a list in brackets or a quoted text as in params.yaml; all else as it is written."""
+    try:
+        parsed = parse_yaml(text)
+    except (YAMLError, UserError):  # %m/%d is no YAML, and a format of times
+        return text
+    if isinstance(parsed, list) and not text.lstrip().startswith("["):
+        return text
+    quoted = isinstance(parsed, str) and text.strip()[:1] in ("'", '"')
+    return parsed if quoted or isinstance(parsed, bool | int | list) else text
