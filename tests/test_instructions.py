@@ -68,7 +68,7 @@ def test_a_label_stands_where_the_row_says(log, tokenizer):
     events, _ = log
     frames, _ = make(log, tokenizer)
     frame = frames["train"]
-    labels = [tokenizer.decode(ids[start:end]) for ids, starts, ends, _ in frame.iter_rows()
+    labels = [tokenizer.decode(ids[start:end]) for ids, starts, ends, *_ in frame.iter_rows()
               for start, end in zip(starts, ends, strict=True)]
     numbers = [b for behaviors in frame["target_behavior"] for b in behaviors]
     names = [events["behavior"][row] for row in targets(tokenizer, frame)]
@@ -97,7 +97,7 @@ def test_the_order_of_the_windows_does_not_matter(log, tokenizer):
 def test_conversations_are_marked_at_their_answers(log, tokenizer):
     frames, counts = make(log, tokenizer)
     frame = tables.check(frames["auxiliary"], "instructions", "x")
-    said = [tokenizer.decode(ids[start:end]) for ids, starts, ends, _ in frame.iter_rows()
+    said = [tokenizer.decode(ids[start:end]) for ids, starts, ends, *_ in frame.iter_rows()
             for start, end in zip(starts, ends, strict=True)]
     assert said == ["Hello.<|im_end|>", "Two<|im_end|>", "Four<|im_end|>"]
     assert {b for behaviors in frame["target_behavior"] for b in behaviors} == {-1}

@@ -78,5 +78,5 @@ def stages_of(path: Path) -> list[str]:
     """Every stage of a dvc.yaml by the name that DVC prints, a matrix written out."""
     names = []
     for name, stage in YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["stages"].items():
-        names += [f"{name}@{item}" for item in stage["matrix"]["model"]] if "matrix" in stage else [name]
+        names += [f"{name}@{item}" for item in next(iter(stage["matrix"].values()))] if "matrix" in stage else [name]
     return names

@@ -95,7 +95,7 @@ def test_branches_are_compared_by_metrics_params_and_plots(project):
 @pytest.mark.parametrize(("command", "most", "shown"), [
     (["metrics", "diff", "main", "try-hotter"], 25, "metrics/dpo.json"),
     (["exp", "show", "--only-changed", "--drop", EXPERIMENTS], 40, "[hotter]"),
-    (["dag", "--md", "--collapse-foreach-matrix", "dvc.yaml"], 70, '"evaluate"'),
+    (["dag", "--md", "--collapse-foreach-matrix", "dvc.yaml"], 80, '"evaluate"'),
 ])
 def test_what_dvc_prints_fits_120_columns(project, command, most, shown):
     narrow = replace(project, environment=project.environment | {"COLUMNS": "120"})
@@ -111,7 +111,7 @@ def test_epsilon_by_its_symbol_runs_a_tuning_and_what_follows(project):
     assert "  epsilon: 0.5\n" in (project.folder / "params.yaml").read_text(encoding="utf-8")
     ahead = project.dvc_json("status", "dvc.yaml")
     # those that read models/sft, or the card of what it was made with; the others follow them
-    assert ahead.keys() == {"scoring", "dpo", "predictions@sft", "card@sft", "card@dpo", "card@fusion"}
+    assert ahead.keys() == {"scoring", "dpo", "predictions@sft", "fusion", "card@sft", "card@dpo", "card@fusion"}
 
 
 def test_a_log_outside_the_repository_is_watched(project, tmp_path):

@@ -11,7 +11,6 @@ import pytest
 
 from stages.events.reading import find_files
 from tests.end_to_end.project import Project
-from tests.end_to_end.test_remotes import s3  # noqa: F401
 
 pytestmark = pytest.mark.timeout(300)
 LOG = "user,time,behavior\nu1,2024-03-01 09:00:00,Gaming\n"

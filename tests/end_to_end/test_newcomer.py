@@ -127,9 +127,9 @@ def test_an_objective_is_one_file_and_runs_training_and_what_follows(up_to_date)
     changes = {"stages/training/objectives.py": [("OBJECTIVES: dict", OBJECTIVE), ('    "sft": Objective(', line)]}
     edit(up_to_date, changes)
     assert len(changes) <= promised()["objective"]
-    # habits have the training loop
+    # habits have the training loop, and so has the stage that fits them without those who are told
     assert up_to_date.dvc_json("status", "dvc.yaml").keys() == {
-        "sft", "dpo", "habits", "card@sft", "card@dpo", "card@fusion"}
+        "sft", "dpo", "habits", "prior@vector", "prior@logits", "card@sft", "card@dpo", "card@fusion"}
     set_param(up_to_date, "objective: dpo\n", "objective: hinge\n")
     assert python(up_to_date, TRAINED) == "hinge 0.9"
 

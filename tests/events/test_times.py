@@ -189,13 +189,13 @@ def test_day_and_time_of_day_in_two_columns(day, clock, time_format, expected):
 def test_a_day_is_no_moment_in_utc():
     """Midnight of a day, taken for UTC, would be another hour, or another day, elsewhere."""
     with pytest.raises(UserError, match="source.naive_times: utc.*source.dates"):
-        times.Written("iso", "Europe/Berlin", "utc", "midnight")._check()
+        times.Written("iso", "Europe/Berlin", "utc", "midnight").check()
 
 
 @pytest.mark.parametrize(("pattern", "instead"), [("%s", "unix"), ("%+", "iso")])
 def test_a_pattern_that_would_be_taken_for_local_time(pattern, instead):
     with pytest.raises(UserError, match=f"source.time_format: .*set it to {instead}"):
-        times.Written(pattern, "Europe/Berlin")._check()
+        times.Written(pattern, "Europe/Berlin").check()
 
 
 def test_a_float_without_the_digits_for_a_time_is_refused():
