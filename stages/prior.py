@@ -13,7 +13,6 @@ import polars as pl
 
 from stages.common import tables
 from stages.common.draws import stream
-from stages.common.errors import UserError
 from stages.common.params import Section, Seed
 from stages.common.stage import COUNTS, Stage, place, table
 from stages.past import saved
@@ -42,9 +41,7 @@ def prior(
 
     past = Past.from_tables(events, vocabulary)
     rows = np.arange(len(past.first)) if how == "vector" else windows["row"].unique().sort().to_numpy()
-    model, names = saved.read(habits)
-    if names != vocabulary["behavior"].to_list():
-        raise UserError(f"{habits}: of another vocabulary; run `dvc repro habits`")
+    model = saved.read_for(vocabulary, habits)
     train = windows.filter(split="train")["row"].to_numpy()
     users = np.unique(past.first[train])
     half = stream(params.seed, "prior halves").permutation(len(users)) % 2

@@ -57,7 +57,7 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
         "target_row": pl.List(pl.Int64),
     },
     # what the model of habits finds of an event before it happens, `log_p` as in an open table of predictions; without
-    # rows unless a language model is told (`prompt.past`)
+    # rows unless a language model is told (`prompt.prior`)
     "prior": {"row": pl.Int64, "log_p": FLOATS},
     # a scored training window
     "scores": {

@@ -6,9 +6,10 @@ live whose times are in UTC (`source.time_zone`), is asked for by an error.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -169,12 +170,17 @@ def beside(path: Path, source: Source, is_it: Callable[[Path], bool], what: str)
     raise UserError(f"{path}: no {what} beside it, which source.format {source.format} needs; put both into one folder")
 
 
-def names_of(path: Path, pieces: Iterator[Piece], key: pl.Expr, value: pl.Expr) -> dict[str, str]:
+def meant(code: pl.Expr, names: Mapping[Any, str]) -> pl.Expr:
+    """What codes mean; nothing where no name is known."""
+    return code.replace_strict(names, default=None, return_dtype=pl.String)
+
+
+def names_of(path: Path, frames: Iterable[pl.DataFrame], key: pl.Expr, value: pl.Expr) -> dict[str, str]:
     """A small table as a dictionary; the first of several values of a key counts."""
     found: dict[str, str] = {}
-    for piece in pieces:
-        for name, meant in piece.parse().select(key.alias("key"), value.alias("value")).drop_nulls().iter_rows():
-            found.setdefault(name, meant)
+    for frame in frames:
+        for name, meaning in frame.select(key.alias("key"), value.alias("value")).drop_nulls().iter_rows():
+            found.setdefault(name, meaning)
     if not found:
         raise UserError(f"{path}: no row can be read in it; export or copy it again")
     return found

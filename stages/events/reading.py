@@ -30,20 +30,24 @@ def find_files(path: Path, pattern: str) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; {_cure('set source.path in params.yaml to the log')}")
     try:
-        found = sorted(path.glob(pattern))
+        files = files_of(path, pattern)
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"source.files: {pattern!r}: {error}; a pattern such as '*.csv' would do") from None
-    files = [
-        file for file in found
-        if file.is_file() and file.suffix.lower() not in _NO_LOG
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
     if not files:
         raise UserError(
             f"{path}: no log in this folder matches {pattern!r}; "
             + _cure("put one there, or set source.path and source.files in params.yaml")
         )
     return files
+
+
+def files_of(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder that match `pattern` and may be a log, sorted by name; perhaps none."""
+    return [
+        file for file in sorted(folder.glob(pattern))
+        if file.is_file() and file.suffix.lower() not in _NO_LOG
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
 
 
 def _cure(usual: str) -> str:

@@ -47,14 +47,15 @@ class Sample:
         """The fields of the first lines, quotes not read."""
         return [line.split(separator) for line in self.lines]
 
-    def widths(self, separator: str | None) -> set[int]:
-        """How many fields the first lines have."""
-        return {len(row) for row in self.rows(separator)}
+    @cached_property
+    def content(self) -> str:
+        """The text without what may stand in front of JSON."""
+        return self.text.lstrip("\ufeff \t\r\n")
 
     @cached_property
     def value(self) -> Any:
         """The first value of JSON, or the first element of a list; of a document that goes on, nothing."""
-        text = self.text.lstrip("\ufeff \t\r\n")
+        text = self.content
         if text.startswith("["):
             text = text[1:].lstrip()
         if not text.startswith("{"):
@@ -69,13 +70,13 @@ class Sample:
         """The keys of the first object; of a document that goes on, all that stand in its beginning."""
         if isinstance(self.value, dict):
             return set(self.value)
-        if not self.text.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
+        if not self.content.startswith(("{", "[")):
             return set()
         return set(re.findall(r'"(\w+)"\s*:', self.text))
 
     @property
     def is_list(self) -> bool:
-        return self.text.lstrip("\ufeff \t\r\n").startswith("[")
+        return self.content.startswith("[")
 
 
 def sample(path: Path, size: int = SIZE) -> Sample:

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from stages.events.assembly import Log
-from stages.events.rules import IGNORED
+from stages.events.labels import UNKNOWN
+from stages.events.rules import IGNORED, Rule
 from stages.windows.settings import Windowing
 
 _NIGHT = 5  # hours, the quietest that come one after another
@@ -68,8 +69,6 @@ class Facts:
 
 def facts(log: Log, share: float, windowing: Windowing) -> Facts:
     """The facts of a log that was read, which is `share` of the whole one."""
-    from stages.events.rules import Rule
-
     events = log.events
     refused = log.quarantine.filter(~pl.col("rule").is_in(IGNORED))
     rules = []
@@ -87,7 +86,7 @@ def facts(log: Log, share: float, windowing: Windowing) -> Facts:
     first, last = (events["time"].min(), events["time"].max()) if events.height else (None, None)
     return Facts(
         share, log.rows, events.height, log.quarantine.height - refused.height, len(lengths),
-        events.filter(pl.col("place") != "unknown")["place"].n_unique(), str(first or ""), str(last or ""),
+        events.filter(pl.col("place") != UNKNOWN)["place"].n_unique(), str(first or ""), str(last or ""),
         (last - first).days + 1 if first is not None else 0, list(counts.iter_rows()), hours, lengths,
         gap / timedelta(minutes=1) if gap is not None else None, float(again.mean() or 0),
         int((repeated & (events["time"] == events["time"].shift())).sum()),

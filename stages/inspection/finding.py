@@ -10,7 +10,7 @@ from typing import Any
 from stages.common.errors import UserError
 from stages.events import reading, taxonomy
 from stages.events.assembly import read_log
-from stages.events.formats import FORMATS, fitting
+from stages.events.formats import FORMATS, OF_TWO_FILES, fitting
 from stages.events.sample import Sample, sample
 from stages.events.settings import Source
 from stages.inspection.facts import Facts, facts
@@ -20,7 +20,6 @@ from stages.inspection.shapes import table
 from stages.params import Params
 
 _LOOKED_AT = 12  # files whose beginning is read
-_TWO_FILES = {"mind", "foursquare_global", "atus"}
 _ZONE = ("Where do the people live? The times are in UTC, or say how far from it they are, and the hour of the day "
          "counts: an IANA name such as Europe/Berlin (or UTC, if it does not matter)")
 _WHOSE = "Whose are the rows? No column says it"
@@ -47,7 +46,6 @@ class Finding:
     facts: Facts | None = None
     trouble: str = ""
     seconds: float = 0.0
-    bytes: int = 0
 
 
 def inspect(paths: list[Path], params: Params, answers: Mapping[str, Any], taxonomies: Path,
@@ -80,7 +78,6 @@ def inspect(paths: list[Path], params: Params, answers: Mapping[str, Any], taxon
     if log_format == "table" and understood and not found.settings.get("columns.user"):
         found.settings["columns.user"] = ""
         _ask_whose(files, found, answers)
-    found.bytes = sum(file.stat().st_size for file in files)
     _read(files, found, params, answers, taxonomies, budget)
     return found
 
@@ -91,8 +88,7 @@ def _files(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inner = [file for file in sorted(path.rglob("*")) if file.is_file() and not any(
-                part.startswith(".") for part in file.relative_to(path).parts) and file.suffix not in (".dvc", ".md")]
+            inner = reading.files_of(path, "**/*")
             if not inner:
                 raise UserError(f"{path}: no log in this folder; put one there, or name its files")
             found += inner
@@ -117,7 +113,8 @@ def _format(files: list[Path], seen: Mapping[Path, Sample], answers: Mapping[str
 
 def _place(paths: list[Path], files: list[Path], fit: list[Path], seen: Mapping[Path, Sample], found: Finding) -> None:
     """`path` and `files`: a folder where there is more than one file, and a pattern of those that are the log."""
-    if len(files) == 1 and found.settings["format"] not in _TWO_FILES:
+    whole = found.settings["format"] in OF_TWO_FILES
+    if len(files) == 1 and not whole:
         found.settings["path"] = files[0].as_posix()
         return
     if len(files) == 1:
@@ -129,7 +126,7 @@ def _place(paths: list[Path], files: list[Path], fit: list[Path], seen: Mapping[
         root = Path(*_common([file.parent.parts for file in files]))
     found.settings["path"] = root.as_posix()
     wanted = files
-    if fit and found.settings["format"] not in _TWO_FILES and len(fit) < len(seen):
+    if fit and not whole and len(fit) < len(seen):
         wanted = [file for file in files if file.suffix in {each.suffix for each in fit} and (
             _first_folder(file, root) in {_first_folder(each, root) for each in fit})]
     pattern = _pattern(root, wanted)

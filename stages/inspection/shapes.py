@@ -48,7 +48,7 @@ def table(path: Path, sample: Sample) -> Table:
     """
     if sample.schema:
         return _parquet(path)
-    text = sample.text.lstrip("\ufeff \t\r\n")
+    text = sample.content
     if text.startswith("[") or (text.startswith("{") and (
             json_documents.is_document(text.encode()) or _is_one_document(sample))):
         return _document(path)

@@ -69,8 +69,7 @@ def score(
     counts = np.array([len(answers) + len(each) for each in further])
     shared = common_prefix(prompts)
     past = prefill(reader, torch.tensor(prompts[0][:shared], dtype=torch.long, device=device))
-    log_p = np.zeros((len(prompts), counts.max()), dtype=np.float32)
-    embedding = np.zeros((len(prompts), model.config.hidden_size), dtype=np.float32)
+    log_p, embedding = (np.zeros((len(prompts), size), np.float32) for size in (counts.max(), model.config.hidden_size))
     prefixes = _group_by_prefix(prompts)
     sizes = {i: len(prompts[i]) - shared for i in prefixes}
     # each process takes whole batches of those that one alone would read: the same numbers, to the bit

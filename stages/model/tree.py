@@ -78,7 +78,7 @@ class AnswerTree:
         return (log_mass - top[source])[of_step].astype(np.float32)
 
 
-_LEAST = 1e-17  # of an answer's prior, as in training
+_LEAST = 1e-17  # of an answer's prior
 
 
 @dataclass(frozen=True)

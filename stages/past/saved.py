@@ -77,6 +77,20 @@ def read(path: Path) -> tuple[Habits, list[str]]:
     return Habits(Weights(network), people, whole), facts["behaviors"]
 
 
+def read_for(vocabulary: pl.DataFrame, path: Path) -> Habits:
+    """The model of a folder, whose behaviours are those of the table `vocabulary`.
+
+    Raises:
+        UserError: as `read`; it was made with others.
+    """
+    habits, behaviors = read(path)
+    if behaviors != vocabulary["behavior"].to_list():
+        raise UserError(f"{path}: made with {len(behaviors)} behaviours that are not the vocabulary's "
+                        f"{vocabulary.height}, in its order, so of another vocabulary; run `dvc repro habits`, or name "
+                        "its own --vocabulary")
+    return habits
+
+
 def _small(values: np.ndarray) -> np.ndarray:
     """Whole numbers, 0 and up, in as few bytes as hold them."""
     values = values.astype(np.int64)

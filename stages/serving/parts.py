@@ -75,7 +75,7 @@ class Parts:
         habits = language = None
         for name, folder in folders.items():
             if name in (_HABITS, PAST):
-                habits = habits or _habits(folder, vocabulary)
+                habits = habits or saved.read_for(vocabulary, folder)
             else:
                 from stages.serving.language import LanguageModel  # seconds of PyTorch, which nothing else here needs
 
@@ -100,11 +100,3 @@ def _read_pool(pool: Path) -> tuple[dict[str, float], dict[str, str]]:
                         f"fusion.beside to {PAST} in params.yaml and run `dvc repro fusion`, or take another --model, "
                         "such as models/habits")
     return used, content["models"]
-
-
-def _habits(folder: Path, vocabulary: pl.DataFrame) -> Habits:
-    habits, behaviors = saved.read(folder)
-    if behaviors != vocabulary["behavior"].to_list():
-        raise UserError(f"{folder}: made with {len(behaviors)} behaviours that are not the vocabulary's "
-                        f"{vocabulary.height}, in its order; run `dvc repro habits`, or name its own --vocabulary")
-    return habits

@@ -34,16 +34,35 @@ Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class LogitAdjustment:
-    """Shifts at the nodes that have two or more children, numbered from 0 to M - 1.
+class Shifts:
+    """Shifts at nodes that have two or more children, numbered from 0 to M - 1.
 
     `tokens`, `shifts` (M + 1, K): the children of each node and what is added to their logits (nats), filled up with
-    shifts of 0; row M, which `NO_NODE` finds as -1, has no other. `numbers`: a node's number by the tokens in front of
-    it within the label. `labels`: the tokens of each behaviour in the tree; `names`: of all behaviours.
+    shifts of 0; row M, which `NO_NODE` finds as -1, has no other.
     """
 
     tokens: torch.Tensor
     shifts: torch.Tensor
+
+    @staticmethod
+    def filled(nodes: Sequence[tuple[Sequence[int] | np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`tokens` and `shifts` of each node's children and their shifts."""
+        tokens = np.zeros((len(nodes) + 1, max((len(own) for own, _ in nodes), default=1)), dtype=np.int64)
+        shifts = np.zeros(tokens.shape)
+        for number, (own, values) in enumerate(nodes):
+            tokens[number, : len(own)], shifts[number, : len(own)] = own, values
+        return torch.from_numpy(tokens), torch.from_numpy(shifts).float()
+
+    def at(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and shifts (N, K) at nodes (N,), on their device, as `objectives.completion` takes them."""
+        return self.tokens.to(nodes.device)[nodes], self.shifts.to(nodes.device)[nodes]
+
+
+@dataclass(frozen=True)
+class LogitAdjustment(Shifts):
+    """The adjustment to the labels' shares: `numbers` is a node's number by the tokens in front of it within the label,
+    `labels` the tokens of each behaviour in the tree, `names` those of all behaviours."""
+
     numbers: Mapping[Tokens, int]
     labels: Mapping[int, Tokens]
     names: Sequence[str]
@@ -67,14 +86,12 @@ class LogitAdjustment:
                 )
         nodes = {node: masses for node, masses in children(labels, shares).items() if len(masses) > 1}
         counts = children(labels, [1.0] * len(shares))
-        tokens = np.zeros((len(nodes) + 1, max(map(len, nodes.values()), default=1)), dtype=np.int64)
-        shifts = np.zeros(tokens.shape)
-        for number, (node, masses) in enumerate(nodes.items()):
+        filled = []
+        for node, masses in nodes.items():
             mass, labels_below = (np.array(list(each.values())) for each in (masses, counts[node]))
-            tokens[number, : len(mass)] = list(masses)
-            shifts[number, : len(mass)] = tau * np.log(mass / mass.sum() * labels_below.sum() / labels_below)
+            filled.append((list(masses), tau * np.log(mass / mass.sum() * labels_below.sum() / labels_below)))
         numbers = {node: number for number, node in enumerate(nodes)}
-        return cls(torch.from_numpy(tokens), torch.from_numpy(shifts).float(), numbers, labels, names)
+        return cls(*cls.filled(filled), numbers, labels, names)
 
     def nodes_of(self, behavior: int, tokens: Sequence[int], row: int = -1) -> list[int]:
         """The node at which each of a target's tokens stands; `NO_NODE` where nothing is shifted, as in conversations.
@@ -93,10 +110,6 @@ class LogitAdjustment:
                 f"{list(tokens)} in another; make the sequences again (`dvc repro -f instructions`), or set it to 0"
             )
         return [self.numbers.get(tokens[:end], NO_NODE) for end in range(len(tokens))]
-
-    def at(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and shifts (N, K) at nodes (N,), on their device, as `objectives.completion` takes them."""
-        return self.tokens.to(nodes.device)[nodes], self.shifts.to(nodes.device)[nodes]
 
 
 def first_spans(sequences: pl.DataFrame) -> dict[int, Tokens]:

@@ -1,13 +1,9 @@
 """SFT with a prior: what somebody else finds of a target is added to the logits, so that what it leaves is learned.
 
 The prior is a distribution over whole labels, the loss one over tokens. So each token of a label is shifted by itself,
-at the node of the labels' prefix tree where it stands, as in `adjustment.py`, but by this target's own distribution:
-
-    shift of child c of node n = log P(c) - the largest log P of n's children
-
-where P(c) is the sum of the probabilities of the labels below c. Without a word of the language model's the labels are
-then as likely as the prior has them; it learns a product of experts (Hinton 2002) of which one is given. Predictions
-are made with the same shifts (`stages.model.tree`).
+at the node of the labels' prefix tree where it stands, as in `adjustment.py`, but by this target's own distribution: by
+the shifts with which its answers are scored (`model.tree.AnswerTree.shifts`). Without a word of the language model's
+the labels are then as likely as the prior has them; it learns a product of experts (Hinton 2002) of which one is given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,25 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-import torch
 
 from stages.model.prior import Prior
-from stages.training.adjustment import NO_NODE, Tokens, first_spans
-
-_LEAST = -40.0  # log of a share that is none
+from stages.model.tree import AnswerTree
+from stages.training.adjustment import NO_NODE, Shifts, first_spans
 
 
 @dataclass(frozen=True)
-class PriorAdjustment:
-    """Shifts of M pairs of a target and a node with two or more children, numbered from 0, as `LogitAdjustment`'s.
+class PriorAdjustment(Shifts):
+    """Shifts at the tokens of targets behind which labels part; `numbers`: a token's node by its target's row and its
+    place within the label."""
 
-    `tokens`, `shifts` (M + 1, K): the children of each and what is added to their logits (nats), filled up with shifts
-    of 0; row M, which `NO_NODE` finds as -1, has no other. `numbers`: a pair's number by row and tokens in front.
-    """
-
-    tokens: torch.Tensor
-    shifts: torch.Tensor
-    numbers: Mapping[tuple[int, Tokens], int]
+    numbers: Mapping[tuple[int, int], int]
 
     @classmethod
     def of(cls, sequences: pl.DataFrame, trained: Sequence[int], prior: Prior) -> "PriorAdjustment":
@@ -42,51 +31,34 @@ class PriorAdjustment:
         Raises:
             UserError: `prior` has not all of the targets.
         """
-        found = first_spans(sequences)
-        labels = {behavior: found[behavior] for behavior in sorted(trained) if behavior in found}
+        labels = first_spans(sequences)
+        behaviors = [behavior for behavior in sorted(trained) if behavior in labels]
         targets = sequences.select(row=pl.col("target_row").explode(), behavior=pl.col("target_behavior").explode())
-        targets = targets.filter(pl.col("behavior").is_in(list(labels))).unique().sort("row")
-        rows, of_row = targets["row"].to_numpy(), targets["behavior"].to_numpy()
-        p = np.zeros((len(rows), max(labels, default=0) + 1))
-        for at, log_p in enumerate(prior.of(rows)):
-            known = min(len(log_p), p.shape[1])
-            p[at, :known] = np.exp(log_p[:known])
-        numbers: dict[tuple[int, Tokens], int] = {}
-        tokens: list[np.ndarray] = []
-        shifts: list[np.ndarray] = []
-        for node, below in _children(labels).items():
-            if len(below) < 2:
-                continue
-            through = np.flatnonzero(np.isin(of_row, [each for behaviors in below.values() for each in behaviors]))
-            mass = np.stack([p[through][:, behaviors].sum(axis=1) for behaviors in below.values()], axis=1)
-            with np.errstate(divide="ignore"):
-                log_mass = np.maximum(np.log(mass), _LEAST)
-            for row, shift in zip(rows[through], log_mass - log_mass.max(axis=1, keepdims=True), strict=True):
-                numbers[int(row), node] = len(tokens)
-                tokens.append(np.array(list(below)))
-                shifts.append(shift)
-        width = max(map(len, tokens), default=1)
-        all_tokens, all_shifts = np.zeros((len(tokens) + 1, width), np.int64), np.zeros((len(tokens) + 1, width))
-        for at, (token, shift) in enumerate(zip(tokens, shifts, strict=True)):
-            all_tokens[at, : len(token)], all_shifts[at, : len(shift)] = token, shift
-        return cls(torch.from_numpy(all_tokens), torch.from_numpy(all_shifts).float(), numbers)
+        targets = targets.filter(pl.col("behavior").is_in(behaviors)).unique().sort("row")
+        if targets.is_empty():
+            return cls(*Shifts.filled([]), {})
+        tree = AnswerTree.build([labels[behavior] for behavior in behaviors])
+        children = {source: _children(tree, source) for source in np.unique(tree.step_source).tolist()}
+        path = {behavior: tree.step_source[tree.step_answer == place].tolist()
+                for place, behavior in enumerate(behaviors)}
+        numbers: dict[tuple[int, int], int] = {}
+        nodes: list[tuple[np.ndarray, np.ndarray]] = []
+        for (row, behavior), log_p in zip(targets.iter_rows(), prior.of(targets["row"].to_numpy()), strict=True):
+            shifts = tree.shifts(log_p[behaviors])
+            for place, source in enumerate(path[behavior]):
+                tokens, steps = children[source]
+                if len(tokens) > 1:
+                    numbers[row, place] = len(nodes)
+                    nodes.append((tokens, shifts[steps]))
+        return cls(*Shifts.filled(nodes), numbers)
 
     def nodes_of(self, behavior: int, tokens: Sequence[int], row: int) -> list[int]:
         """As `LogitAdjustment.nodes_of`, for the target of event `row`."""
-        if behavior < 0:
-            return [NO_NODE] * len(tokens)
-        tokens = tuple(tokens)
-        return [self.numbers.get((row, tokens[:end]), NO_NODE) for end in range(len(tokens))]
-
-    def at(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `LogitAdjustment.at`."""
-        return self.tokens.to(nodes.device)[nodes], self.shifts.to(nodes.device)[nodes]
+        return [NO_NODE if behavior < 0 else self.numbers.get((row, place), NO_NODE) for place in range(len(tokens))]
 
 
-def _children(labels: Mapping[int, Tokens]) -> dict[Tokens, dict[int, list[int]]]:
-    """The prefix tree: the behaviours below each next token of a node, by the tokens in front of it."""
-    nodes: dict[Tokens, dict[int, list[int]]] = {}
-    for behavior, tokens in labels.items():
-        for at, token in enumerate(tokens):
-            nodes.setdefault(tokens[:at], {}).setdefault(token, []).append(behavior)
-    return nodes
+def _children(tree: AnswerTree, source: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that answers go on with behind tree token `source`, and a step that leads to each."""
+    steps = np.flatnonzero(tree.step_source == source)
+    tokens, first = np.unique(tree.step_target[steps], return_index=True)
+    return tokens, steps[first]

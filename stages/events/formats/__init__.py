@@ -12,6 +12,9 @@ _MODULES: dict[str, ModuleType] = {name: import_module(f"{__name__}.{name}") for
 
 FORMATS = {name: Format(module.read, getattr(module, "finish", Format.finish)) for name, module in _MODULES.items()}
 
+OF_TWO_FILES = {name for name, module in _MODULES.items() if getattr(module, "TWO_FILES", False)}
+"""Those that read a file beside the log's: `source.path` is the folder of both."""
+
 
 def fitting(sample: Sample) -> list[str]:
     """The formats that know a file as theirs by its beginning; `table`, which fits most files, is none of them."""

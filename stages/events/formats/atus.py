@@ -33,6 +33,7 @@ _PLACES = {
     18: "boat", 19: "taxi", 20: "aeroplane", 21: "other transport", 30: "bank", 31: "gym", 32: "post office",
 }
 _NEW_DAY = 4  # o'clock
+TWO_FILES = True
 
 
 def fits(sample: Sample) -> bool:
@@ -48,10 +49,9 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
     if _is_respondents(path):
         return
     respondents = exports.beside(path, source, _is_respondents, "respondent file (atusresp_….dat)")
-    days = exports.names_of(respondents, exports.headed(respondents, source.model_copy(update={"event_columns": []}),
-                                                        _RESPONDENT), *map(pl.col, _RESPONDENT))
-    day = pl.col("TUCASEID").replace_strict(days, default=None, return_dtype=pl.String)
-    day = day.str.to_date("%Y%m%d", strict=False)
+    pieces = exports.headed(respondents, source.model_copy(update={"event_columns": []}), _RESPONDENT)
+    days = exports.names_of(respondents, (piece.parse() for piece in pieces), *map(pl.col, _RESPONDENT))
+    day = exports.meant(pl.col("TUCASEID"), days).str.to_date("%Y%m%d", strict=False)
     night = pl.col("TUSTARTTIM").str.slice(0, 2).cast(pl.Int64, strict=False) < _NEW_DAY
     meaning = exports.Meaning(
         (day + pl.duration(days=night.fill_null(False).cast(pl.Int64))).cast(pl.Date), _named("TUTIER1CODE", _KINDS),
@@ -65,5 +65,4 @@ def _is_respondents(path: Path) -> bool:
 
 
 def _named(column: str, names: dict[int, str]) -> pl.Expr:
-    code = pl.col(column).str.strip_chars().cast(pl.Int64, strict=False)
-    return code.replace_strict(names, default=None, return_dtype=pl.String)
+    return exports.meant(pl.col(column).str.strip_chars().cast(pl.Int64, strict=False), names)

@@ -20,6 +20,7 @@ from stages.events.settings import Source
 _NAMES = ["user", "venue", "utc", "offset"]
 _VENUES = ["venue", "latitude", "longitude", "category", "country"]
 _ENCODINGS = ("utf-8", "latin-1")
+TWO_FILES = True
 
 
 def fits(sample: Sample) -> bool:
@@ -35,12 +36,9 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
     if _is_venues(path):
         return
     venues = exports.beside(path, source, _is_venues, "file of venues (dataset_TIST2015_POIs.txt)")
-
-    def names(column: str) -> dict[str, str]:
-        found = delimited.records(venues, _VENUES, "\t", encodings=_ENCODINGS)
-        return exports.names_of(venues, found, pl.col("venue"), pl.col(column))
-
-    behavior, place = (pl.col("venue").replace_strict(names(column), default=None, return_dtype=pl.String)
+    listed = [piece.parse() for piece in delimited.records(venues, _VENUES, "\t", encodings=_ENCODINGS)]
+    venue = pl.col("venue")
+    behavior, place = (exports.meant(venue, exports.names_of(venues, listed, venue, pl.col(column)))
                        for column in ("category", "country"))
     meaning = exports.Meaning(
         pl.col("utc"), behavior, exports.local(source, "%a %b %d %H:%M:%S %z %Y", offset=True), user=pl.col("user"),

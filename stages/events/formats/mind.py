@@ -22,6 +22,7 @@ from stages.events.settings import Source
 
 _NAMES = ["impression", "user", "time", "history", "impressions"]
 _NEWS = ["id", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities"]
+TWO_FILES = True
 _CLICK = r"\S+-1(?:\s|$)"
 
 
@@ -40,12 +41,13 @@ def read(path: Path, source: Source) -> Iterator[Piece]:
         return
     news = exports.beside(path, source, _is_news, "news.tsv")
     name = pl.col("category") + ": " + pl.col("subcategory")
-    names = exports.names_of(news, delimited.records(news, _NEWS, "\t"), pl.col("id"), name)
+    listed = (piece.parse() for piece in delimited.records(news, _NEWS, "\t"))
+    names = exports.names_of(news, listed, pl.col("id"), name)
     meaning = exports.Meaning(
         pl.col("time"), pl.col("behavior"), exports.local(source, "%m/%d/%Y %I:%M:%S %p"), user=pl.col("user"),
         ignored=~pl.col("impressions").str.contains(_CLICK))
     pieces = (piece.then(_clicks).then(lambda frame: frame.with_columns(
-        pl.col("behavior").replace_strict(names, default=None, return_dtype=pl.String)))
+        behavior=exports.meant(pl.col("behavior"), names)))
         for piece in exports.headless(path, source, _NAMES, "\t"))
     yield from exports.rows(pieces, path, source, meaning)
 
