@@ -74,6 +74,15 @@ def test_writing_the_same_values_changes_no_byte(tmp_path):
     assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
+def test_behaviours_have_the_names_of_a_taxonomy_of_another_folder(log):
+    (log.parent / "own").mkdir()
+    (log.parent / "own" / "few.csv").write_text("raw,behavior\nMail,Writing\nMaps,Travelling\nNews,Reading\n")
+    said = inspect(log, "-S", "time_zone=UTC", "taxonomy=few.csv", "--taxonomies", log.parent / "own", "--params",
+                   log.parent / "params.yaml")
+    assert "Travelling" in said and "Maps" not in said
+    assert "few.csv" in inspect(log, "-S", "time_zone=UTC", "taxonomy=few.csv", "--params", log.parent / "params.yaml")
+
+
 def test_guesses_are_taken_only_where_it_is_told_to(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "a").mkdir()
